@@ -1,0 +1,4 @@
+//! Sockets, addresses and network namespaces.
+
+pub mod conn;
+pub mod netns;

@@ -1,0 +1,150 @@
+//! A requested difference, what came of it, and why it was refused.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::Endpoint;
+use super::object::{Condition, Kind, Metadata, ObjectKey};
+use super::policy::AuthorizationPolicy;
+use super::service::Service;
+use super::workload::Workload;
+
+/// An object of any kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Manifest {
+    /// A service.
+    Service(Arc<Service>),
+    /// An endpoint.
+    Endpoint(Arc<Endpoint>),
+    /// A workload.
+    Workload(Arc<Workload>),
+    /// A policy.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+}
+
+impl Manifest {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Endpoint(_) => Kind::Endpoint,
+            Self::Workload(_) => Kind::Workload,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+        }
+    }
+
+    /// Its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Service(object) => &object.metadata,
+            Self::Endpoint(object) => &object.metadata,
+            Self::Workload(object) => &object.metadata,
+            Self::AuthorizationPolicy(object) => &object.metadata,
+        }
+    }
+
+    /// What names it among those of its kind.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.metadata().namespace, &self.metadata().name)
+    }
+}
+
+/// What somebody wants changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Create or replace. `metadata.resourceVersion`, where it is not empty, must be the version that is replaced.
+    Put(Manifest),
+    /// Delete; with `resource_version`, only that version.
+    Delete {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its key.
+        key: ObjectKey,
+        /// The version that is to be deleted, if it matters.
+        resource_version: Option<String>,
+    },
+    /// Set one condition of an object's status. Ignored when the object is gone; no new version when nothing changes.
+    Condition {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its key.
+        key: ObjectKey,
+        /// Replaces the condition of the same type.
+        condition: Condition,
+    },
+}
+
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The object is new.
+    Created(Manifest),
+    /// The object replaced an older version (or is equal to it, and nothing was written).
+    Changed(Manifest),
+    /// The object is gone; this was its last version.
+    Deleted(Manifest),
+    /// Nothing to do.
+    Unchanged,
+}
+
+/// Why a change was refused. Nothing was touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// A field is wrong.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Path of the field, for example `spec.ports[0].port`.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        message: String,
+        /// `Invalid`, or `NotSupported` for what this version does not do yet.
+        reason: String,
+    },
+    /// Somebody else has written the object since.
+    #[error("the object is at resourceVersion {current}, not {wanted}")]
+    Conflict {
+        /// The version in the store.
+        current: String,
+        /// The version in the request.
+        wanted: String,
+    },
+    /// There is no such object.
+    #[error("no {kind} {key}")]
+    NotFound {
+        /// Kind that was asked for.
+        kind: Kind,
+        /// Key that was asked for.
+        key: ObjectKey,
+    },
+    /// The disk refuses; the view in memory is unchanged too.
+    #[error("cannot store the change: {0}")]
+    Storage(String),
+}
+
+/// What watchers are told, in the order of the writes.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// The write.
+    pub revision: u64,
+    /// What happened to the object.
+    pub event: NoticeKind,
+    /// Its new version; of a deleted one the last.
+    pub object: Manifest,
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NoticeKind {
+    /// It is new.
+    Added,
+    /// It has a new version.
+    Modified,
+    /// It is gone.
+    Deleted,
+}

@@ -1,0 +1,171 @@
+//! What every object of the registry has: kind, name, revision, conditions. The Kubernetes shape.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The version that every object of ours carries in `apiVersion`.
+pub const API_VERSION: &str = "mesh.dev/v1alpha1";
+
+/// A kind of object.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+pub enum Kind {
+    /// A named set of endpoints behind one or more addresses.
+    Service,
+    /// One address that serves a service.
+    Endpoint,
+    /// A pod, process or container of this node.
+    Workload,
+    /// Who may connect to whom.
+    AuthorizationPolicy,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are loaded.
+    pub const ALL: [Self; 4] = [
+        Self::Service,
+        Self::Endpoint,
+        Self::Workload,
+        Self::AuthorizationPolicy,
+    ];
+
+    /// The word in paths of the API.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::Endpoint => "endpoints",
+            Self::Workload => "workloads",
+            Self::AuthorizationPolicy => "authorizationpolicies",
+        }
+    }
+
+    /// The kind with a word in paths of the API.
+    #[must_use]
+    pub fn from_plural(plural: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.plural() == plural)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What names an object among those of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name, unique per kind and namespace.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// Joins a namespace and a name.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// An object as the API shows it and the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Object<S, T: Default> {
+    /// Always `mesh.dev/v1alpha1`.
+    pub api_version: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What names it.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: S,
+    /// What is. Written by the agent only; ignored in requests.
+    #[serde(default)]
+    pub status: T,
+}
+
+impl<S, T: Default> Object<S, T> {
+    /// What names it among those of its kind.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.metadata.namespace, &self.metadata.name)
+    }
+}
+
+/// What names an object, and which write made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// A DNS label or subdomain (RFC 1123), at most 253 bytes.
+    pub name: String,
+    /// A DNS label (RFC 1123), at most 63 bytes.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Counts the changes of `spec`. Written by the agent.
+    #[serde(default)]
+    pub generation: u64,
+    /// The write that made this version, as a decimal number. In a request: the version that is to be replaced.
+    #[serde(default)]
+    pub resource_version: String,
+    /// Names this object, also against a later one of the same name. Written by the agent.
+    #[serde(default)]
+    pub uid: String,
+    /// When it was made, RFC 3339. Written by the agent.
+    #[serde(default)]
+    pub creation_timestamp: String,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// One thing that is so, or not, with an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Condition {
+    /// What is judged, for example `Accepted`, `Programmed`, `Enrolled`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it is so.
+    pub status: ConditionStatus,
+    /// One word, for machines.
+    pub reason: String,
+    /// A sentence, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The generation of the object that was judged.
+    #[serde(default)]
+    pub observed_generation: u64,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Not known yet.
+    Unknown,
+}

@@ -1,0 +1,182 @@
+//! What the agent tells about itself: the answers of the API that are not objects. Data only, so that the engines can
+//! fill them and the API can show them without knowing each other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Coverage of one workload: where its connections went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Coverage {
+    /// Namespace of the workload.
+    pub namespace: String,
+    /// Name of the workload.
+    pub name: String,
+    /// Connections that went through the proxy.
+    pub captured: u64,
+    /// Connections balanced in the kernel.
+    pub direct: u64,
+    /// Connections that went where they were dialled.
+    pub passed: u64,
+    /// Connections that were refused.
+    pub denied: u64,
+    /// Connections that left without a verdict.
+    pub bypassed: u64,
+    /// Connections by reason, over all verdicts.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// `GET /api/v1/coverage`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CoverageList {
+    /// One per workload.
+    pub items: Vec<Coverage>,
+}
+
+/// One live (or just closed) connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// The caller: `namespace/name` of its workload, with its address.
+    pub source: Party,
+    /// Where the connection went.
+    #[schema(value_type = String)]
+    pub destination: SocketAddr,
+    /// What was dialled.
+    #[schema(value_type = String)]
+    pub original: SocketAddr,
+    /// `namespace/name` of the service, if any.
+    pub service: Option<String>,
+    /// `pass`, `direct`, `proxy`.
+    pub verdict: String,
+    /// What the service's port says it speaks, or `unknown`.
+    pub protocol: String,
+    /// Bytes from the caller that the peer has acknowledged or, accelerated, was handed.
+    pub bytes_sent: u64,
+    /// Bytes to the caller.
+    pub bytes_received: u64,
+    /// Smoothed round trip.
+    pub rtt_micros: u32,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Whether bytes move from socket to socket.
+    pub accelerated: bool,
+    /// Whether it is closed; closed connections are shown for a short while with their final values.
+    pub closed: bool,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Party {
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+}
+
+/// `GET /api/v1/connections`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionList {
+    /// Live connections first.
+    pub items: Vec<Connection>,
+}
+
+/// `GET /api/v1/explain`: what would happen to a connection now, by the same code and maps as in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// `pass`, `direct`, `proxy`, `deny`.
+    pub verdict: String,
+    /// Why, one word.
+    pub reason: String,
+    /// `namespace/name` of the service, if any.
+    pub service: Option<String>,
+    /// `direct` or `proxy`, if it is a service.
+    pub mode: Option<String>,
+    /// `namespace/name` of the policies that speak of the destination.
+    pub policy: Vec<String>,
+    /// The endpoints that may be picked, `address:port`.
+    pub endpoints: Vec<String>,
+}
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Whether it is ready; if not, `pending` says what is missing.
+    pub ready: bool,
+    /// What readiness waits for.
+    pub pending: Vec<String>,
+    /// Whether it is draining.
+    pub draining: bool,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Revision of the registry.
+    pub revision: u64,
+    /// The last revision that is wholly in the kernel.
+    pub programmed_revision: u64,
+    /// The hooked cgroup.
+    pub cgroup: String,
+    /// The directory of pinned maps and links.
+    pub pin_dir: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Acceleration: `on`, or `off` with why.
+    pub acceleration: Acceleration,
+    /// Number of objects by kind.
+    pub objects: BTreeMap<String, u64>,
+    /// Threads of the data plane.
+    pub workers: u64,
+    /// Connections that the proxy carries now.
+    pub proxied_connections: u64,
+}
+
+/// Whether acceleration is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Acceleration {
+    /// Whether sockets of workloads that ask for it are paired.
+    pub enabled: bool,
+    /// Why not.
+    pub reason: String,
+}
+
+/// One kernel map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MapReport {
+    /// Its name.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Most entries it can have.
+    pub capacity: u64,
+}
+
+/// One kernel program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramReport {
+    /// Its name.
+    pub name: String,
+    /// Its number in the kernel.
+    pub id: u32,
+    /// Where it is attached.
+    pub attached: String,
+}
+
+/// `GET /api/v1/bpf`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BpfReport {
+    /// The maps.
+    pub maps: Vec<MapReport>,
+    /// The programs.
+    pub programs: Vec<ProgramReport>,
+}

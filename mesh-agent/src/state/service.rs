@@ -1,0 +1,116 @@
+//! Service: a named set of endpoints behind one or more addresses. Data only.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::object::{Condition, Object};
+
+/// A service of the registry.
+pub type Service = Object<ServiceSpec, ServiceStatus>;
+
+/// What is wanted of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Virtual addresses; allotted from the configured ranges when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// The ports that callers dial; 1 to 64.
+    pub ports: Vec<Port>,
+    /// How connections travel.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How an endpoint is picked.
+    #[serde(default)]
+    pub balancing: Balancing,
+    /// Version of the service, free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// A DNS label, unique in the service; endpoints map it to a port of their own.
+    pub name: String,
+    /// 1 to 65535, unique in the service per transport (`udp` is one, all others are TCP).
+    pub port: u16,
+    /// What is spoken on it.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1, with upgrades.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC: HTTP/2 with trailers and a status of its own.
+    Grpc,
+    /// Opaque TCP.
+    Tcp,
+    /// TLS that the workloads themselves terminate: opaque TCP.
+    Tls,
+    /// Datagrams. Accepted, and not steered yet: condition `Programmed=False`.
+    Udp,
+    /// Found from the first bytes.
+    #[default]
+    Auto,
+}
+
+/// How connections to a service travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Direct where the port is `tcp` or `tls` and nothing needs the proxy; else by the proxy.
+    #[default]
+    Auto,
+    /// The kernel picks an endpoint at connect.
+    Direct,
+    /// Through the proxy.
+    Proxy,
+}
+
+/// How an endpoint is picked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+pub enum Balancing {
+    /// Each in turn, by weight.
+    RoundRobin,
+    /// Any, by weight.
+    Random,
+    /// Of two picked at random the one with less to do (power of two choices), by weight.
+    #[default]
+    LeastRequest,
+}
+
+/// What is so with a service. Written by the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceStatus {
+    /// The virtual addresses in force.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// `Accepted`: the object is in force. `Programmed`: every port is steered.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+impl ServiceSpec {
+    /// Whether connections to `port` are balanced in the kernel.
+    #[must_use]
+    pub const fn is_direct(&self, port: &Port) -> bool {
+        match self.mode {
+            Mode::Direct => true,
+            Mode::Proxy => false,
+            Mode::Auto => matches!(port.protocol, Protocol::Tcp | Protocol::Tls | Protocol::Udp),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Workload: a pod, process or container of this node. Data only.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::object::{Condition, Object};
+
+/// A workload of the registry.
+pub type Workload = Object<WorkloadSpec, WorkloadStatus>;
+
+/// How a workload is recognised, who it is, and what is promised to it. Exactly one of `netns` and `cgroup` is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadSpec {
+    /// Path of its network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub netns: Option<PathBuf>,
+    /// Path of its cgroup (with all below it), in the agent's own network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub cgroup: Option<PathBuf>,
+    /// Its addresses, unique on the node.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Its identity, with the namespace; a DNS label.
+    #[serde(default = "default_service_account")]
+    pub service_account: String,
+    /// What happens to connections that need the agent while it is absent or hung.
+    #[serde(default)]
+    pub fail_mode: FailMode,
+    /// Whether its sockets may be paired by `sk_msg`. Changes what some system calls do: see the README.
+    #[serde(default)]
+    pub acceleration: bool,
+    /// What may be dialled.
+    #[serde(default)]
+    pub egress: Egress,
+}
+
+fn default_service_account() -> String {
+    "default".to_owned()
+}
+
+/// What happens to connections that need the agent while it is absent or hung.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FailMode {
+    /// They go on without it.
+    #[default]
+    Open,
+    /// They are refused.
+    Closed,
+}
+
+/// What a workload may dial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Anything.
+    #[default]
+    Open,
+    /// Services only; what leaves without a verdict is dropped.
+    Locked,
+}
+
+/// What is so with a workload. Written by the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadStatus {
+    /// `Accepted`; `Enrolled`: its listeners stand and the kernel knows it.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,109 @@
+//! What the kernel remembers about a connection: `CONN` (socket storage) and `PENDING`.
+
+use crate::address::SocketAddress;
+use crate::workload::Caller;
+
+/// The verdict about one socket's connection, and who asked. Written at connect for every verdict; copied to the
+/// accepted socket where both ends are on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Conn {
+    /// What the workload dialled.
+    pub original: SocketAddress,
+    /// A [`Verdict`](crate::verdict::Verdict); zero where the agent dials for itself.
+    pub verdict: u8,
+    /// A [`Reason`](crate::verdict::Reason).
+    pub reason: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// The flags below.
+    pub flags: u8,
+    /// Number of the caller's workload.
+    pub workload: u32,
+    /// Number of the service, or zero.
+    pub service: u32,
+    /// Number of the endpoint that was chosen, or zero.
+    pub endpoint: u32,
+    /// The caller's identity.
+    pub caller: Caller,
+    /// Process (thread group) that called connect.
+    pub pid: u32,
+    /// Cookie of the caller's network namespace.
+    pub netns: u64,
+    /// Cookie of the caller's socket.
+    pub cookie: u64,
+    /// Cgroup of the process that called connect.
+    pub cgroup: u64,
+    /// When connect was called, on the monotonic clock, in nanoseconds.
+    pub started_ns: u64,
+}
+
+const _: () = assert!(size_of::<Conn>() == 20 + 4 + 4 * 3 + 8 + 4 + 8 * 4);
+
+impl Conn {
+    /// The agent's own socket: passes every hook.
+    pub const OWN: u8 = 1;
+    /// The agent has authorized this connection for the callee.
+    pub const AUTHORIZED: u8 = 1 << 1;
+    /// Both ends may be paired for redirection.
+    pub const ACCELERATED: u8 = 1 << 2;
+    /// Counted as open for its endpoint; cleared when the count is taken back.
+    pub const COUNTED: u8 = 1 << 3;
+
+    /// Whether `flag` is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Which end of its connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// It called connect.
+    Dialled = 1,
+    /// It was accepted; its [`Conn`] is a copy.
+    Accepted = 2,
+}
+
+/// A connection as its socket names it: key of `PENDING`, `SOCKETS` and `PEERS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple {
+    /// This end.
+    pub local: SocketAddress,
+    /// The other end.
+    pub remote: SocketAddress,
+    /// Cookie of the network namespace if an address is loopback, else zero, so that caller and callee in
+    /// different namespaces meet.
+    pub netns: u64,
+}
+
+const _: () = assert!(size_of::<Tuple>() == 20 + 20 + 8);
+
+impl Tuple {
+    /// The tuple of a socket in the namespace with cookie `netns`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(local: SocketAddress, remote: SocketAddress, netns: u64) -> Self {
+        let is_local = local.address.is_loopback() || remote.address.is_loopback();
+        Self {
+            local,
+            remote,
+            netns: if is_local { netns } else { 0 },
+        }
+    }
+
+    /// The same connection as the other end names it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            netns: self.netns,
+        }
+    }
+}
