@@ -11,8 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// How to get what is missing.
-const INSTALL: &str =
-    "run `rustup component add rust-src` and `cargo install bpf-linker --version 0.10.4 --locked`, or `cargo xtask build`";
+const INSTALL: &str = "run `rustup component add rust-src` and `cargo install bpf-linker --version 0.10.4 --locked`, or `cargo xtask build`";
 
 fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?)
@@ -48,6 +47,8 @@ fn build(root: &Path) -> anyhow::Result<()> {
     // SAFETY: no other thread exists that could read the environment.
     unsafe {
         env::set_var("RUSTC_BOOTSTRAP", "1");
+        // Else every line of progress becomes a warning of this crate, shown at each build.
+        env::set_var("CARGO_TERM_QUIET", "true");
     }
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_unset| "1.95.0".to_owned());
     let directory = root.join("mesh-ebpf");

@@ -67,7 +67,7 @@ fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
     let mut decision = Decision::default();
     settle(&facts, &mut decision);
     if facts.is_stream {
-        store(&CONN, socket, &conn(ctx, &facts, &decision));
+        remember(ctx, &facts, &decision);
     }
     count_and_report(&facts, &decision);
     match decision.verdict {
@@ -148,10 +148,10 @@ fn settle(facts: &Facts, decision: &mut Decision) {
     *decision = decide(&Maps, facts);
 }
 
-/// What is remembered of the connection.
-#[inline(always)]
-fn conn(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) -> Conn {
-    Conn {
+/// Writes down the verdict and who asked, for the hooks that follow and for the agent.
+#[inline(never)]
+fn remember(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) {
+    let conn = Conn {
         original: facts.destination,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
@@ -173,7 +173,8 @@ fn conn(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) -> Conn {
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         // SAFETY: the helper has no conditions.
         started_ns: unsafe { bpf_ktime_get_ns() },
-    }
+    };
+    store(&CONN, dialling_socket(ctx), &conn);
 }
 
 #[inline(never)]

@@ -41,6 +41,26 @@ macro_rules! words {
 }
 pub(crate) use words;
 
+/// Both addresses of a context, local first.
+///
+/// The IPv4 ones are read for either family: of two branches that read LLVM would make one that reads at a computed
+/// offset, which the verifier refuses.
+macro_rules! pair_of_addresses {
+    ($context:expr) => {{
+        let local = $crate::context::field!($context, local_ip4);
+        let remote = $crate::context::field!($context, remote_ip4);
+        if $crate::context::field!($context, family) == $crate::context::AF_INET {
+            (Address::v4(local), Address::v4(remote))
+        } else {
+            (
+                $crate::context::words!($context, local_ip6),
+                $crate::context::words!($context, remote_ip6),
+            )
+        }
+    }};
+}
+pub(crate) use pair_of_addresses;
+
 /// The address in a `bpf_sock_addr`: what is dialled, or what `getpeername` will show.
 #[inline(always)]
 pub(crate) fn user_address(context: *mut bpf_sock_addr, family: u32) -> SocketAddress {
@@ -97,14 +117,7 @@ pub(crate) fn full_socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 #[inline(always)]
 pub(crate) fn tuple(ctx: &SockOpsContext) -> Tuple {
     let ops: *mut bpf_sock_ops = ctx.ops;
-    let (local, remote) = if field!(ops, family) == AF_INET {
-        (
-            Address::v4(field!(ops, local_ip4)),
-            Address::v4(field!(ops, remote_ip4)),
-        )
-    } else {
-        (words!(ops, local_ip6), words!(ops, remote_ip6))
-    };
+    let (local, remote) = pair_of_addresses!(ops);
     // SAFETY: the kernel passes a valid context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     Tuple::new(
@@ -116,7 +129,10 @@ pub(crate) fn tuple(ctx: &SockOpsContext) -> Tuple {
 
 /// What a storage map holds of a socket.
 #[inline(always)]
-pub(crate) fn stored<T>(map: &'static SkStorage<T>, socket: *mut bpf_sock) -> Option<&'static mut T> {
+pub(crate) fn stored<T>(
+    map: &'static SkStorage<T>,
+    socket: *mut bpf_sock,
+) -> Option<&'static mut T> {
     storage(map, socket, core::ptr::null_mut(), 0)
 }
 

@@ -66,7 +66,11 @@ fn dialled(skb: *mut __sk_buff) -> Option<(SocketAddress, SocketAddress)> {
             return None;
         }
         let source = Address::v4(load(skb, 12)?);
-        (source, Address::v4(load(skb, 16)?), u32::from(first & 15) * 4)
+        (
+            source,
+            Address::v4(load(skb, 16)?),
+            u32::from(first & 15) * 4,
+        )
     } else if protocol == ETH_P_IPV6 {
         if load::<u8>(skb, 6)? != TCP {
             return None;

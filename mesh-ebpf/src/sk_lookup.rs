@@ -14,7 +14,7 @@ use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Tables as _, Verdict};
 use mesh_common::workload::Caller;
 
-use crate::context::{AF_INET, field, words};
+use crate::context::{field, pair_of_addresses};
 use crate::count::{bump, emit};
 use crate::maps::PENDING;
 use crate::tables::{Maps, settings};
@@ -38,14 +38,7 @@ pub(crate) fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn ends(lookup: *mut bpf_sk_lookup) -> (SocketAddress, SocketAddress) {
-    let (local, remote) = if field!(lookup, family) == AF_INET {
-        (
-            Address::v4(field!(lookup, local_ip4)),
-            Address::v4(field!(lookup, remote_ip4)),
-        )
-    } else {
-        (words!(lookup, local_ip6), words!(lookup, remote_ip6))
-    };
+    let (local, remote) = pair_of_addresses!(lookup);
     (
         SocketAddress::new(local, field!(lookup, local_port) as u16),
         SocketAddress::new(remote, u16::from_be(field!(lookup, remote_port))),
@@ -86,7 +79,9 @@ fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
         ),
     };
     let authorization = authorize(local, remote, &party);
-    let callee = Maps.identity(&local.address).map_or(0, |workload| workload.id);
+    let callee = Maps
+        .identity(&local.address)
+        .map_or(0, |workload| workload.id);
     if authorization.is_denied {
         bump(callee, Counter::InboundDeny, Reason::Policy);
         report(Kind::DeniedInbound, Verdict::Deny, &party, (local, remote));

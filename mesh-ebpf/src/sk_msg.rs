@@ -12,7 +12,7 @@ use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::Reason;
 
-use crate::context::{AF_INET, field, stored, stored_or_zero, words};
+use crate::context::{field, pair_of_addresses, stored, stored_or_zero};
 use crate::count::{add, add_to, bump};
 use crate::globals::{COOKIE, HAS_OFFSETS, RCVBUF, RMEM_ALLOC};
 use crate::maps::{CONN, PEERS, REDIRECTS, SOCKETS};
@@ -90,14 +90,7 @@ fn redirect(ctx: &SkMsgContext, state: &mut Redirect, size: u64) -> Result<(), R
 #[inline(always)]
 fn peer_tuple(ctx: &SkMsgContext) -> Tuple {
     let msg: *mut sk_msg_md = ctx.msg;
-    let (local, remote) = if field!(msg, family) == AF_INET {
-        (
-            Address::v4(field!(msg, local_ip4)),
-            Address::v4(field!(msg, remote_ip4)),
-        )
-    } else {
-        (words!(msg, local_ip6), words!(msg, remote_ip6))
-    };
+    let (local, remote) = pair_of_addresses!(msg);
     // SAFETY: the kernel passes a valid context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     Tuple::new(

@@ -1,10 +1,9 @@
 //! The life of a TCP socket: hands over what connect decided, counts open connections, reports closed ones.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
     BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
-    BPF_NOEXIST,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::sock_ops;
@@ -176,7 +175,8 @@ fn report(ctx: &SockOpsContext, conn: &Conn, tuple: &Tuple, redirected: u64) {
         // SAFETY: the helper has no conditions.
         time_ns: unsafe { bpf_ktime_get_ns() },
         started_ns: conn.started_ns,
-        bytes_sent: field!(ctx.ops, bytes_acked).saturating_sub(numbers_sent(previous)) + redirected,
+        bytes_sent: field!(ctx.ops, bytes_acked).saturating_sub(numbers_sent(previous))
+            + redirected,
         bytes_received: field!(ctx.ops, bytes_received).saturating_sub(numbers_received(previous))
             + handed,
         rtt_micros: field!(ctx.ops, srtt_us) >> 3,

@@ -2,11 +2,12 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+    bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
 };
 use mesh_common::address::{Address, SocketAddress};
+use mesh_common::balance;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::{Authorization, Policy};
+use mesh_common::policy::{Authorization, MAX_RULES, Policy, Seen};
 use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{Liveness, Tables};
@@ -53,14 +54,19 @@ impl Tables for Maps {
         source: &Address,
         port: u16,
     ) -> Authorization {
-        // SAFETY: as above.
-        let Some(policy) = (unsafe { POLICY.get(key) }) else {
-            return Authorization::default();
-        };
-        let bits = weigh(policy, caller, source, u32::from(port));
+        let bits = ask(key, caller, source, u32::from(port));
         Authorization {
             is_denied: bits & DENIED != 0,
             is_audited: bits & AUDITED != 0,
+        }
+    }
+
+    #[inline(always)]
+    fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)> {
+        let mut endpoint = Endpoint::default();
+        match choose(service, family, &mut endpoint) {
+            0 => None,
+            id => Some((id, endpoint)),
         }
     }
 
@@ -115,16 +121,78 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
-/// Bits of [`weigh`].
+/// A function of its own, for the sake of the kernel's limit on the stack. Zero: none; else the endpoint's number.
+#[inline(never)]
+fn choose(service: &Service, family: u32, endpoint: &mut Endpoint) -> u32 {
+    match balance::pick(&Maps, service, family) {
+        Some((id, picked)) => {
+            *endpoint = picked;
+            id
+        }
+        None => 0,
+    }
+}
+
+/// May this caller dial this port?
+#[repr(C)]
+struct Question<'a> {
+    policy: &'a Policy,
+    caller: Caller,
+    source: Address,
+    port: u32,
+    seen: Seen,
+}
+
+/// Bits of [`ask`].
 const DENIED: u32 = 1;
 /// An audited policy would refuse.
 const AUDITED: u32 = 1 << 1;
 
-/// A function of its own, so that the kernel checks the loop over the rules apart from its callers.
+/// Looks at every rule of `key`. The kernel runs the loop, so that its verifier checks one step and not every path
+/// through 64.
 #[inline(never)]
-fn weigh(policy: &Policy, caller: &Caller, source: &Address, port: u32) -> u32 {
-    let authorization = policy.authorize(caller, source, port as u16);
+fn ask(key: &SocketAddress, caller: &Caller, source: &Address, port: u32) -> u32 {
+    // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+    let Some(policy) = (unsafe { POLICY.get(key) }) else {
+        return 0;
+    };
+    let [nothing, ..] = &policy.rules;
+    let mut question = Question {
+        policy,
+        caller: *caller,
+        source: *source,
+        port,
+        seen: Seen::begin(nothing.padding),
+    };
+    let step: extern "C" fn(u64, *mut Question<'_>) -> i64 = step;
+    // SAFETY: `step` takes what the helper passes: the number of the step, and the pointer given here.
+    let _steps = unsafe {
+        bpf_loop(
+            MAX_RULES as u32,
+            step as *mut _,
+            (&raw mut question).cast(),
+            0,
+        )
+    };
+    let authorization = question.seen.authorization();
     u32::from(authorization.is_denied) * DENIED + u32::from(authorization.is_audited) * AUDITED
+}
+
+/// Looks at one rule; 1 ends the loop.
+extern "C" fn step(index: u64, question: *mut Question<'_>) -> i64 {
+    // SAFETY: `ask` passes the pointer, and nothing else refers to the question meanwhile.
+    let question = unsafe { &mut *question };
+    if index >= u64::from(question.policy.count) {
+        return 1;
+    }
+    let Some(rule) = question.policy.rules.get(index as usize) else {
+        return 1;
+    };
+    let (caller, source) = (&question.caller, &question.source);
+    question
+        .seen
+        .note(rule, caller, source, question.port as u16);
+    0
 }
 
 /// Whether the agent listens; its sockets leave the map when it dies.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use aya::{EbpfLoader, include_bytes_aligned};
@@ -12,8 +12,7 @@ use super::offsets::Offsets;
 use super::{Error, sys};
 
 /// The kernel programs, as `build.rs` has built them; empty where it could not.
-pub(super) static OBJECT: &[u8] =
-    include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// What the programs are told about the kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +73,8 @@ fn verify(program: &mut Program) -> Result<OwnedFd, ProgramError> {
 
 /// Refuses pinned maps that are not of the layout that the object file has.
 fn check_pins(directory: &Path) -> Result<(), Error> {
-    let object = aya_obj::Object::parse(OBJECT).map_err(|source| Error::Object(Box::new(source)))?;
+    let object =
+        aya_obj::Object::parse(OBJECT).map_err(|source| Error::Object(Box::new(source)))?;
     for name in map::ALL {
         let path = directory.join(name);
         if !path.exists() {
@@ -97,7 +97,3 @@ fn check_pins(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where the map with a name is pinned.
-pub(super) fn map_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(name)
-}
