@@ -182,14 +182,14 @@ pub(super) fn attached(target: BorrowedFd<'_>, attach_type: AttachType) -> io::R
 struct Info {
     fd: u32,
     length: u32,
-    info: u64,
+    value: u64,
 }
 
 fn info<T: Copy>(object: BorrowedFd<'_>, mut value: T) -> io::Result<T> {
     let mut attributes = Info {
         fd: raw(object),
         length: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,
-        info: (&raw mut value).addr() as u64,
+        value: (&raw mut value).addr() as u64,
     };
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(value)
