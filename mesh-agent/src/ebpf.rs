@@ -3,6 +3,10 @@
 //! [`Datapath`] loads and attaches (`load`, `attach`, `link`), or takes over what an earlier agent has pinned (`pins`).
 //! [`Tables`] are typed handles of the maps.
 
+pub mod check;
+pub mod cleanup;
+
+mod acceleration;
 mod attach;
 mod conn;
 mod datapath;
@@ -10,6 +14,8 @@ mod link;
 mod load;
 mod offsets;
 mod pins;
+mod probe;
+mod self_test;
 mod sys;
 mod table;
 mod tables;
