@@ -383,3 +383,6 @@ impl Reason {
         Self::ALL.get(usize::from(number)).copied()
     }
 }
+
+#[cfg(all(test, feature = "user"))]
+mod tests;
