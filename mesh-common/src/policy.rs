@@ -178,7 +178,8 @@ pub const fn workload_key(address: Address) -> SocketAddress {
     SocketAddress::new(address, 0)
 }
 
-#[cfg(all(test, feature = "user"))]
+#[cfg(test)]
+#[cfg(feature = "user")]
 mod tests {
     use std::net::IpAddr;
 
