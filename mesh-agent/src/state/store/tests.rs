@@ -1,0 +1,1 @@
+//! What a change does, and what it leaves alone.

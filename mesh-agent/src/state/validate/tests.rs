@@ -1,0 +1,1 @@
+//! What the registry refuses, and the field it names.
