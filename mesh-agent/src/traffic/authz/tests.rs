@@ -6,7 +6,7 @@ use mesh_common::address::SocketAddress;
 use mesh_common::policy::{Authorization, MAX_RULES};
 use mesh_common::workload::Caller;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::{compile, policies_for};
