@@ -1,1 +1,5 @@
-//! Stub.
+//! Throw-away: module declarations until the kernel side is merged.
+
+pub mod metrics;
+pub mod mirror;
+pub mod tables;

@@ -1,1 +1,6 @@
-//! Stub.
+//! Decisions about traffic: pure functions of a snapshot and the facts of a connection. They never block, fail or log.
+
+pub mod authz;
+
+#[cfg(test)]
+pub(crate) mod fixture;
