@@ -1,4 +1,4 @@
-//! The OpenAPI document: the views describe themselves, the routes of objects are described per kind.
+//! The `OpenAPI` document: the views describe themselves, the routes of objects are described per kind.
 
 use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,

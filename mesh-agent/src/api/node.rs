@@ -41,7 +41,7 @@ pub trait Node: Send + Sync + 'static {
     /// What readiness waits for; empty: ready.
     fn pending(&self) -> Vec<String>;
 
-    /// All series in the OpenMetrics text format.
+    /// All series in the `OpenMetrics` text format.
     fn metrics(&self) -> String;
 }
 

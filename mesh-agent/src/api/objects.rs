@@ -29,7 +29,7 @@ pub(super) fn paths(kind: Kind) -> [String; 3] {
 pub(super) fn routes(router: Router<Context>) -> Router<Context> {
     Kind::ALL.into_iter().fold(router, |router, kind| {
         let [object, namespaced, all] = paths(kind);
-        let one = get(move |context, path| read(kind, context, path))
+        let one = get(move |context, path| async move { read(kind, context, path) })
             .put(move |context, path, request| put(kind, context, path, request))
             .delete(move |context, path, headers| delete(kind, context, path, headers));
         let in_namespace = get(
@@ -100,7 +100,7 @@ async fn list(
     Ok(Json(list).into_response())
 }
 
-async fn read(
+fn read(
     kind: Kind,
     State(context): State<Context>,
     Path((namespace, name)): Path<(String, String)>,

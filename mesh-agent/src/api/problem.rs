@@ -16,18 +16,23 @@ use crate::state::Refusal;
 pub struct Problem {
     /// Always `about:blank`: the status and the reason say it.
     #[serde(rename = "type")]
-    pub kind: String,
+    #[schema(value_type = String)]
+    pub kind: Box<str>,
     /// The words of the status.
-    pub title: String,
+    #[schema(value_type = String)]
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What is wrong, and what would be right; for people.
-    pub detail: String,
+    #[schema(value_type = String)]
+    pub detail: Box<str>,
     /// Path of the field that is wrong, for example `spec.ports[0].port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub field: Option<Box<str>>,
     /// One word, for machines: `Invalid`, `NotSupported`, `Conflict`, `NotFound` and so on.
-    pub reason: String,
+    #[schema(value_type = String)]
+    pub reason: Box<str>,
     /// What readiness waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
@@ -40,12 +45,12 @@ impl Problem {
     /// A problem without a field.
     pub(super) fn new(status: StatusCode, reason: &str, detail: impl Into<String>) -> Self {
         Self {
-            kind: "about:blank".to_owned(),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: detail.into().into(),
             field: None,
-            reason: reason.to_owned(),
+            reason: reason.into(),
             pending: Vec::new(),
         }
     }
@@ -53,7 +58,7 @@ impl Problem {
     /// Names the field.
     pub(super) fn with_field(self, field: impl Into<String>) -> Self {
         Self {
-            field: Some(field.into()),
+            field: Some(field.into().into()),
             ..self
         }
     }

@@ -204,7 +204,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// A listener of either kind.
-trait Accept: Send + 'static {
+trait Accept: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection, with the address that it came in on.

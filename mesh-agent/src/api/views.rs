@@ -8,7 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -21,7 +21,7 @@ use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
 
-/// The OpenMetrics text format.
+/// The `OpenMetrics` text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Asks the node on a thread that may block.
@@ -37,7 +37,7 @@ async fn ask<T: Send + 'static>(
 #[utoipa::path(get, path = "/api/v1/status", tag = "node", responses(
     (status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn status(State(context): State<Context>) -> Result<Json<Status>, Problem> {
-    Ok(Json(ask(&context, |node| node.status()).await?))
+    Ok(Json(ask(&context, <dyn Node>::status).await?))
 }
 
 /// Where the connections of each workload went, and why.
@@ -46,7 +46,7 @@ pub(super) async fn status(State(context): State<Context>) -> Result<Json<Status
 pub(super) async fn coverage(
     State(context): State<Context>,
 ) -> Result<Json<CoverageList>, Problem> {
-    Ok(Json(ask(&context, |node| node.coverage()).await??))
+    Ok(Json(ask(&context, <dyn Node>::coverage).await??))
 }
 
 /// Live connections, and those that were just closed.
@@ -55,14 +55,14 @@ pub(super) async fn coverage(
 pub(super) async fn connections(
     State(context): State<Context>,
 ) -> Result<Json<ConnectionList>, Problem> {
-    Ok(Json(ask(&context, |node| node.connections()).await??))
+    Ok(Json(ask(&context, <dyn Node>::connections).await??))
 }
 
 /// The kernel's side: programs and maps.
 #[utoipa::path(get, path = "/api/v1/bpf", tag = "node", responses(
     (status = 200, body = BpfReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn bpf(State(context): State<Context>) -> Result<Json<BpfReport>, Problem> {
-    Ok(Json(ask(&context, |node| node.bpf()).await??))
+    Ok(Json(ask(&context, <dyn Node>::bpf).await??))
 }
 
 /// Who calls whom.
@@ -135,7 +135,7 @@ struct Numbered {
     (status = 200, body = ConfigDump), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn config_dump(State(context): State<Context>) -> Result<Response, Problem> {
     let snapshot = context.store.snapshot();
-    let node = ask(&context, |node| node.config_dump()).await?;
+    let node = ask(&context, <dyn Node>::config_dump).await?;
     Ok(Json(dump(&snapshot, node)?).into_response())
 }
 
@@ -221,7 +221,7 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "probe", responses(
     (status = 200, body = String), (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn readyz(State(context): State<Context>) -> Result<&'static str, Problem> {
-    let pending = ask(&context, |node| node.pending()).await?;
+    let pending = ask(&context, <dyn Node>::pending).await?;
     if pending.is_empty() {
         return Ok("ok\n");
     }
@@ -230,10 +230,10 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<&'static st
     Err(Problem { pending, ..problem })
 }
 
-/// All series in the OpenMetrics text format.
+/// All series in the `OpenMetrics` text format.
 #[utoipa::path(get, path = "/metrics", tag = "probe", responses(
     (status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(context): State<Context>) -> Result<Response, Problem> {
-    let text = ask(&context, |node| node.metrics()).await?;
+    let text = ask(&context, <dyn Node>::metrics).await?;
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }

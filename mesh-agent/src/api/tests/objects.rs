@@ -2,26 +2,26 @@
 
 use super::*;
 
+/// One object per kind: plural, name and body.
+fn examples() -> [(&'static str, &'static str, Value); 4] {
+    let rules = json!([{"from": [{"namespaces": ["shop"], "serviceAccounts": ["client"], "cidrs": ["10.0.0.0/8"]}],
+        "to": [{"ports": [80]}]}]);
+    let target = json!({"kind": "Service", "name": "web"});
+    let policy = json!({"spec": {"target": target, "action": "Allow", "rules": rules}});
+    let endpoint = json!({"service": "web", "address": "10.0.0.3", "ports": {"http": 8080}});
+    let workload = json!({"netns": "/run/netns/pod-a", "addresses": ["10.0.0.2"]});
+    [
+        ("services", "web", service()),
+        ("endpoints", "web-1", json!({ "spec": endpoint })),
+        ("workloads", "client", json!({ "spec": workload })),
+        ("authorizationpolicies", "only-client", policy),
+    ]
+}
+
 #[tokio::test]
 async fn object_of_every_kind_is_made_read_changed_and_deleted() {
     let fixture = Fixture::new().await;
-    let policy = json!({"spec": {"target": {"kind": "Service", "name": "web"}, "action": "Allow",
-        "rules": [{"from": [{"namespaces": ["shop"], "serviceAccounts": ["client"], "cidrs": ["10.0.0.0/8"]}],
-            "to": [{"ports": [80]}]}]}});
-    let objects = [
-        ("services", "web", service()),
-        (
-            "endpoints",
-            "web-1",
-            json!({"spec": {"service": "web", "address": "10.0.0.3", "ports": {"http": 8080}}}),
-        ),
-        (
-            "workloads",
-            "client",
-            json!({"spec": {"netns": "/run/netns/pod-a", "addresses": ["10.0.0.2"]}}),
-        ),
-        ("authorizationpolicies", "only-client", policy),
-    ];
+    let objects = examples();
     for (kind, name, body) in &objects {
         let path = format!("/api/v1/namespaces/shop/{kind}/{name}");
 

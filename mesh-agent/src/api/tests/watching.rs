@@ -40,7 +40,7 @@ impl Watch {
                 let data: Value = serde_json::from_str(data.unwrap()).unwrap();
                 self.buffer = rest.to_owned();
                 let name = data["object"]["metadata"]["name"].as_str();
-                let name = name.or(data["object"]["reason"].as_str()).unwrap();
+                let name = name.or_else(|| data["object"]["reason"].as_str()).unwrap();
                 return Some(format!("{} {name}", data["type"].as_str().unwrap()));
             }
             let frame = tokio::time::timeout(Duration::from_secs(10), self.body.frame());
