@@ -206,15 +206,16 @@ mod tests {
         assert_eq!(read.metadata().uid, "");
     }
 
+    fn check(kind: Kind, document: Value, field: &str, reason: &str) {
+        assert_eq!(
+            refused(kind, document.clone()),
+            (field.to_owned(), reason.to_owned()),
+            "{document}"
+        );
+    }
+
     #[test]
     fn every_refusal_names_the_field() {
-        let check = |kind: Kind, document: Value, field: &str, reason: &str| {
-            assert_eq!(
-                refused(kind, document.clone()),
-                (field.to_owned(), reason.to_owned()),
-                "{document}"
-            );
-        };
         let service = Kind::Service;
         check(service, json!([]), "", "Invalid");
         check(service, json!({}), "spec", "Invalid");
@@ -258,6 +259,11 @@ mod tests {
             "spec.prots",
             "Invalid",
         );
+    }
+
+    #[test]
+    fn field_of_a_later_version_is_not_supported() {
+        let service = Kind::Service;
         check(
             service,
             json!({"spec": {"ports": [], "dependencies": []}}),

@@ -3,25 +3,19 @@
 //! A file that cannot be read is never touched: the registry is what the pinned maps of the kernel were made from,
 //! and an empty one would take every service away. `--reset` sets it aside.
 
-use std::collections::BTreeMap;
+mod rows;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError,
-    TableDefinition, WriteTransaction,
-};
+use redb::{Database, DatabaseError, StorageError, TableDefinition, WriteTransaction};
 use serde::Serialize;
 
 use super::change::NoticeKind;
 use super::draft::Draft;
-use super::id::{Ids, Subject};
-use super::object::{Kind, ObjectKey};
-use super::resource::Resource;
 use super::{Manifest, Snapshot};
 
 /// Name of the file in the state directory.
@@ -195,7 +189,7 @@ fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
         if !database.check_integrity().map_err(redb::Error::from)? {
             tracing::warn!(path = %path.display(), "registry was repaired: the last whole write is used");
         }
-        let rows = read_rows(&database)?;
+        let rows = rows::read(&database)?;
         Ok((database, rows))
     }));
     let (database, rows) = match read {
@@ -205,7 +199,7 @@ fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
             return Err(damaged(path, source));
         }
     };
-    Ok((database, snapshot(path, rows)?))
+    Ok((database, rows::snapshot(path, rows)?))
 }
 
 fn damaged(path: &Path, error: redb::Error) -> OpenError {
@@ -225,92 +219,6 @@ fn damaged(path: &Path, error: redb::Error) -> OpenError {
             source: Box::new(other),
         },
     }
-}
-
-#[derive(Default)]
-struct Rows {
-    objects: Vec<(String, Vec<u8>)>,
-    ids: Vec<(u32, Vec<u8>)>,
-    schema: u64,
-    revision: u64,
-    last_id: u64,
-}
-
-fn read_rows(database: &Database) -> Result<Rows, redb::Error> {
-    let transaction = database.begin_read()?;
-    let meta = transaction.open_table(META)?;
-    let number = |name| meta.get(name).map(|row| row.map_or(0, |row| row.value()));
-    let mut rows = Rows {
-        schema: number(META_SCHEMA)?,
-        revision: number(META_REVISION)?,
-        last_id: number(META_LAST_ID)?,
-        ..Rows::default()
-    };
-    if rows.schema != SCHEMA {
-        return Ok(rows);
-    }
-    for row in transaction.open_table(OBJECTS)?.iter()? {
-        let (key, value) = row?;
-        rows.objects
-            .push((key.value().to_owned(), value.value().to_owned()));
-    }
-    for row in transaction.open_table(IDS)?.iter()? {
-        let (key, value) = row?;
-        rows.ids.push((key.value(), value.value().to_owned()));
-    }
-    Ok(rows)
-}
-
-fn snapshot(path: &Path, rows: Rows) -> Result<Snapshot, OpenError> {
-    if rows.schema != SCHEMA {
-        return Err(OpenError::Schema {
-            path: path.to_owned(),
-            found: rows.schema,
-        });
-    }
-    let unreadable = |row: String, source| OpenError::Row {
-        path: path.to_owned(),
-        row,
-        source,
-    };
-    let mut snapshot = Snapshot {
-        revision: rows.revision,
-        ..Snapshot::default()
-    };
-    for (key, json) in rows.objects {
-        restore(&mut snapshot, &key, &json)
-            .map_err(|source| unreadable(format!("objects/{key}"), source))?;
-    }
-    let mut numbers = BTreeMap::new();
-    for (number, json) in rows.ids {
-        let subject: Subject = serde_json::from_slice(&json)
-            .map_err(|source| unreadable(format!("ids/{number}"), source))?;
-        numbers.insert(subject, number);
-    }
-    let last = u32::try_from(rows.last_id).unwrap_or(u32::MAX);
-    snapshot.ids = Arc::new(Ids::restore(last, numbers));
-    Ok(snapshot)
-}
-
-fn restore(snapshot: &mut Snapshot, row: &str, json: &[u8]) -> Result<(), serde_json::Error> {
-    let kind = row.split('/').next().unwrap_or_default();
-    match Kind::ALL.into_iter().find(|it| it.to_string() == kind) {
-        Some(Kind::Service) => insert::<super::service::Service>(snapshot, json),
-        Some(Kind::Endpoint) => insert::<super::endpoint::Endpoint>(snapshot, json),
-        Some(Kind::Workload) => insert::<super::workload::Workload>(snapshot, json),
-        Some(Kind::AuthorizationPolicy) => {
-            insert::<super::policy::AuthorizationPolicy>(snapshot, json)
-        }
-        None => Err(serde::de::Error::custom("unknown kind")),
-    }
-}
-
-fn insert<R: Resource>(snapshot: &mut Snapshot, json: &[u8]) -> Result<(), serde_json::Error> {
-    let object: R = serde_json::from_slice(json)?;
-    let metadata = object.metadata();
-    let key = ObjectKey::new(&metadata.namespace, &metadata.name);
-    Arc::make_mut(R::all_mut(snapshot)).insert(key, Arc::new(object));
-    Ok(())
 }
 
 impl Disk {
@@ -334,7 +242,7 @@ impl Disk {
             DatabaseError::Storage(StorageError::Io(source)) => redb::Error::Io(source),
             other => other.into(),
         })?;
-        let stored = read_rows(&database)?;
+        let stored = rows::read(&database)?;
         Ok((database, stored.revision != draft.base))
     }
 }

@@ -252,22 +252,19 @@ impl Store {
 
     /// Takes over what the agent writes from the version before, or makes it.
     fn stamp<R: Resource>(&self, new: &mut R, old: Option<&R>) {
-        let (generation, uid, made) = match old {
-            Some(old) => {
-                new.keep_status(old);
-                let metadata = old.metadata();
-                let changed = u64::from(!new.has_same_spec(old));
-                (
-                    metadata.generation + changed,
-                    metadata.uid.clone(),
-                    metadata.creation_timestamp.clone(),
-                )
-            }
-            None => {
-                new.reset_status();
-                let now = (self.clock)();
-                (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
-            }
+        let (generation, uid, made) = if let Some(old) = old {
+            new.keep_status(old);
+            let metadata = old.metadata();
+            let changed = u64::from(!new.has_same_spec(old));
+            (
+                metadata.generation + changed,
+                metadata.uid.clone(),
+                metadata.creation_timestamp.clone(),
+            )
+        } else {
+            new.reset_status();
+            let now = (self.clock)();
+            (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
         };
         let metadata = new.metadata_mut();
         metadata.generation = generation;
