@@ -7,7 +7,8 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::Policy;
-use mesh_common::service::{Service, ServiceKey, SlotKey};
+use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
+use mesh_common::settings::Settings;
 use mesh_common::stats::StatKey;
 use mesh_common::workload::Workload;
 
@@ -87,6 +88,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
+    /// Every key.
+    pub fn keys(&self) -> Result<Vec<K>, TableError> {
+        Ok(self.entries()?.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// Everything.
     pub fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         self.map()
@@ -151,8 +157,10 @@ pub struct Tables {
     pub services: Table<ServiceKey, Service>,
     pub slots: Table<SlotKey, u32>,
     pub endpoints: Table<u32, Endpoint>,
+    pub settings: Table<u32, Settings>,
+    pub listeners: Table<ListenerKey, u32>,
     pub open: Table<u32, u64>,
-    pub cursors: Table<u32, u32>,
+    pub cursors: Table<u32, u64>,
     pub policy: Table<SocketAddress, Policy>,
     pub stats: PerCpuTable<StatKey>,
 }
