@@ -1,6 +1,9 @@
 //! Throw-away: module declarations until the kernel side is merged.
 
+pub mod connections;
+pub mod coverage;
 pub mod inet_diag;
 pub mod metrics;
 pub mod mirror;
+pub mod numbers;
 pub mod tables;

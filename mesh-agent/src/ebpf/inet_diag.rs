@@ -54,6 +54,10 @@ pub mod state {
     pub const ESTABLISHED: u8 = 1;
     /// Dialled, not answered.
     pub const SYN_SENT: u8 = 2;
+    /// This end has sent its last byte.
+    pub const FIN_WAIT1: u8 = 4;
+    /// The peer knows.
+    pub const FIN_WAIT2: u8 = 5;
     /// The peer will send no more.
     pub const CLOSE_WAIT: u8 = 8;
     /// Accepts connections.
