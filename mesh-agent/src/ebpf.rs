@@ -2,6 +2,8 @@
 
 pub mod connections;
 pub mod coverage;
+pub mod events;
+pub mod explain;
 pub mod inet_diag;
 pub mod metrics;
 pub mod mirror;

@@ -1,6 +1,7 @@
 //! From the numbers in the kernel back to the objects.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::state::Snapshot;
@@ -13,6 +14,7 @@ pub struct Numbers {
     snapshot: Arc<Snapshot>,
     workloads: BTreeMap<u32, ObjectKey>,
     services: BTreeMap<u32, ObjectKey>,
+    addresses: BTreeMap<IpAddr, ObjectKey>,
 }
 
 impl Numbers {
@@ -30,10 +32,19 @@ impl Numbers {
             .keys()
             .map(|key| (number(Subject::Service(key.clone())), key.clone()))
             .collect();
+        let mut addresses = BTreeMap::new();
+        for (key, workload) in snapshot.workloads.iter() {
+            for address in &workload.spec.addresses {
+                addresses
+                    .entry(address.to_canonical())
+                    .or_insert_with(|| key.clone());
+            }
+        }
         Self {
+            snapshot,
             workloads,
             services,
-            snapshot,
+            addresses,
         }
     }
 
@@ -53,6 +64,12 @@ impl Numbers {
     #[must_use]
     pub fn service(&self, number: u32) -> Option<&ObjectKey> {
         self.services.get(&number).filter(|_| number != 0)
+    }
+
+    /// The workload that has an address.
+    #[must_use]
+    pub fn workload_at(&self, address: IpAddr) -> Option<&ObjectKey> {
+        self.addresses.get(&address.to_canonical())
     }
 
     /// What is spoken on a port of a service, as its object says.

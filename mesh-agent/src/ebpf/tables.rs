@@ -167,3 +167,9 @@ pub struct Tables {
 
 /// Unused.
 pub fn open(_map: Map) {}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tables")
+    }
+}
