@@ -66,8 +66,8 @@ fn join(numbers: &Numbers, sockets: &[TcpSocket]) -> Vec<Connection> {
     // What a socket received past the stack is what its peers redirected to it.
     let mut redirected_to: BTreeMap<u64, u64> = BTreeMap::new();
     for redirect in sockets.iter().filter_map(|socket| socket.redirect) {
-        if redirect.peer.cookie != 0 {
-            *redirected_to.entry(redirect.peer.cookie).or_default() += redirect.bytes;
+        if redirect.peer != 0 {
+            *redirected_to.entry(redirect.peer).or_default() += redirect.bytes;
         }
     }
     sockets

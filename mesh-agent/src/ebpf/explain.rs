@@ -12,7 +12,7 @@ use mesh_common::verdict::{self, Decision, Facts, Liveness, Reason, Verdict};
 use mesh_common::workload::{Caller, Workload};
 
 use super::mirror::{Enrolled, Place};
-use super::tables::{TableError, Tables};
+use super::{TableError, Tables};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::conn::{Conn, Direction};
-use mesh_common::redirect::{Peer, Redirect};
+use mesh_common::redirect::Redirect;
 use mesh_common::verdict::Verdict;
 use serde_json::json;
 
@@ -78,10 +78,7 @@ fn redirected_bytes_count_in_both_directions() {
     let redirect = |bytes, cookie| {
         Some(Redirect {
             bytes,
-            peer: Peer {
-                cookie,
-                ..Peer::default()
-            },
+            peer: cookie,
             ..Redirect::default()
         })
     };
