@@ -1,161 +1,118 @@
-//! Throw-away: the agreed shape of the tables, until the kernel side is merged.
+//! Every map that the agent reads or writes.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
-use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
 use mesh_common::address::{Address, SocketAddress};
+use mesh_common::conn::{Conn, Tuple};
 use mesh_common::endpoint::Endpoint;
+use mesh_common::names::map;
 use mesh_common::policy::Policy;
-use mesh_common::service::{Service, ServiceKey, SlotKey};
+use mesh_common::redirect::{Peer, Redirect};
+use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
+use mesh_common::settings::Settings;
 use mesh_common::stats::StatKey;
 use mesh_common::workload::Workload;
 
-/// Why a table cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// The kernel refuses.
-    #[error("cannot use map {map}")]
-    Map {
-        /// Name of the map.
-        map: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: MapError,
-    },
-}
+use super::Error;
+use super::table::{PerCpuTable, Table, TableError};
+use crate::state::report::MapReport;
 
-/// One map.
-
-pub struct Table<K: Pod, V: Pod> {
-    name: &'static str,
-    capacity: u32,
-    map: Mutex<HashMap<MapData, K, V>>,
-}
-
-impl<K: Pod, V: Pod> Table<K, V> {
-    /// Its name.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Most entries.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
-    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, V>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn error(&self, source: MapError) -> TableError {
-        TableError::Map {
-            map: self.name,
-            source,
-        }
-    }
-
-    /// Reads.
-    pub fn get(&self, key: &K) -> Result<Option<V>, TableError> {
-        match self.map().get(key, 0) {
-            Ok(value) => Ok(Some(value)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(self.error(error)),
-        }
-    }
-
-    /// Writes.
-    pub fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
-        self.map()
-            .insert(key, value, 0)
-            .map_err(|error| self.error(error))
-    }
-
-    /// Writes what is not there.
-    pub fn insert_new(&self, key: &K, value: &V) -> Result<(), TableError> {
-        self.map()
-            .insert(key, value, 1)
-            .map_err(|error| self.error(error))
-    }
-
-    /// Removes.
-    pub fn remove(&self, key: &K) -> Result<bool, TableError> {
-        match self.map().remove(key) {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(self.error(error)),
-        }
-    }
-
-    /// Everything.
-    pub fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
-        self.map()
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.error(error))
-    }
-}
-
-/// One map with a value per CPU.
-
-pub struct PerCpuTable<K: Pod> {
-    name: &'static str,
-    capacity: u32,
-    map: Mutex<PerCpuHashMap<MapData, K, u64>>,
-}
-
-impl<K: Pod> PerCpuTable<K> {
-    /// Its name.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Most entries.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
-    /// Sum of one entry.
-    pub fn get(&self, key: &K) -> Result<Option<u64>, TableError> {
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        match map.get(key, 0) {
-            Ok(values) => Ok(Some(values.iter().sum())),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(source) => Err(TableError::Map {
-                map: self.name,
-                source,
-            }),
-        }
-    }
-
-    /// All sums.
-    pub fn entries(&self) -> Result<Vec<(K, u64)>, TableError> {
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        map.iter()
-            .map(|entry| entry.map(|(key, values)| (key, values.iter().sum())))
-            .collect::<Result<_, _>>()
-            .map_err(|source| TableError::Map {
-                map: self.name,
-                source,
-            })
-    }
-}
-
-/// All maps.
-
-#[expect(missing_docs, reason = "throw-away")]
+/// The maps; `mesh-ebpf/src/maps.rs` says who writes and reads each.
+#[derive(Debug)]
 pub struct Tables {
+    /// One entry, key 0.
+    pub settings: Table<u32, Settings>,
+    /// By cookie of the network namespace.
     pub workloads: Table<u64, Workload>,
+    /// By number of the cgroup.
     pub cgroups: Table<u64, Workload>,
+    /// Who has an address.
     pub identities: Table<Address, Workload>,
+    /// What may be dialled.
     pub services: Table<ServiceKey, Service>,
+    /// Numbers of endpoints.
     pub slots: Table<SlotKey, u32>,
+    /// Endpoints by number.
     pub endpoints: Table<u32, Endpoint>,
+    /// Open connections by number of the endpoint.
     pub open: Table<u32, u64>,
-    pub cursors: Table<u32, u32>,
+    /// Round-robin cursors by number of the port.
+    pub cursors: Table<u32, u64>,
+    /// Who may call.
     pub policy: Table<SocketAddress, Policy>,
+    /// By file descriptor of the socket.
+    pub conn: Table<i32, Conn>,
+    /// Between SYN and accept.
+    pub pending: Table<Tuple, Conn>,
+    /// The agent's listeners, by file descriptor (write only).
+    pub listeners: Table<ListenerKey, u32>,
+    /// Paired sockets (keys only).
+    pub sockets: Table<Tuple, u32>,
+    /// Where paired sockets are.
+    pub peers: Table<Tuple, Peer>,
+    /// By file descriptor of the socket.
+    pub redirects: Table<i32, Redirect>,
+    /// Counters.
     pub stats: PerCpuTable<StatKey>,
 }
 
-/// Unused.
-pub fn open(_map: Map) {}
+impl Tables {
+    /// Opens the maps pinned in `directory`.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            settings: Table::open(directory, map::SETTINGS)?,
+            workloads: Table::open(directory, map::WORKLOADS)?,
+            cgroups: Table::open(directory, map::CGROUPS)?,
+            identities: Table::open(directory, map::IDENTITIES)?,
+            services: Table::open(directory, map::SERVICES)?,
+            slots: Table::open(directory, map::SLOTS)?,
+            endpoints: Table::open(directory, map::ENDPOINTS)?,
+            open: Table::open(directory, map::OPEN)?,
+            cursors: Table::open(directory, map::CURSORS)?,
+            policy: Table::open(directory, map::POLICY)?,
+            conn: Table::open(directory, map::CONN)?,
+            pending: Table::open(directory, map::PENDING)?,
+            listeners: Table::open(directory, map::LISTENERS)?,
+            sockets: Table::open(directory, map::SOCKETS)?,
+            peers: Table::open(directory, map::PEERS)?,
+            redirects: Table::open(directory, map::REDIRECTS)?,
+            stats: PerCpuTable::open(directory, map::STATS)?,
+        })
+    }
+
+    /// Entries and capacity of every map that has keys of its own.
+    pub fn reports(&self) -> Result<Vec<MapReport>, TableError> {
+        Ok(vec![
+            report(&self.workloads)?,
+            report(&self.cgroups)?,
+            report(&self.identities)?,
+            report(&self.services)?,
+            report(&self.slots)?,
+            report(&self.endpoints)?,
+            report(&self.open)?,
+            report(&self.cursors)?,
+            report(&self.policy)?,
+            report(&self.pending)?,
+            report(&self.listeners)?,
+            report(&self.sockets)?,
+            report(&self.peers)?,
+            MapReport {
+                name: self.stats.name().to_owned(),
+                entries: count(self.stats.entries()?.len()),
+                capacity: u64::from(self.stats.capacity()),
+            },
+        ])
+    }
+}
+
+fn report<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> Result<MapReport, TableError> {
+    Ok(MapReport {
+        name: table.name().to_owned(),
+        entries: count(table.keys()?.len()),
+        capacity: u64::from(table.capacity()),
+    })
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -17,7 +17,7 @@ use super::desired::{Desired, Enrolled, desired};
 use super::diff::diff;
 use super::{Held, Write};
 use crate::ebpf::metrics::Metrics;
-use crate::ebpf::tables::{TableError, Tables};
+use crate::ebpf::{TableError, Tables};
 use crate::state::Ids;
 use crate::state::Snapshot;
 use crate::state::id::Subject;

@@ -155,7 +155,7 @@ fn full_maps_never_leave_something_unreadable_and_later_syncs_repair() {
     let mut rng = StdRng::seed_from_u64(15);
     let mut maps = Maps::default();
     let mut mirror = mirror();
-    for round in 0..300 {
+    for round in 0..90 {
         maps.capacity.clear();
         if round % 3 != 2 {
             for name in names {
