@@ -1,1 +1,5 @@
 //! Stub.
+
+pub mod access_log;
+
+pub use access_log::AccessLog;
