@@ -1,1 +1,3 @@
-//! x
+//! Tests of whole nodes: one binary, one module per subject.
+
+mod harness;
