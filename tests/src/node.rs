@@ -74,6 +74,8 @@ impl Node {
         netns.set(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
+            // Every unroutable packet is told about, however many there are.
+            ("net/ipv4/icmp_ratelimit", "0"),
         ]);
         let cgroup = Cgroup::new(&name);
         let state = tempfile::Builder::new().prefix(&name).tempdir();
@@ -188,14 +190,20 @@ impl Node {
     /// Starts the agent, and waits until it is ready.
     #[track_caller]
     pub fn start_agent(&mut self) {
-        let start = |command: &mut Command| enter(command, &self.netns, &self.outside);
-        let mut agent = Agent::start(&self.flags, start);
-        let api = self.api();
+        self.start_agent_unready();
+        let api = Api::new(&self.netns);
+        let agent = self.agent.as_mut().expect("it was just started");
         agent.wait_ready(|| {
             api.try_call("GET", "/readyz", &Value::Null)
                 .is_ok_and(|answer| answer.status == 200)
         });
-        self.agent = Some(agent);
+    }
+
+    /// Starts the agent, and does not wait for anything.
+    #[track_caller]
+    pub fn start_agent_unready(&mut self) {
+        let start = |command: &mut Command| enter(command, &self.netns, &self.outside);
+        self.agent = Some(Agent::start(&self.flags, start));
     }
 
     /// Kills the agent and starts another one on what it left.
