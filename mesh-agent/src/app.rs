@@ -10,6 +10,7 @@ mod enrolment;
 mod node;
 mod parts;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::command::Line;
+use crate::config;
 use crate::config::Settings;
+use crate::config::cli::Check;
+use crate::ebpf;
 use crate::telemetry;
 
 use parts::Parts;
@@ -29,7 +34,7 @@ use parts::Parts;
 pub fn run(settings: &Settings) -> Result<()> {
     let telemetry = telemetry::init(&telemetry::Config {
         level: settings.log_level.clone(),
-        format: settings.log_format.into(),
+        format: log_format(settings.log_format),
     })?;
     let hooked = cgroup::enter(&settings.cgroup)?;
     parts::raise_descriptor_limit();
@@ -41,9 +46,37 @@ pub fn run(settings: &Settings) -> Result<()> {
         .context("cannot start the control runtime")?;
     let parts = Arc::new(Parts::build(settings, hooked, telemetry, runtime.handle())?);
     let result = runtime.block_on(serve(&parts, settings.drain_timeout));
-    parts.proxy.stop();
     runtime.shutdown_timeout(SHUTDOWN);
     result
+}
+
+/// Tests whether this machine can run the agent.
+pub fn check(check: &Check) -> Result<Vec<Line>> {
+    let cgroup = match &check.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => config::default_cgroup()?,
+    };
+    let config = ebpf::Config { cgroup, pin_dir: check.pin_dir.clone(), acceleration: true };
+    let lines = ebpf::check::run(&config).into_iter().map(|check| Line {
+        name: check.name.to_owned(),
+        ok: check.ok,
+        detail: check.detail,
+        hint: Some(check.hint).filter(|hint| !hint.is_empty()),
+        code: check.exit_code,
+    });
+    Ok(lines.collect())
+}
+
+/// Removes everything that is pinned under `pin_dir`, and says what it removed.
+pub fn cleanup(pin_dir: &Path) -> Result<Vec<String>> {
+    Ok(ebpf::cleanup::run(pin_dir)?)
+}
+
+const fn log_format(format: config::LogFormat) -> telemetry::Format {
+    match format {
+        config::LogFormat::Text => telemetry::Format::Text,
+        config::LogFormat::Json => telemetry::Format::Json,
+    }
 }
 
 /// Runs the control side until it is told to stop, then drains.

@@ -90,6 +90,11 @@ impl Progress {
         self.drain.notified().await;
     }
 
+    /// Whether nothing is mirrored.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
         pending.extend(self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone());

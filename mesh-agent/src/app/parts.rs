@@ -130,10 +130,34 @@ fn datapath_config(settings: &Settings) -> ebpf::Config {
 fn api_config(settings: &Settings) -> api::Config {
     api::Config {
         listen: settings.api,
-        unix: Some(settings.unix_socket.clone()),
+        unix: settings.unix_socket.clone(),
         metrics: Some(settings.metrics),
         token_file: settings.token_file.clone(),
         allowed_hosts: settings.allowed_host.clone(),
+    }
+}
+
+fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
+    let wanted = &settings.proxy;
+    let defaults = proxy::Config::default();
+    proxy::Config {
+        workers: settings.workers,
+        limits: proxy::Limits {
+            connections: wanted.max_connections,
+            workload_connections: wanted.max_connections_per_workload,
+            header_bytes: wanted.max_header_bytes,
+            ..defaults.limits
+        },
+        timeouts: proxy::Timeouts {
+            connect: wanted.connect_timeout,
+            header: wanted.header_timeout,
+            detect: wanted.detect_timeout,
+            idle: wanted.idle_timeout,
+            pool_idle: wanted.pool_idle_timeout,
+            ..defaults.timeouts
+        },
+        access_log,
+        ..defaults
     }
 }
 
