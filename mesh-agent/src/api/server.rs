@@ -216,11 +216,15 @@ impl Accept for TcpListener {
 
     async fn accept(&self) -> io::Result<(Self::Stream, Option<Local>)> {
         let (stream, _) = Self::accept(self).await?;
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_TIMEOUT))?;
-        let local = stream.local_addr()?;
-        let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-        Ok((stream, Some(Local(local))))
+        let options = stream.set_nodelay(true);
+        let options =
+            options.and_then(|()| SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_TIMEOUT)));
+        if let Err(error) = options {
+            tracing::debug!(%error, "connection of the API was gone at once");
+        }
+        let local = stream.local_addr().ok();
+        let local = local.map(|it| Local(SocketAddr::new(it.ip().to_canonical(), it.port())));
+        Ok((stream, local))
     }
 }
 

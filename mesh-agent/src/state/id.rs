@@ -4,6 +4,7 @@
 //! something else, so that a counter or an old socket never points at a stranger. Zero is "none".
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +15,8 @@ use super::object::ObjectKey;
 pub struct Ids {
     /// The highest number given.
     last: u32,
-    /// What has one.
-    numbers: BTreeMap<Subject, u32>,
+    /// What has one. Every write clones the map, so that its keys must be cheap to clone.
+    numbers: BTreeMap<Arc<Subject>, u32>,
 }
 
 /// What has a number.
@@ -42,9 +43,10 @@ impl Ids {
     #[must_use]
     pub fn restore(last: u32, numbers: BTreeMap<Subject, u32>) -> Self {
         let highest = numbers.values().copied().max().unwrap_or(0);
+        let numbers = numbers.into_iter();
         Self {
             last: last.max(highest),
-            numbers,
+            numbers: numbers.map(|(it, number)| (Arc::new(it), number)).collect(),
         }
     }
 
@@ -72,15 +74,15 @@ impl Ids {
     pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
         self.numbers
             .iter()
-            .map(|(subject, number)| (subject, *number))
+            .map(|(subject, number)| (&**subject, *number))
     }
 
     /// The names of the ports of the service or endpoint that `first` belongs to. `first` has the empty name.
     #[must_use]
     pub fn ports_of(&self, first: &Subject) -> Vec<String> {
         self.numbers
-            .range(first..)
-            .map_while(|(subject, _)| match (first, subject) {
+            .range::<Subject, _>(first..)
+            .map_while(|(subject, _)| match (first, &**subject) {
                 (Subject::Port(owner, _), Subject::Port(key, name))
                 | (Subject::Endpoint(owner, _), Subject::Endpoint(key, name))
                     if key == owner =>
@@ -98,7 +100,7 @@ impl Ids {
             return *number;
         }
         self.last += 1;
-        self.numbers.insert(subject, self.last);
+        self.numbers.insert(Arc::new(subject), self.last);
         self.last
     }
 

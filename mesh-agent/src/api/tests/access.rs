@@ -156,3 +156,21 @@ async fn listener_for_probes_serves_nothing_else() {
     assert_eq!(get("/api/v1/services").await.problem().0, 404);
     fixture.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn client_that_says_nothing_is_cut_off() {
+    let fixture = Fixture::new().await;
+    let mut silent = TcpStream::connect(fixture.address).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_mins(1), silent.read_to_end(&mut answer));
+    assert!(read.await.is_ok(), "the connection is closed");
+
+    let mut slow = TcpStream::connect(fixture.address).await.unwrap();
+    let head = format!("PUT {WEB} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{");
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_mins(1), slow.read_to_string(&mut answer));
+    assert!(read.await.is_ok(), "the connection is closed");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    fixture.stop().await;
+}

@@ -2,19 +2,35 @@
 
 use super::*;
 
-/// One object per kind: plural, name and body.
+/// One object per kind, with every field that has one: plural, name and body.
 fn examples() -> [(&'static str, &'static str, Value); 4] {
-    let rules = json!([{"from": [{"namespaces": ["shop"], "serviceAccounts": ["client"], "cidrs": ["10.0.0.0/8"]}],
-        "to": [{"ports": [80]}]}]);
-    let target = json!({"kind": "Service", "name": "web"});
-    let policy = json!({"spec": {"target": target, "action": "Allow", "rules": rules}});
-    let endpoint = json!({"service": "web", "address": "10.0.0.3", "ports": {"http": 8080}});
-    let workload = json!({"netns": "/run/netns/pod-a", "addresses": ["10.0.0.2"]});
+    let object = |kind: &str, name: &str, spec: Value| {
+        let metadata = json!({"name": name, "namespace": "shop"});
+        json!({"apiVersion": "mesh.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let service = json!({"addresses": ["240.240.0.10"], "mode": "auto", "balancing": "LeastRequest",
+        "ports": [{"name": "http", "port": 80, "protocol": "http"}]});
+    let endpoint = json!({"service": "web", "address": "10.0.0.3", "ports": {"http": 8080},
+        "weight": 1, "version": "v1"});
+    let workload = json!({"netns": "/run/netns/pod-a", "addresses": ["10.0.0.2"],
+        "serviceAccount": "client", "failMode": "open", "acceleration": true});
+    let from =
+        json!([{"namespaces": ["shop"], "serviceAccounts": ["client"], "cidrs": ["10.0.0.0/8"]}]);
+    let policy = json!({"target": {"kind": "Service", "name": "web"}, "action": "Allow",
+        "mode": "Enforce", "rules": [{"from": from, "to": [{"ports": [80]}]}]});
     [
-        ("services", "web", service()),
-        ("endpoints", "web-1", json!({ "spec": endpoint })),
-        ("workloads", "client", json!({ "spec": workload })),
-        ("authorizationpolicies", "only-client", policy),
+        ("services", "web", object("Service", "web", service)),
+        ("endpoints", "web-1", object("Endpoint", "web-1", endpoint)),
+        (
+            "workloads",
+            "client",
+            object("Workload", "client", workload),
+        ),
+        (
+            "authorizationpolicies",
+            "only-client",
+            object("AuthorizationPolicy", "only-client", policy),
+        ),
     ]
 }
 

@@ -3,6 +3,7 @@
 use hyper::body::Incoming;
 
 use super::*;
+use crate::state::{Change, decode};
 
 /// An open watch.
 struct Watch {
@@ -134,5 +135,36 @@ async fn endpoint_watcher_sees_its_service_come_and_go() {
     watch
         .expect(&["ADDED web-1", "MODIFIED web-1", "MODIFIED web-1"])
         .await;
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn watcher_that_lags_too_far_behind_is_told_so() {
+    let fixture = Fixture::new().await;
+    fixture.put(WEB, &service()).await;
+    let mut watch = Watch::open(&fixture, "/api/v1/services?watch=true").await;
+    watch.expect(&["ADDED web"]).await;
+
+    // Nothing else runs on this thread meanwhile, so the watcher cannot keep up.
+    for write in 0..1100 {
+        let key = ObjectKey::new("shop", "web");
+        let document = labelled(&format!("t{write}"));
+        let change = Change::Put(decode::manifest(Kind::Service, &key, document).unwrap());
+        fixture.store.apply(change).unwrap();
+    }
+
+    watch.expect(&["ERROR Expired"]).await;
+    assert_eq!(watch.next().await, None);
+    fixture.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_watcher_hears_that_the_connection_lives() {
+    let fixture = Fixture::new().await;
+    let mut watch = Watch::open(&fixture, "/api/v1/services?watch=true").await;
+    for _ in 0..3 {
+        let frame = watch.body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), ":\n\n");
+    }
     fixture.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What a change does, and what it leaves alone.
 
 mod disk;
+mod random;
 
 use serde_json::{Value, json};
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -137,4 +139,56 @@ fn directory_that_is_a_file_is_named() {
     let error = open(file.path()).err().unwrap();
 
     assert!(matches!(error, OpenError::Access { .. }), "{error:?}");
+}
+
+/// Mounts a disk of `bytes` at `directory`, for this thread only. Explains itself where that is not possible.
+fn mount_small_disk(directory: &Path, bytes: u32) -> bool {
+    let mounted = unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| {
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        })
+        .and_then(|()| {
+            let size = format!("size={bytes}");
+            let flags = MsFlags::empty();
+            mount(Some("tmpfs"), directory, Some("tmpfs"), flags, Some(&*size))
+        });
+    if let Err(error) = mounted {
+        let required = std::env::var_os("MESH_TESTS_REQUIRE").is_some_and(|it| it == "1");
+        assert!(!required, "cannot mount a small disk: {error}");
+        println!("skipped: cannot mount a small disk: {error}");
+        return false;
+    }
+    true
+}
+
+#[test]
+fn full_disk_refuses_changes_until_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    if !mount_small_disk(directory.path(), 2 << 20) {
+        return;
+    }
+    let filler = directory.path().join("filler");
+    fs::write(&filler, vec![0; 600_000]).unwrap();
+    let store = open(directory.path()).unwrap();
+    let ports = json!([{"name": "http", "port": 80}]);
+    let mut written = 0;
+    let refused = loop {
+        let spec = json!({"ports": ports, "version": "v".repeat(200)});
+        let service = read(Kind::Service, &format!("s{written}"), &spec);
+        match store.apply(Change::Put(service)) {
+            Ok(_) => written += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Refusal::Storage(_)), "{refused:?}");
+    assert_eq!(store.snapshot().services.len(), written);
+    assert_eq!(store.snapshot().revision, written as u64);
+
+    fs::remove_file(&filler).unwrap();
+    put_service(&store, "after", &[("http", 80, "http")]);
+
+    let before = store.snapshot();
+    drop(store);
+    assert_same(&before, &open(directory.path()).unwrap().snapshot());
 }
