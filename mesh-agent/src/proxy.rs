@@ -148,9 +148,10 @@ impl Proxy {
         for (number, (queue, (worker, _))) in queues.into_iter().zip(&self.workers).enumerate() {
             let (worker, peers) = (Arc::clone(worker), Arc::clone(&peers));
             let stop = self.stop.clone();
-            self.threads.push(thread(&format!("proxy-{number}"), move || {
-                worker.run(queue, &peers, &stop)
-            })?);
+            self.threads
+                .push(thread(&format!("proxy-{number}"), move || {
+                    worker.run(queue, &peers, &stop)
+                })?);
         }
         Ok(())
     }
@@ -159,7 +160,9 @@ impl Proxy {
     fn follow(&mut self, notices: broadcast::Receiver<Notice>) -> io::Result<()> {
         let (views, stop) = (Arc::clone(&self.shared.views), self.stop.clone());
         self.threads.push(thread("proxy-view", move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()?;
             runtime.block_on(stop.run_until_cancelled(views.run(notices)));
             Ok(())
         })?);
@@ -169,20 +172,36 @@ impl Proxy {
     /// Listens on the outbound port of 127.0.0.1 and `::1` inside a network namespace. Idempotence is the caller's: a
     /// second call for the same namespace is refused.
     pub fn listen(&self, netns: Arc<Netns>) -> io::Result<Listeners> {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if listeners.contains_key(&netns.cookie()) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let port = self.shared.config.port;
-        let v4 = listen_if_possible(&netns, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
-        let v6 = listen_if_possible(&netns, SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port))?;
+        let v4 = listen_if_possible(
+            &netns,
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+        )?;
+        let v6 = listen_if_possible(
+            &netns,
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
+        )?;
         if v4.is_none() && v6.is_none() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         let stop = self.shared.draining.child_token();
-        let answer = Listeners { v4: duplicate(v4.as_ref())?, v6: duplicate(v6.as_ref())? };
+        let answer = Listeners {
+            v4: duplicate(v4.as_ref())?,
+            v6: duplicate(v6.as_ref())?,
+        };
         for socket in [v4, v6].into_iter().flatten() {
-            let listener = Listener { socket, netns: Arc::clone(&netns), stop: stop.clone() };
+            let listener = Listener {
+                socket,
+                netns: Arc::clone(&netns),
+                stop: stop.clone(),
+            };
             let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len().max(1);
             let sent = self
                 .workers
@@ -199,7 +218,10 @@ impl Proxy {
 
     /// Stops listening in the namespace with this cookie. Connections that were accepted live on.
     pub fn unlisten(&self, netns_cookie: u64) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(stop) = listeners.remove(&netns_cookie) {
             stop.cancel();
         }
@@ -208,7 +230,10 @@ impl Proxy {
     /// When the slowest worker last showed that it is alive, on the monotonic clock.
     pub fn heartbeat(&self) -> u64 {
         let workers = self.workers.iter();
-        workers.map(|(worker, _)| worker.heartbeat_ns()).min().unwrap_or(0)
+        workers
+            .map(|(worker, _)| worker.heartbeat_ns())
+            .min()
+            .unwrap_or(0)
     }
 
     /// Connections of clients that are open.
@@ -225,7 +250,10 @@ impl Proxy {
             }
         };
         if tokio::time::timeout(deadline, finished).await.is_err() {
-            tracing::warn!(connections = self.connections(), "drain deadline has passed");
+            tracing::warn!(
+                connections = self.connections(),
+                "drain deadline has passed"
+            );
             self.shared.closing.cancel();
             tokio::time::sleep(LAST_WORDS).await;
         }
@@ -259,12 +287,14 @@ fn thread(
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let label = name.to_owned();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if let Err(error) = run() {
-            // The heartbeat stops with it, so that the kernel hears of it.
-            tracing::error!(%error, thread = label, "a thread of the proxy has failed");
-        }
-    })
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if let Err(error) = run() {
+                // The heartbeat stops with it, so that the kernel hears of it.
+                tracing::error!(%error, thread = label, "a thread of the proxy has failed");
+            }
+        })
 }
 
 /// `None` where the namespace lacks the address family.

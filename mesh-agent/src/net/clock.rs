@@ -40,6 +40,9 @@ mod tests {
     #[test]
     fn a_timestamp_is_rfc_3339() {
         let text = super::timestamp();
-        assert!(text.ends_with('Z') && text.contains('T') && text.contains('.'), "{text}");
+        assert!(
+            text.ends_with('Z') && text.contains('T') && text.contains('.'),
+            "{text}"
+        );
     }
 }

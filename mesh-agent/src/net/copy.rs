@@ -160,9 +160,13 @@ impl<'a> Direction<'a> {
                     }
                 }
             }
-            while let Some(bytes) = self.buffer.get(self.filled.clone()).filter(|b| !b.is_empty()) {
-                let written =
-                    ready!(Pin::new(&mut *writer).poll_write(cx, bytes)).map_err(Failure::Writing)?;
+            while let Some(bytes) = self
+                .buffer
+                .get(self.filled.clone())
+                .filter(|b| !b.is_empty())
+            {
+                let written = ready!(Pin::new(&mut *writer).poll_write(cx, bytes))
+                    .map_err(Failure::Writing)?;
                 if written == 0 {
                     return Poll::Ready(Err(Failure::Writing(io::ErrorKind::WriteZero.into())));
                 }
@@ -214,7 +218,11 @@ impl<'a> Direction<'a> {
         let Some(wanted) = SIZES.get(self.size).copied() else {
             return;
         };
-        let more = if self.size == 0 { 0 } else { wanted - self.buffer.len() };
+        let more = if self.size == 0 {
+            0
+        } else {
+            wanted - self.buffer.len()
+        };
         if more > 0 && !self.allowance.take(more) {
             return;
         }

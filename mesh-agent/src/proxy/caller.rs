@@ -41,7 +41,10 @@ impl Caller {
         netns: Arc<Netns>,
         peer: SocketAddr,
     ) -> Result<Self, Error> {
-        let conn = worker.table.conn(stream.as_fd()).map_err(Error::ConnTable)?;
+        let conn = worker
+            .table
+            .conn(stream.as_fd())
+            .map_err(Error::ConnTable)?;
         let conn = conn.ok_or(Error::NoConnection)?;
         if conn.verdict != Verdict::Proxy as u8 || conn.direction != Direction::Accepted as u8 {
             return Err(Error::NotProxied);

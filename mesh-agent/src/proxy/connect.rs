@@ -52,7 +52,12 @@ async fn dial_once(
         .map_err(Error::ConnTable)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     worker.metrics.pool_dialled.inc();
-    match timeout(worker.config.timeouts.connect, socket.connect(endpoint.address)).await {
+    match timeout(
+        worker.config.timeouts.connect,
+        socket.connect(endpoint.address),
+    )
+    .await
+    {
         Ok(result) => result.map_err(failed),
         Err(_) => Err(Error::ConnectTimeout(endpoint.address)),
     }

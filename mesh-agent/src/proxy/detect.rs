@@ -81,7 +81,10 @@ pub(crate) async fn detect(
 }
 
 /// Tells what the first bytes are, where no service is there to be asked: for an error in the client's language.
-pub(crate) async fn detect_orphan(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Error> {
+pub(crate) async fn detect_orphan(
+    worker: &Worker,
+    stream: &mut TcpStream,
+) -> Result<Detected, Error> {
     let patience = worker.config.timeouts.detect;
     let Ok((first, sniffed)) = timeout(patience, read_first(stream, patience))
         .await
@@ -111,7 +114,11 @@ async fn who_speaks(
 ) -> Result<Speaker, Error> {
     let timeouts = &worker.config.timeouts;
     let is_http = port.memory.learned() == Learned::Http;
-    let head_start = if is_http { timeouts.detect } else { timeouts.detect_race };
+    let head_start = if is_http {
+        timeouts.detect
+    } else {
+        timeouts.detect_race
+    };
     if let Ok(result) = timeout(head_start, stream.readable()).await {
         result.map_err(Error::Downstream)?;
         return Ok(Speaker::Client(None));

@@ -61,7 +61,11 @@ pub(crate) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let reserved = if is_http2 { RESERVED_HTTP2 } else { RESERVED_HTTP1 };
+    let reserved = if is_http2 {
+        RESERVED_HTTP2
+    } else {
+        RESERVED_HTTP1
+    };
     caller.permit.reserve(reserved)?;
     let pulse = Arc::new(Pulse::new(worker.config.timeouts, is_http2));
     let connection = Arc::new(Connection {

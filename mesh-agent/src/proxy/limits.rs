@@ -28,7 +28,10 @@ impl Usage {
 }
 
 fn take(count: &AtomicUsize, more: usize, limit: usize) -> bool {
-    let taken = count.fetch_add(more, Ordering::Relaxed).saturating_add(more) <= limit;
+    let taken = count
+        .fetch_add(more, Ordering::Relaxed)
+        .saturating_add(more)
+        <= limit;
     if !taken {
         count.fetch_sub(more, Ordering::Relaxed);
     }

@@ -50,7 +50,9 @@ impl Peers {
             match jobs.try_send(Job::Connection(accepted)) {
                 Ok(()) => return,
                 // Its queue is full or it is going: better served here than not at all.
-                Err(mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) => {
+                Err(
+                    mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job),
+                ) => {
                     if let Job::Connection(accepted) = job {
                         local.serve(accepted);
                     }
@@ -89,7 +91,14 @@ impl Listener {
                 Ok((stream, peer)) => {
                     pause = PAUSES.0;
                     let netns = Arc::clone(&self.netns);
-                    peers.hand_over(&worker, Accepted { stream, netns, peer });
+                    peers.hand_over(
+                        &worker,
+                        Accepted {
+                            stream,
+                            netns,
+                            peer,
+                        },
+                    );
                 }
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
@@ -105,7 +114,9 @@ impl Listener {
 
 /// Whether the error is of one connection, which has gone, and not of the listener.
 fn is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, NotConnected, WouldBlock};
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, Interrupted, NotConnected, WouldBlock,
+    };
     matches!(
         error.kind(),
         WouldBlock | Interrupted | ConnectionAborted | ConnectionReset | NotConnected

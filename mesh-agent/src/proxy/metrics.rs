@@ -90,16 +90,36 @@ impl Metrics {
             "Time from the head of a request to the end of its response",
             self.durations.clone(),
         );
-        registry.register("istio_request_bytes", "Bytes of request bodies", self.request_bytes.clone());
-        registry.register("istio_response_bytes", "Bytes of response bodies", self.response_bytes.clone());
-        registry.register("istio_tcp_sent_bytes", "Bytes sent to callers", self.tcp_sent.clone());
+        registry.register(
+            "istio_request_bytes",
+            "Bytes of request bodies",
+            self.request_bytes.clone(),
+        );
+        registry.register(
+            "istio_response_bytes",
+            "Bytes of response bodies",
+            self.response_bytes.clone(),
+        );
+        registry.register(
+            "istio_tcp_sent_bytes",
+            "Bytes sent to callers",
+            self.tcp_sent.clone(),
+        );
         registry.register(
             "istio_tcp_received_bytes",
             "Bytes received from callers",
             self.tcp_received.clone(),
         );
-        registry.register("istio_tcp_connections_opened", "Opaque connections opened", self.tcp_opened.clone());
-        registry.register("istio_tcp_connections_closed", "Opaque connections closed", self.tcp_closed.clone());
+        registry.register(
+            "istio_tcp_connections_opened",
+            "Opaque connections opened",
+            self.tcp_opened.clone(),
+        );
+        registry.register(
+            "istio_tcp_connections_closed",
+            "Opaque connections closed",
+            self.tcp_closed.clone(),
+        );
     }
 
     fn register_mesh(&self, registry: &mut Registry) {
@@ -113,7 +133,11 @@ impl Metrics {
             "Requests and connections that the proxy ended itself, by reason",
             self.errors.clone(),
         );
-        registry.register("mesh_proxy_retries", "Attempts after the first, by reason", self.retries.clone());
+        registry.register(
+            "mesh_proxy_retries",
+            "Attempts after the first, by reason",
+            self.retries.clone(),
+        );
         registry.register(
             "mesh_proxy_detected",
             "Connections by how their protocol was found",
@@ -241,7 +265,13 @@ pub(crate) struct OutcomeKey {
 
 impl EncodeLabelSet for Outcome {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let Ends { source, destination, service, service_name, service_namespace } = &*self.ends;
+        let Ends {
+            source,
+            destination,
+            service,
+            service_name,
+            service_namespace,
+        } = &*self.ends;
         let mut label = |name: &str, value: &str| (name, value).encode(encoder.encode_label());
         label("reporter", "source")?;
         label("source_workload", &source.workload)?;
@@ -257,7 +287,10 @@ impl EncodeLabelSet for Outcome {
         label("destination_service_namespace", service_namespace)?;
         label("destination_workload", &destination.workload)?;
         label("destination_workload_namespace", &destination.namespace)?;
-        label("destination_canonical_service", &destination.canonical_service)?;
+        label(
+            "destination_canonical_service",
+            &destination.canonical_service,
+        )?;
         label("destination_canonical_revision", &destination.revision)?;
         label("destination_principal", &destination.principal)?;
         label("destination_app", &destination.app)?;
@@ -348,7 +381,10 @@ impl Series {
     /// The handles of requests that went as `key` says.
     pub(crate) fn http(&self, key: OutcomeKey) -> Arc<HttpSeries> {
         self.http.find_or_make(&key, || {
-            let labels = Outcome { ends: Arc::clone(&self.ends), key };
+            let labels = Outcome {
+                ends: Arc::clone(&self.ends),
+                key,
+            };
             HttpSeries {
                 requests: self.metrics.requests.get_or_create_owned(&labels),
                 duration_ms: self.metrics.durations.get_or_create_owned(&labels),
@@ -360,9 +396,17 @@ impl Series {
 
     /// The handles of connections that went with these flags.
     pub(crate) fn tcp(&self, flags: &'static str) -> Arc<TcpSeries> {
-        let key = OutcomeKey { protocol: "tcp", code: 0, grpc: None, flags };
+        let key = OutcomeKey {
+            protocol: "tcp",
+            code: 0,
+            grpc: None,
+            flags,
+        };
         self.tcp.find_or_make(&key, || {
-            let labels = Outcome { ends: Arc::clone(&self.ends), key };
+            let labels = Outcome {
+                ends: Arc::clone(&self.ends),
+                key,
+            };
             TcpSeries {
                 sent: self.metrics.tcp_sent.get_or_create_owned(&labels),
                 received: self.metrics.tcp_received.get_or_create_owned(&labels),

@@ -59,7 +59,14 @@ async fn forward(
         Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
         Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
         Detected::Opaque(first, dialled) => {
-            let result = tcp::serve(worker, &caller, &port, Prefixed::new(first, &mut stream), dialled).await;
+            let result = tcp::serve(
+                worker,
+                &caller,
+                &port,
+                Prefixed::new(first, &mut stream),
+                dialled,
+            )
+            .await;
             if result.is_err() {
                 // The client learns that this was no orderly end. It is closing either way.
                 drop(socket::reset_on_close(&stream));
@@ -93,7 +100,13 @@ async fn serve_http(
     if first.is_empty() {
         http::serve(Arc::clone(worker), caller, stream, is_http2).await
     } else {
-        http::serve(Arc::clone(worker), caller, Prefixed::new(first, stream), is_http2).await
+        http::serve(
+            Arc::clone(worker),
+            caller,
+            Prefixed::new(first, stream),
+            is_http2,
+        )
+        .await
     }
 }
 

@@ -18,12 +18,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::connect;
 use super::error::Error;
 use super::http::body::Outgoing;
 use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::view::{Endpoint, ServicePort, Table, View};
 use super::worker::Worker;
-use super::connect;
 
 /// Most HTTP/2 connections to one endpoint for one caller.
 const MAX_HTTP2: usize = 32;
@@ -189,7 +189,10 @@ impl Pool {
         let idle = &mut entries.entry(key).or_default().idle;
         if idle.len() < worker.config.limits.idle_connections {
             worker.metrics.pool_idle.inc();
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -200,7 +203,8 @@ impl Pool {
         self.entries().retain(|key, entry| {
             let is_known = view.has_endpoint(key.endpoint);
             entry.idle.retain(|idle| {
-                let is_kept = is_known && !idle.sender.is_closed() && idle.since.elapsed() < patience;
+                let is_kept =
+                    is_known && !idle.sender.is_closed() && idle.since.elapsed() < patience;
                 dropped += i64::from(!is_kept);
                 is_kept
             });
@@ -235,7 +239,10 @@ pub(crate) async fn http1(
         .max_buf_size(worker.config.limits.header_bytes)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|source| Error::Handshake { endpoint: endpoint.address, source })?;
+        .map_err(|source| Error::Handshake {
+            endpoint: endpoint.address,
+            source,
+        })?;
     worker.spawn(async move {
         // How it ended the requests on it have been told.
         drop(connection.with_upgrades().await);
@@ -273,7 +280,13 @@ pub(crate) async fn http2(
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     let shared = handshake2(worker, endpoint, stream).await?;
     let lease = shared.lease().ok_or(Error::NoEndpoint)?;
-    worker.pool.entries().entry(key).or_default().shared.push(shared);
+    worker
+        .pool
+        .entries()
+        .entry(key)
+        .or_default()
+        .shared
+        .push(shared);
     Ok(lease)
 }
 
@@ -293,7 +306,10 @@ async fn handshake2(
         .max_local_error_reset_streams(1024)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|source| Error::Handshake { endpoint: endpoint.address, source })?;
+        .map_err(|source| Error::Handshake {
+            endpoint: endpoint.address,
+            source,
+        })?;
     let streams = Arc::new(Streams {
         open: AtomicUsize::new(0),
         limit: AtomicUsize::new(INITIAL_STREAMS),
@@ -312,7 +328,11 @@ async fn handshake2(
             .await,
         );
     });
-    Ok(Shared { sender, streams, since: Instant::now() })
+    Ok(Shared {
+        sender,
+        streams,
+        since: Instant::now(),
+    })
 }
 
 /// Streams before the peer has said how many it allows.

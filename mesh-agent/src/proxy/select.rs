@@ -19,7 +19,10 @@ pub(crate) struct Selection {
 
 impl Selection {
     pub(crate) const fn new(port: Arc<ServicePort>) -> Self {
-        Self { port, tried: Vec::new() }
+        Self {
+            port,
+            tried: Vec::new(),
+        }
     }
 
     /// The service port that endpoints are chosen for.
@@ -52,7 +55,11 @@ impl Selection {
     /// First whom the caller's address family reaches; first who has not refused lately.
     fn pick(&self, caller: &Caller) -> Option<Arc<Endpoint>> {
         let [v4, v6] = &self.port.slots;
-        let families = if caller.original.is_ipv4() { [v4, v6] } else { [v6, v4] };
+        let families = if caller.original.is_ipv4() {
+            [v4, v6]
+        } else {
+            [v6, v4]
+        };
         let draw = Draw {
             turn: self.port.memory.next_turn(),
             random: rand::random(),
@@ -91,7 +98,8 @@ pub(crate) fn series(
     endpoint: Option<&Endpoint>,
 ) -> Arc<Series> {
     let make = || {
-        let destination = endpoint.map_or_else(End::default, |endpoint| destination(port, endpoint));
+        let destination =
+            endpoint.map_or_else(End::default, |endpoint| destination(port, endpoint));
         let ends = Ends {
             source: caller.labels(),
             destination,

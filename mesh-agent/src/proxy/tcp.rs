@@ -49,7 +49,13 @@ pub(crate) async fn dial(
             worker.metrics.retried(last.reason());
         }
         match connect::dial(worker, caller, port, active.endpoint()).await {
-            Ok(stream) => return Ok(Dialled { stream, active, attempts }),
+            Ok(stream) => {
+                return Ok(Dialled {
+                    stream,
+                    active,
+                    attempts,
+                });
+            }
             Err(error) if error.is_retryable() => {
                 selection.avoid(active.endpoint());
                 last = error;
@@ -73,7 +79,17 @@ where
 {
     let started = Instant::now();
     let counts = Counts::default();
-    let mut record = Record { worker, caller, port, endpoint: None, started, counts: &counts, attempts: 0, is_open: false, reported: (0, 0) };
+    let mut record = Record {
+        worker,
+        caller,
+        port,
+        endpoint: None,
+        started,
+        counts: &counts,
+        attempts: 0,
+        is_open: false,
+        reported: (0, 0),
+    };
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
         None => dial(worker, caller, port).await,
@@ -98,7 +114,11 @@ where
 }
 
 /// Copies until the end, and reports on the way what long connections have moved.
-async fn copy<S>(record: &mut Record<'_>, stream: &mut S, endpoint: &mut TcpStream) -> Result<(), Error>
+async fn copy<S>(
+    record: &mut Record<'_>,
+    stream: &mut S,
+    endpoint: &mut TcpStream,
+) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -116,7 +116,11 @@ impl Worker {
 
     /// Serves a connection on this worker. Called on its thread.
     pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted) {
-        let Accepted { stream, netns, peer } = accepted;
+        let Accepted {
+            stream,
+            netns,
+            peer,
+        } = accepted;
         let held = Held::new(Arc::clone(self));
         let prepared = socket::prepare_accepted(&stream).and_then(|()| TcpStream::from_std(stream));
         match prepared {

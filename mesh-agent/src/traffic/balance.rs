@@ -16,7 +16,12 @@ pub fn slots(weights: &[u32]) -> Vec<u32> {
     let mut credits = vec![0_i64; shares.len()];
     let mut slots = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
     if shares.iter().all(|share| *share <= 1) {
-        slots.extend((0_u32..).zip(&shares).filter(|(_, share)| **share > 0).map(|(index, _)| index));
+        slots.extend(
+            (0_u32..)
+                .zip(&shares)
+                .filter(|(_, share)| **share > 0)
+                .map(|(index, _)| index),
+        );
         return slots;
     }
     // Each round every endpoint earns its share, and the richest pays the whole round for one slot.
@@ -29,7 +34,10 @@ pub fn slots(weights: &[u32]) -> Vec<u32> {
             }
         }
         let Some((index, _)) = richest else { break };
-        if let Some(credit) = usize::try_from(index).ok().and_then(|index| credits.get_mut(index)) {
+        if let Some(credit) = usize::try_from(index)
+            .ok()
+            .and_then(|index| credits.get_mut(index))
+        {
             *credit -= total;
         }
         slots.push(index);
@@ -39,8 +47,15 @@ pub fn slots(weights: &[u32]) -> Vec<u32> {
 
 /// Weights in lowest terms, scaled to fit.
 fn shares(weights: &[u32]) -> Vec<i64> {
-    let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
-    let total: u64 = weights.iter().map(|weight| u64::from(weight / divisor)).sum();
+    let divisor = weights
+        .iter()
+        .copied()
+        .fold(0, greatest_common_divisor)
+        .max(1);
+    let total: u64 = weights
+        .iter()
+        .map(|weight| u64::from(weight / divisor))
+        .sum();
     let room = u64::try_from(MAX_SLOTS).unwrap_or(u64::MAX);
     weights
         .iter()
@@ -101,7 +116,11 @@ pub fn pick(
 fn first_usable(slots: &[u32], start: u32, is_usable: &impl Fn(u32) -> bool) -> Option<u32> {
     let start = usize::try_from(start).ok()?.checked_rem(slots.len())?;
     let (before, after) = slots.split_at_checked(start)?;
-    after.iter().chain(before).copied().find(|index| is_usable(*index))
+    after
+        .iter()
+        .chain(before)
+        .copied()
+        .find(|index| is_usable(*index))
 }
 
 #[cfg(test)]
@@ -136,18 +155,53 @@ mod tests {
     fn round_robin_takes_turns_and_steps_over_the_unusable() {
         let slots = slots(&[1, 1, 1]);
         let picked: Vec<_> = (0..6)
-            .map(|turn| pick(&slots, Balancing::RoundRobin, draw(turn, [0; 2]), |index| index != 1, |_| (0, 1)))
+            .map(|turn| {
+                pick(
+                    &slots,
+                    Balancing::RoundRobin,
+                    draw(turn, [0; 2]),
+                    |index| index != 1,
+                    |_| (0, 1),
+                )
+            })
             .collect();
-        assert_eq!(picked, [Some(0), Some(2), Some(2), Some(0), Some(2), Some(2)]);
-        assert_eq!(pick(&slots, Balancing::RoundRobin, draw(0, [0; 2]), |_| false, |_| (0, 1)), None);
-        assert_eq!(pick(&[], Balancing::Random, draw(0, [0; 2]), |_| true, |_| (0, 1)), None);
+        assert_eq!(
+            picked,
+            [Some(0), Some(2), Some(2), Some(0), Some(2), Some(2)]
+        );
+        assert_eq!(
+            pick(
+                &slots,
+                Balancing::RoundRobin,
+                draw(0, [0; 2]),
+                |_| false,
+                |_| (0, 1)
+            ),
+            None
+        );
+        assert_eq!(
+            pick(
+                &[],
+                Balancing::Random,
+                draw(0, [0; 2]),
+                |_| true,
+                |_| (0, 1)
+            ),
+            None
+        );
     }
 
     #[test]
     fn least_request_takes_the_one_with_less_to_do_per_weight() {
         let slots = [0, 1];
         let least = |loads: [(usize, u32); 2]| {
-            pick(&slots, Balancing::LeastRequest, draw(0, [0, 1]), |_| true, |index| loads[index as usize])
+            pick(
+                &slots,
+                Balancing::LeastRequest,
+                draw(0, [0, 1]),
+                |_| true,
+                |index| loads[index as usize],
+            )
         };
         assert_eq!(least([(3, 1), (2, 1)]), Some(1));
         assert_eq!(least([(2, 1), (3, 1)]), Some(0));

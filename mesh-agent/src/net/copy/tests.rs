@@ -47,7 +47,10 @@ async fn one_side_may_close_while_the_other_still_talks() {
     drop(server);
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.expect("reads");
-    assert_eq!((&question[..], &answer[..]), (&b"question"[..], &b"a long answer"[..]));
+    assert_eq!(
+        (&question[..], &answer[..]),
+        (&b"question"[..], &b"a long answer"[..])
+    );
     let (end, counts) = copy.await.expect("ends");
     assert!(matches!(end, End::Finished));
     assert_eq!(counts, (8, 13));
@@ -59,7 +62,14 @@ async fn a_silent_pair_is_ended_after_the_idle_limit() {
     let (mut right, _server) = duplex(64);
     let started = tokio::time::Instant::now();
     let counts = Counts::default();
-    let end = both_ways(&mut left, &mut right, Duration::from_secs(60), &Ledger::default(), &counts).await;
+    let end = both_ways(
+        &mut left,
+        &mut right,
+        Duration::from_secs(60),
+        &Ledger::default(),
+        &counts,
+    )
+    .await;
     assert!(matches!(end, End::Idle));
     assert!(started.elapsed() >= Duration::from_secs(60));
     assert!(started.elapsed() < Duration::from_secs(80));
@@ -68,7 +78,10 @@ async fn a_silent_pair_is_ended_after_the_idle_limit() {
 #[tokio::test(start_paused = true)]
 async fn buffers_grow_within_the_allowance_and_give_it_back() {
     let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-    let ledger = Ledger { limit: 20_000, ..Ledger::default() };
+    let ledger = Ledger {
+        limit: 20_000,
+        ..Ledger::default()
+    };
     let (mut client, mut left) = duplex(1 << 20);
     let (mut right, mut server) = duplex(1 << 20);
     client.write_all(&bytes).await.expect("fits");

@@ -36,7 +36,11 @@ const MAX_METHOD: usize = 32;
 /// Judges the first bytes.
 pub(crate) fn sniff(first: &[u8]) -> Sniff {
     if PREFACE.starts_with(first) {
-        return if first.len() == PREFACE.len() { Sniff::Http2 } else { Sniff::Unsure };
+        return if first.len() == PREFACE.len() {
+            Sniff::Http2
+        } else {
+            Sniff::Unsure
+        };
     }
     if first.starts_with(PREFACE) {
         return Sniff::Http2;
@@ -75,7 +79,24 @@ fn sniff_request_line(line: &[u8]) -> Sniff {
 }
 
 const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'.' | b'^' | b'`' | b'|' | b'~')
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'_'
+                | b'!'
+                | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'.'
+                | b'^'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 #[cfg(test)]
@@ -105,7 +126,11 @@ mod tests {
         assert_eq!(sniff(b"PING\r\n"), Sniff::Opaque, "Redis inline");
         assert_eq!(sniff(b"GET key\r\n"), Sniff::Opaque, "memcached");
         assert_eq!(sniff(b"*1\r\n$4\r\nPING\r\n"), Sniff::Opaque, "Redis");
-        assert_eq!(sniff(b"\x00\x00\x00\x08\x04\xd2\x16\x2f"), Sniff::Opaque, "PostgreSQL");
+        assert_eq!(
+            sniff(b"\x00\x00\x00\x08\x04\xd2\x16\x2f"),
+            Sniff::Opaque,
+            "PostgreSQL"
+        );
         assert_eq!(sniff(b"SSH-2.0-OpenSSH_9\r\n"), Sniff::Opaque, "SSH");
         assert_eq!(sniff(b"GET / HTTP/9.9\r\n"), Sniff::Opaque);
     }

@@ -72,7 +72,9 @@ pub(crate) async fn send(
                 }
             }
             Err((error @ Error::Upstream { .. }, None)) => {
-                let Some(again) = spare.take() else { return Err(error) };
+                let Some(again) = spare.take() else {
+                    return Err(error);
+                };
                 selection.avoid(&endpoint);
                 request = again;
                 last = error;
@@ -102,7 +104,13 @@ async fn try_once(
             exchange.lease = None;
             let unsent = error.take_message();
             let source = error.into_error();
-            Err((Error::Upstream { endpoint: address, source }, unsent))
+            Err((
+                Error::Upstream {
+                    endpoint: address,
+                    source,
+                },
+                unsent,
+            ))
         }
         Err(_) => {
             exchange.lease = None;

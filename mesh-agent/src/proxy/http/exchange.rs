@@ -137,8 +137,12 @@ impl Exchange {
         outcome
             .duration_ms
             .observe(self.started.elapsed().as_secs_f64() * 1000.0);
-        outcome.request_bytes.observe(approximate(self.request_bytes.load(Ordering::Relaxed)));
-        outcome.response_bytes.observe(approximate(self.response_bytes));
+        outcome
+            .request_bytes
+            .observe(approximate(self.request_bytes.load(Ordering::Relaxed)));
+        outcome
+            .response_bytes
+            .observe(approximate(self.response_bytes));
     }
 
     fn log(&mut self) {
@@ -175,7 +179,10 @@ impl Drop for Exchange {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "histograms are of floating point; sizes beyond 2^53 do not occur")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "histograms are of floating point; sizes beyond 2^53 do not occur"
+)]
 const fn approximate(bytes: u64) -> f64 {
     bytes as f64
 }

@@ -32,7 +32,11 @@ pub(crate) async fn forward(
             inner,
             exchange: Box::new(exchange),
         }),
-        Ok(Answer::Switched { response, client, endpoint }) => {
+        Ok(Answer::Switched {
+            response,
+            client,
+            endpoint,
+        }) => {
             let worker = Arc::clone(&exchange.connection.worker);
             worker.spawn(upgrade::tunnel(exchange, client, endpoint));
             response
@@ -63,7 +67,9 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
     let is_http2 = speaks_http2(&port, &connection);
     if is_http2 && wish.upgrade.is_some() {
-        return Err(Error::BadRequest("the service speaks HTTP/2, which has no upgrades"));
+        return Err(Error::BadRequest(
+            "the service speaks HTTP/2, which has no upgrades",
+        ));
     }
     let additions = Additions {
         caller: connection.caller.address(),
@@ -74,7 +80,10 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let body = if wish.is_connect || body.is_end_stream() {
         Outgoing::Empty
     } else {
-        Outgoing::Streamed { inner: body, count: Arc::clone(&exchange.request_bytes) }
+        Outgoing::Streamed {
+            inner: body,
+            count: Arc::clone(&exchange.request_bytes),
+        }
     };
     let request = Request::from_parts(parts, body);
     let mut response = attempts::send(exchange, port, request, is_http2).await?;
@@ -129,6 +138,9 @@ fn unasked(exchange: &mut Exchange) -> Error {
     // Whatever follows on that connection is not HTTP.
     exchange.lease = None;
     let original = exchange.connection.caller.original;
-    let endpoint = exchange.active.as_ref().map(|active| active.endpoint().address);
+    let endpoint = exchange
+        .active
+        .as_ref()
+        .map(|active| active.endpoint().address);
     Error::UnaskedUpgrade(endpoint.unwrap_or(original))
 }

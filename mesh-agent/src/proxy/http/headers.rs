@@ -33,7 +33,12 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 ];
 
 /// Headers by which a client could claim to be somebody else. This proxy is the first hop, so nobody may.
-const CLAIMS: [HeaderName; 4] = [header::FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_CERTIFICATE];
+const CLAIMS: [HeaderName; 4] = [
+    header::FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    FORWARDED_CERTIFICATE,
+];
 
 /// Longest request id that is passed on.
 const MAX_REQUEST_ID: usize = 128;
@@ -73,10 +78,14 @@ fn check_framing(parts: &Parts) -> Result<(), Error> {
         return Err(Error::BadRequest("transfer-encoding belongs to HTTP/1.1"));
     }
     if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Err(Error::BadRequest("transfer-encoding is not exactly chunked"));
+        return Err(Error::BadRequest(
+            "transfer-encoding is not exactly chunked",
+        ));
     }
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(Error::BadRequest("both transfer-encoding and content-length"));
+        return Err(Error::BadRequest(
+            "both transfer-encoding and content-length",
+        ));
     }
     Ok(())
 }
@@ -96,16 +105,22 @@ fn check_authority(parts: &Parts) -> Result<Option<Authority>, Error> {
         None => None,
     };
     let target = parts.uri.authority();
-    if host.as_ref().or(target).is_some_and(|name| name.as_str().contains('@')) {
+    if host
+        .as_ref()
+        .or(target)
+        .is_some_and(|name| name.as_str().contains('@'))
+    {
         return Err(Error::BadRequest("user information in the host"));
     }
     match (target, host) {
-        (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host.as_str()) => {
-            Err(Error::BadRequest("host differs from the target of the request"))
-        }
+        (Some(target), Some(host)) if !target.as_str().eq_ignore_ascii_case(host.as_str()) => Err(
+            Error::BadRequest("host differs from the target of the request"),
+        ),
         (Some(target), _) => Ok(Some(target.clone())),
         (None, Some(host)) => Ok(Some(host)),
-        (None, None) if parts.version == Version::HTTP_11 && !parts.headers.contains_key(header::HOST) => {
+        (None, None)
+            if parts.version == Version::HTTP_11 && !parts.headers.contains_key(header::HOST) =>
+        {
             Err(Error::BadRequest("no host"))
         }
         (None, None) => Ok(None),
@@ -187,9 +202,10 @@ pub(crate) fn rewrite(
     is_http2: bool,
     additions: Additions,
 ) -> Result<(), Error> {
-    let takes_trailers = parts.headers.get(header::TE).is_some_and(|te| {
-        te.as_bytes().eq_ignore_ascii_case(b"trailers")
-    });
+    let takes_trailers = parts
+        .headers
+        .get(header::TE)
+        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(&mut parts.headers);
     for name in &CLAIMS {
         parts.headers.remove(name);
@@ -197,10 +213,14 @@ pub(crate) fn rewrite(
     // The proxy has answered the expectation by reading on.
     parts.headers.remove(header::EXPECT);
     if takes_trailers && is_http2 {
-        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        parts
+            .headers
+            .insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if let Some(upgrade) = &wish.upgrade {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade.clone());
     }
     add(&mut parts.headers, additions);
@@ -222,10 +242,15 @@ fn add(headers: &mut HeaderMap, additions: Additions) {
             headers.insert(REQUEST_ID, value);
         }
     }
-    if !headers.get(TRACEPARENT).is_some_and(|value| is_traceparent(value.as_bytes())) {
+    if !headers
+        .get(TRACEPARENT)
+        .is_some_and(|value| is_traceparent(value.as_bytes()))
+    {
         headers.remove(TRACESTATE);
         let trace = (additions.random)().max(1);
-        let parent = u64::try_from((additions.random)() >> 64).unwrap_or(1).max(1);
+        let parent = u64::try_from((additions.random)() >> 64)
+            .unwrap_or(1)
+            .max(1);
         // Not sampled: whoever records traces decides for itself.
         if let Ok(value) = HeaderValue::try_from(format!("00-{trace:032x}-{parent:016x}-00")) {
             headers.insert(TRACEPARENT, value);
@@ -235,7 +260,10 @@ fn add(headers: &mut HeaderMap, additions: Additions) {
 
 /// Version 00 of the W3C trace context: `00-TRACE-PARENT-FLAGS`, neither id zero.
 fn is_traceparent(value: &[u8]) -> bool {
-    let is_hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hex = |part: &[u8]| {
+        part.iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let is_zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
     let mut parts = value.split(|byte| *byte == b'-');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -254,7 +282,12 @@ fn is_traceparent(value: &[u8]) -> bool {
     }
 }
 
-fn rewrite_target(parts: &mut Parts, wish: &Wish, fallback: &str, is_http2: bool) -> Result<(), Error> {
+fn rewrite_target(
+    parts: &mut Parts,
+    wish: &Wish,
+    fallback: &str,
+    is_http2: bool,
+) -> Result<(), Error> {
     const BAD: Error = Error::BadRequest("the target is not a path");
     let authority = match &wish.authority {
         Some(authority) => authority.clone(),
@@ -288,7 +321,11 @@ fn rewrite_target(parts: &mut Parts, wish: &Wish, fallback: &str, is_http2: bool
 
 /// Makes the head that the client gets. `upgraded` keeps what a switch of protocols needs.
 pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
-    let upgrade = if upgraded { headers.get(header::UPGRADE).cloned() } else { None };
+    let upgrade = if upgraded {
+        headers.get(header::UPGRADE).cloned()
+    } else {
+        None
+    };
     remove_hop_by_hop(headers);
     headers.remove(MESH_ERROR);
     if let Some(upgrade) = upgrade {

@@ -58,7 +58,11 @@ impl Pulse {
             has_moved: AtomicBool::new(false),
             has_head: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
-            last: Mutex::new(Last { moved: now, served: now, head: None }),
+            last: Mutex::new(Last {
+                moved: now,
+                served: now,
+                head: None,
+            }),
         }
     }
 
@@ -103,8 +107,7 @@ impl Pulse {
             };
         }
         // Bytes of HTTP/2 outside a request may be PINGs: no head need follow.
-        let awaits_head =
-            !self.is_http2 && !has_served && self.has_head.load(Ordering::Relaxed);
+        let awaits_head = !self.is_http2 && !has_served && self.has_head.load(Ordering::Relaxed);
         if awaits_head {
             let since = *last.head.get_or_insert(now);
             if now - since > self.timeouts.header {

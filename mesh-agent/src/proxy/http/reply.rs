@@ -43,8 +43,14 @@ fn plain(error: &Error) -> Response<Reply> {
 /// Trailers only: the head of the response is its end.
 fn grpc(error: &Error) -> Response<Reply> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from(u16::from(error.grpc_status())));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(error.grpc_status())),
+    );
     if let Ok(message) = HeaderValue::try_from(percent_encode(&error.to_string())) {
         headers.insert("grpc-message", message);
     }

@@ -25,7 +25,9 @@ pub(crate) async fn tunnel(mut exchange: Exchange, client: OnUpgrade, endpoint: 
         () = connection.worker.closing.cancelled() => End::Idle,
     };
     let (received, sent) = counts.load();
-    exchange.request_bytes.fetch_add(received, std::sync::atomic::Ordering::Relaxed);
+    exchange
+        .request_bytes
+        .fetch_add(received, std::sync::atomic::Ordering::Relaxed);
     exchange.add_response_bytes(sent);
     match end {
         End::Finished => exchange.complete(),

@@ -1,5 +1,6 @@
 //! A proxy with one service at 240.0.0.1:80, one caller, and endpoints on loopback.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -7,6 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::verdict::Verdict;
 use socket2::SockRef;
@@ -28,7 +35,8 @@ use crate::state::object::ObjectKey;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the client dials.
-pub(super) const DIALLED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), 80);
+pub(super) const DIALLED: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), 80);
 
 /// Answers for the kernel.
 #[derive(Default)]
@@ -80,12 +88,19 @@ impl Node {
         let source = Arc::clone(&snapshot);
         let views = Views::new(move || source.load_full());
         let mut registry = Registry::new();
-        let config = Config { workers: 2, port: 0, ..config };
+        let config = Config {
+            workers: 2,
+            port: 0,
+            ..config
+        };
         let fixed: Arc<dyn ConnTable> = Arc::<FixedConnTable>::clone(&table);
         let proxy = Proxy::start_with(config, views, None, fixed, &mut registry).expect("starts");
         let listeners = proxy.listen(netns).expect("listens");
         let descriptor = listeners.v4.as_ref().expect("IPv4");
-        let address = SockRef::from(descriptor).local_addr().expect("bound").as_socket();
+        let address = SockRef::from(descriptor)
+            .local_addr()
+            .expect("bound")
+            .as_socket();
         Self {
             proxy: Some(proxy),
             registry,
@@ -109,7 +124,19 @@ impl Node {
 
     /// Dials the proxy as a client would be sent to it.
     pub(super) async fn connect(&self) -> TcpStream {
-        within(TcpStream::connect(self.address)).await.expect("connects")
+        within(TcpStream::connect(self.address))
+            .await
+            .expect("connects")
+    }
+
+    /// Whether a new connection is reset before it brings anything; `word` is what its client says first.
+    pub(super) async fn resets(&self, word: &[u8]) -> bool {
+        let talk = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(word).await?;
+            stream.read(&mut [0]).await
+        };
+        matches!(within(talk).await, Err(error) if error.kind() == io::ErrorKind::ConnectionReset)
     }
 
     /// Sends raw bytes on a new connection and reads until the proxy closes.
@@ -135,7 +162,10 @@ impl Node {
             if value >= least {
                 return value;
             }
-            assert!(tokio::time::Instant::now() < deadline, "{parts:?} is {value}, in\n{text}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{parts:?} is {value}, in\n{text}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -166,7 +196,10 @@ pub(super) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 
 /// The registry: service `shop/web`, its endpoints `web-0`.., and the caller `shop/client`.
 pub(super) fn snapshot(protocol: &str, endpoints: &[SocketAddr]) -> Snapshot {
-    let mut snapshot = Snapshot { revision: 1, ..Snapshot::default() };
+    let mut snapshot = Snapshot {
+        revision: 1,
+        ..Snapshot::default()
+    };
     let mut ids = Ids::default();
     let service = ObjectKey::new("shop", "web");
     let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
@@ -225,4 +258,28 @@ where
 pub(super) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     listener.local_addr().expect("bound")
+}
+
+/// A server of HTTP/1.1 whose every request is answered by `answer`.
+pub(super) async fn http1_server<F>(answer: F) -> (SocketAddr, JoinHandle<()>)
+where
+    F: Fn(Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
+{
+    server(move |stream| {
+        let answer = answer.clone();
+        async move {
+            let service =
+                service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(request))));
+            let serving = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            serving.await.map_err(io::Error::other)
+        }
+    })
+    .await
+}
+
+/// Answers with the body `text`.
+pub(super) fn text(text: impl Into<String>) -> Response<Full<Bytes>> {
+    Response::new(Full::new(Bytes::from(text.into())))
 }

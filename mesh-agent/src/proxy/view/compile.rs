@@ -44,7 +44,14 @@ impl View {
                 if port.protocol == Protocol::Udp {
                     continue;
                 }
-                let sources = Sources { snapshot, key, service, port, endpoints, by_address: &by_address };
+                let sources = Sources {
+                    snapshot,
+                    key,
+                    service,
+                    port,
+                    endpoints,
+                    by_address: &by_address,
+                };
                 let compiled = self.next_port(&sources, &mut view.lives);
                 for address in virtual_addresses(service) {
                     let dialled = SocketAddress::new((*address).into(), port.port);
@@ -85,7 +92,11 @@ impl View {
         let mut weights = [Vec::new(), Vec::new()];
         for source in from.endpoints {
             let endpoint = self.next_endpoint(from, source);
-            let weight = if source.spec.draining { 0 } else { source.spec.weight };
+            let weight = if source.spec.draining {
+                0
+            } else {
+                source.spec.weight
+            };
             let [v4, v6] = &mut weights;
             let is_v4 = endpoint.address.is_ipv4();
             v4.push(if is_v4 { weight } else { 0 });
@@ -98,7 +109,10 @@ impl View {
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)))
             .filter(|old| old.number == number && old.protocol == from.port.protocol);
-        let memory = old.map_or_else(|| Arc::new(Memory::default()), |old| Arc::clone(&old.memory));
+        let memory = old.map_or_else(
+            || Arc::new(Memory::default()),
+            |old| Arc::clone(&old.memory),
+        );
         Arc::new(ServicePort {
             service_number: from.number(Subject::Service(from.key.clone())),
             number,
