@@ -38,6 +38,22 @@ pub enum Subject {
 }
 
 impl Ids {
+    /// Restores what was persisted.
+    #[must_use]
+    pub fn restore(last: u32, numbers: BTreeMap<Subject, u32>) -> Self {
+        let highest = numbers.values().copied().max().unwrap_or(0);
+        Self {
+            last: last.max(highest),
+            numbers,
+        }
+    }
+
+    /// The highest number given so far.
+    #[must_use]
+    pub const fn last(&self) -> u32 {
+        self.last
+    }
+
     /// The number of `subject`; zero, which is "none", if it has none.
     #[must_use]
     pub fn number(&self, subject: &Subject) -> u32 {
@@ -47,10 +63,33 @@ impl Ids {
     /// What has the number `number`.
     #[must_use]
     pub fn subject(&self, number: u32) -> Option<&Subject> {
+        self.iter()
+            .find(|(_, candidate)| *candidate == number)
+            .map(|(subject, _)| subject)
+    }
+
+    /// Everything that has a number.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
         self.numbers
             .iter()
-            .find(|(_, candidate)| **candidate == number)
-            .map(|(subject, _)| subject)
+            .map(|(subject, number)| (subject, *number))
+    }
+
+    /// The names of the ports of the service or endpoint that `first` belongs to. `first` has the empty name.
+    #[must_use]
+    pub fn ports_of(&self, first: &Subject) -> Vec<String> {
+        self.numbers
+            .range(first..)
+            .map_while(|(subject, _)| match (first, subject) {
+                (Subject::Port(owner, _), Subject::Port(key, name))
+                | (Subject::Endpoint(owner, _), Subject::Endpoint(key, name))
+                    if key == owner =>
+                {
+                    Some(name.clone())
+                }
+                _ => None,
+            })
+            .collect()
     }
 
     /// Gives `subject` a number, if it has none.
@@ -63,8 +102,31 @@ impl Ids {
         self.last
     }
 
+    /// Forgets the number of `subject`, and says which it was; it is not given again.
+    pub fn forget(&mut self, subject: &Subject) -> Option<u32> {
+        self.numbers.remove(subject)
+    }
+
     /// Forgets the subjects that `keep` refuses; their numbers are not given again.
     pub fn retain(&mut self, mut keep: impl FnMut(&Subject) -> bool) {
         self.numbers.retain(|subject, _| keep(subject));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgotten_number_is_never_given_again() {
+        let mut ids = Ids::default();
+        let subject = Subject::Namespace("shop".to_owned());
+        let first = ids.assign(subject.clone());
+
+        assert_eq!(ids.assign(subject.clone()), first);
+        assert_eq!(ids.forget(&subject), Some(first));
+        assert_eq!(ids.number(&subject), 0);
+        let mut restored = Ids::restore(ids.last(), BTreeMap::new());
+        assert!(restored.assign(subject) > first);
     }
 }
