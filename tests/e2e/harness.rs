@@ -1,6 +1,7 @@
 //! The harness itself: pods reach each other, and everything goes when it is dropped.
 
 use std::path::Path;
+use std::process::Command;
 
 use mesh_tests::node::Node;
 use mesh_tests::pod::mapped;
@@ -83,6 +84,54 @@ fn loads_and_streams_report_what_came_of_them() {
     let report = load.stop();
     assert!(report.by_server["web"] > 10, "{report:?}");
     assert_eq!(report.failed, 0);
+}
+
+#[test]
+fn round_trips_and_streams_are_measured() {
+    let Some(node) = Node::without_agent() else {
+        return;
+    };
+    let client = node.pod("client");
+    let server = node.pod("server");
+    server.serve(ServerKind::BlockingEcho, 7_000);
+    server.serve(ServerKind::Sink, 7_001);
+    let round_trips = Task::RoundTrips {
+        address: server.at(7_000),
+        size: 64,
+        millis: 100,
+    };
+    let report = client.measure(round_trips).unwrap();
+    assert!(report.succeeded > 10 && report.p50_nanos > 0 && report.p99_nanos >= report.p50_nanos);
+    let stream = Task::Stream {
+        address: server.at(7_001),
+        millis: 100,
+    };
+    let report = client.measure(stream).unwrap();
+    assert!(report.bytes > 1_000_000, "{report:?}");
+    let echo = Task::Echo {
+        address: server.at(7_000),
+        bytes: 3_000_000,
+        chunk: 997,
+    };
+    assert_eq!(client.measure(echo).unwrap().bytes, 3_000_000);
+}
+
+#[test]
+fn commands_run_inside_a_pod() {
+    let Some(node) = Node::without_agent() else {
+        return;
+    };
+    let pod = node.pod("pod");
+    let output = pod
+        .run(Command::new("ip").args(["-4", "addr", "show", "eth0"]))
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&pod.v4().to_string()), "{text}");
+    let output = pod
+        .run(Command::new("cat").arg("/proc/self/cgroup"))
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("/hooked/pod-pod"), "{text}");
 }
 
 #[test]

@@ -78,7 +78,9 @@ impl Node {
             ("net/ipv4/icmp_ratelimit", "0"),
         ]);
         let cgroup = Cgroup::new(&name);
-        let state = tempfile::Builder::new().prefix(&name).tempdir();
+        let state = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .tempdir();
         let state = state.expect("a folder for the state");
         let hooked = cgroup.child("hooked");
         let flags = Flags {

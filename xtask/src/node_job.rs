@@ -1,5 +1,7 @@
 //! Runs the programs of the harness that need a node: the demo and the benchmark.
 
+use std::process::Stdio;
+
 use anyhow::{Result, bail};
 
 use crate::process::{self, command, is_root, root};
@@ -29,5 +31,6 @@ fn on_a_node(program: &str, arguments: &[String]) -> Result<()> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let path = target.join("release").join(program);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    process::run(&mut command(&path.to_string_lossy(), &arguments))
+    // Enter ends a demo that stays.
+    process::run(command(&path.to_string_lossy(), &arguments).stdin(Stdio::inherit()))
 }

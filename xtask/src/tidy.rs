@@ -118,7 +118,7 @@ fn size_problem(name: &str, text: &str) -> Option<String> {
     }
     let limit = if name.ends_with("src/main.rs") {
         LARGEST_MAIN
-    } else if name.starts_with("mesh-ebpf/src/") {
+    } else if name.starts_with("mesh-ebpf/src/") && is_hook(text) {
         LARGEST_HOOK
     } else {
         LARGEST_FILE
@@ -126,6 +126,17 @@ fn size_problem(name: &str, text: &str) -> Option<String> {
     let lines = production(text).lines().count();
     (lines > limit)
         .then(|| format!("{name}: {lines} lines, more than {limit}: find the second idea"))
+}
+
+/// Whether the kernel enters a program in this file.
+fn is_hook(text: &str) -> bool {
+    let attributes = ["#[cgroup_", "#[sk_lookup", "#[sk_msg", "#[sock_ops"];
+    let is_entrance = |line: &str| {
+        attributes
+            .iter()
+            .any(|attribute| line.starts_with(attribute))
+    };
+    text.lines().any(is_entrance)
 }
 
 fn layer_problem(own: &str, code: &str) -> Option<String> {

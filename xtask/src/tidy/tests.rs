@@ -87,7 +87,9 @@ fn files_have_a_size() {
         &long(401),
         &["401 lines, more than 400"],
     );
-    check("mesh-ebpf/src/connect.rs", &long(201), &["more than 200"]);
+    let hook = long(200).replacen("fn x()", "#[sk_msg]\nfn x()", 1);
+    check("mesh-ebpf/src/connect.rs", &hook, &["more than 200"]);
+    check("mesh-ebpf/src/tables.rs", &long(201), &[]);
     check("mesh-agent/src/main.rs", &long(101), &["more than 100"]);
     check("mesh-agent/src/net/tests.rs", &long(900), &[]);
 }
