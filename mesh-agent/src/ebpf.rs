@@ -1,7 +1,17 @@
 //! What the agent holds of the kernel: programs, maps, links. The only module that uses aya.
 //!
 //! [`Datapath`] loads and attaches (`load`, `attach`, `link`), or takes over what an earlier agent has pinned (`pins`).
-//! [`Tables`] are typed handles of the maps.
+//! [`Tables`] are typed handles of the maps, [`mirror`] writes the snapshot into them. [`coverage`], [`connections`],
+//! [`events`], [`explain`] and [`metrics`] tell what the kernel does.
+
+pub mod connections;
+pub mod coverage;
+pub mod events;
+pub mod explain;
+pub mod inet_diag;
+pub mod metrics;
+pub mod mirror;
+pub mod numbers;
 
 pub mod check;
 pub mod cleanup;

@@ -51,6 +51,8 @@ impl Rule {
     pub const AUDIT: u8 = 1 << 1;
     /// Matches nothing: an Allow policy without rules.
     pub const NOBODY: u8 = 1 << 2;
+    /// Matches IPv6 callers only: without it a short IPv6 prefix, such as `::/0`, covers the v4-mapped addresses too.
+    pub const IPV6: u8 = 1 << 3;
 
     /// Whether the rule speaks of this connection.
     #[must_use]
@@ -62,6 +64,7 @@ impl Rule {
             && (self.caller.service_account == 0
                 || self.caller.service_account == caller.service_account)
             && source.is_in(&self.network, self.prefix)
+            && (self.flags & Self::IPV6 == 0 || !source.is_v4())
     }
 }
 
