@@ -29,7 +29,7 @@ const CACHE_BYTES: usize = 4 << 20;
 
 /// `Kind/namespace/name` -> the object as JSON.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// Number -> the [`Subject`] as JSON.
+/// Number -> the [`Subject`](super::id::Subject) as JSON.
 const IDS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("ids");
 /// The rows below.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -183,7 +183,8 @@ fn builder() -> redb::Builder {
 
 /// Reads everything, after the checksums of all pages.
 fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
-    // A damaged file can break an assertion of the database; that is a damaged file, not a reason to die.
+    // The database follows some pages before it has checked them, and a damaged one may break an assertion of its
+    // own: that is a damaged file, not a reason to die.
     let read = panic::catch_unwind(AssertUnwindSafe(|| {
         let mut database = builder().open(path).map_err(redb::Error::from)?;
         if !database.check_integrity().map_err(redb::Error::from)? {
