@@ -24,7 +24,7 @@ fn a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default() {
     let file = directory.path().join("mesh.yaml");
     fs::write(
         &file,
-        "workers: 2\nlogLevel: warn\ndrainTimeout: 2s\nproxy: {connectTimeout: 1s}\n",
+        "workers: 2\nlogLevel: warn\ndrainTimeout: 2s\nproxy: {connectTimeout: 3s}\n",
     )
     .expect("there is a disk");
     let output = agent()
@@ -40,7 +40,7 @@ fn a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default() {
         "workers: 4\n",
         "logLevel: debug\n",
         "drainTimeout: 2s\n",
-        "  connectTimeout: 1s\n",
+        "  connectTimeout: 3s\n",
         "pinDir: /sys/fs/bpf/mesh\n",
         "cgroup: /cg\n",
     ] {
