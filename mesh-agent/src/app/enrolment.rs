@@ -15,8 +15,8 @@ use arc_swap::ArcSwap;
 use mesh_common::service::ListenerKey;
 use tracing::{info, warn};
 
-use crate::ebpf;
 use crate::ebpf::coverage;
+use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::mirror::{Enrolled, Mirror, Place, SyncReport};
 use crate::ebpf::{Datapath, Error as DatapathError};
 use crate::net::netns::Netns;
@@ -310,8 +310,8 @@ fn older(
         let count = known.copied().map_or_else(
             || {
                 let workload = snapshot.workloads.get(key)?;
-                let cgroups = workload.spec.cgroup.as_deref().map(ebpf::coverage::cgroups_below);
-                coverage::older(netns, Some(datapath.storages()), cgroups.as_ref())
+                let cgroups = workload.spec.cgroup.as_deref().map(coverage::cgroups_below);
+                coverage::older(netns, Some(Storages::of(datapath.tables())), cgroups.as_ref())
                     .inspect_err(|error| warn!(workload = %key, %error, "cannot count older connections"))
                     .ok()
             },

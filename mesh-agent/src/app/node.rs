@@ -15,6 +15,7 @@ use crate::api;
 use crate::api::NodeError;
 use crate::config::Settings;
 use crate::ebpf::coverage;
+use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::coverage::Unseen;
 use crate::ebpf::events::ClosedConnections;
 use crate::ebpf::explain;
@@ -173,7 +174,7 @@ impl api::Node for Node {
             namespaces.insert(netns.cookie(), Arc::clone(netns));
         }
         let namespaces: Vec<_> = namespaces.into_values().collect();
-        let mut items = connections::connections(&self.numbers(), &namespaces, self.datapath.storages());
+        let mut items = connections::connections(&self.numbers(), &namespaces, Storages::of(self.datapath.tables()));
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
     }

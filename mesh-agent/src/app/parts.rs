@@ -142,13 +142,13 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
     let defaults = proxy::Config::default();
     proxy::Config {
         workers: settings.workers,
-        limits: proxy::Limits {
+        limits: proxy::config::Limits {
             connections: wanted.max_connections,
             workload_connections: wanted.max_connections_per_workload,
             header_bytes: wanted.max_header_bytes,
             ..defaults.limits
         },
-        timeouts: proxy::Timeouts {
+        timeouts: proxy::config::Timeouts {
             connect: wanted.connect_timeout,
             header: wanted.header_timeout,
             detect: wanted.detect_timeout,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use mesh_common::stats::{Counter, StatKey};
@@ -115,6 +116,26 @@ pub fn older(
         Ok(count)
     })?
 }
+
+/// The ids of the cgroup at `path` and of all below it, at most [`MAX_CGROUPS`].
+#[must_use]
+pub fn cgroups_below(path: &Path) -> BTreeSet<u64> {
+    let mut ids = BTreeSet::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(directory) = open.pop()
+        && ids.len() < MAX_CGROUPS
+    {
+        // A cgroup that goes meanwhile has no sockets left.
+        ids.extend(fs::metadata(&directory).map(|metadata| metadata.ino()));
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        open.extend(below.map(|entry| entry.path()));
+    }
+    ids
+}
+
+/// Most cgroups of one workload that are looked at.
+const MAX_CGROUPS: usize = 4096;
 
 /// States of a connection that may carry bytes.
 const OPEN_STATES: u32 = 1 << state::ESTABLISHED
