@@ -263,6 +263,60 @@ fn exec_does_not_take_a_name_that_is_in_use() {
     assert_eq!(fake.get(path), Some(theirs));
 }
 
+#[test]
+fn exec_says_how_to_get_around_an_address_that_is_taken() {
+    let Some(cgroup) = Cgroup::make("taken") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    let theirs = json!({"metadata": {"name": "other"}, "spec": {"addresses": ["10.0.0.2"]}});
+    fake.put("/api/v1/namespaces/default/workloads/other", theirs);
+    let words = [
+        "exec",
+        "--workload",
+        "five",
+        "--address",
+        "10.0.0.2",
+        "--",
+        "true",
+    ];
+    let output = ask(&fake, &words);
+    assert_eq!(code(&output), 65, "{}", stderr(&output));
+    assert!(stderr(&output).contains("--address"), "{}", stderr(&output));
+}
+
+#[test]
+fn exec_shares_an_address_that_nobody_asked_for() {
+    let Some(cgroup) = Cgroup::make("shared") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    let output = ask(&fake, &["exec", "--workload", "six", "--", "true"]);
+    if code(&output) == 64 {
+        println!("skipped: {}", stderr(&output));
+        return;
+    }
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let nested = ["exec", "--workload", "seven", "--"];
+    let inner = env!("CARGO_BIN_EXE_mesh-agent");
+    let output = agent()
+        .args(nested)
+        .args([
+            inner,
+            "exec",
+            "--workload",
+            "eight",
+            "--",
+            "sh",
+            "-c",
+            "exit 5",
+        ])
+        .env("MESH_API", fake.address().to_string())
+        .output()
+        .expect("it runs");
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+}
+
 /// A cgroup for one test, below the root of the cgroup2 mount.
 struct Cgroup(PathBuf);
 
