@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mesh_common::stats::{Counter, StatKey};
 use mesh_common::verdict::Reason;
 
 use super::inet_diag::{self, Storages, state};
+use super::{TableError, Tables};
 use crate::net::netns::Netns;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
@@ -124,7 +125,7 @@ const OPEN_STATES: u32 = 1 << state::ESTABLISHED
     | 1 << state::CLOSE_WAIT;
 
 /// Counts the processes in the network namespace with inode `netns` whose sockets no hook sees, because their cgroup is
-/// not `hooked` or below it. `hooked` is a path as in `/proc/PID/cgroup`, so that `/` is the whole machine.
+/// not `hooked` or below it. `hooked` is a path as [`path_in_hierarchy`] makes it, so that `/` is the whole machine.
 #[must_use]
 pub fn outside_cgroup(netns: u64, hooked: &Path) -> u64 {
     outside_cgroup_of(Path::new("/proc"), netns, hooked)
@@ -151,6 +152,48 @@ fn outside_cgroup_of(proc: &Path, netns: u64, hooked: &Path) -> u64 {
             cgroup.is_ok_and(|cgroup| !is_below(&cgroup, hooked))
         });
     u64::try_from(outside.count()).unwrap_or(u64::MAX)
+}
+
+/// The path of the cgroup directory `cgroup` as `/proc/PID/cgroup` has it: without the place where the hierarchy is
+/// mounted. `None` if it is in no cgroup2 mount.
+pub fn path_in_hierarchy(cgroup: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(path_below(
+        &fs::read_to_string("/proc/self/mountinfo")?,
+        cgroup,
+    ))
+}
+
+fn path_below(mountinfo: &str, cgroup: &Path) -> Option<PathBuf> {
+    mountinfo
+        .lines()
+        .filter(|line| line.contains(" - cgroup2 "))
+        .filter_map(|line| {
+            // proc_pid_mountinfo(5): number, parent, device, root of the mount, where it is mounted, ...
+            let mut fields = line.split(' ').skip(3);
+            let (root, mounted) = (fields.next()?, fields.next()?);
+            let rest = cgroup.strip_prefix(mounted).ok()?;
+            Some((mounted.len(), Path::new(root).join(rest)))
+        })
+        .max()
+        .map(|(_, path)| path)
+}
+
+/// Forgets the counters of objects that are gone, so that the map does not fill with them. Returns how many.
+pub fn prune(tables: &Tables, snapshot: &Snapshot) -> Result<usize, TableError> {
+    let workloads = snapshot.workloads.keys().cloned().map(Subject::Workload);
+    let services = snapshot.services.keys().cloned().map(Subject::Service);
+    let known: BTreeSet<u32> = workloads
+        .chain(services)
+        .map(|subject| snapshot.ids.number(&subject))
+        .chain([0])
+        .collect();
+    let mut pruned = 0;
+    for (key, _) in tables.stats.entries()? {
+        if !known.contains(&key.subject) {
+            pruned += usize::from(tables.stats.remove(&key)?);
+        }
+    }
+    Ok(pruned)
 }
 
 /// Whether a `/proc/PID/cgroup` names a place at or below `hooked` in the unified hierarchy.
