@@ -98,7 +98,6 @@ fn variable(name: &str) -> anyhow::Result<String> {
     env::var(name).with_context(|| format!("cargo sets {name}"))
 }
 
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks")]
 fn tell(instruction: &str) {
     println!("cargo:{instruction}");
 }

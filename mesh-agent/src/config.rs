@@ -37,8 +37,10 @@ pub struct Settings {
     pub api: SocketAddr,
     /// Where `/metrics`, `/healthz` and `/readyz` answer. Default: 127.0.0.1:15020.
     pub metrics: SocketAddr,
-    /// Where the API listens too, for root only. Default: `/run/mesh/agent.sock`.
-    pub unix_socket: PathBuf,
+    /// Where the API listens too, for its own user only. Default: `/run/mesh/agent.sock`; with another `state_dir`
+    /// `agent.sock` in it, so that two agents do not meet, or none where that path is too long for a socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix_socket: Option<PathBuf>,
     /// File with the token that callers of the API must show. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,

@@ -13,6 +13,10 @@ pub mod metrics;
 pub mod mirror;
 pub mod numbers;
 
+pub mod check;
+pub mod cleanup;
+
+mod acceleration;
 mod attach;
 mod conn;
 mod datapath;
@@ -20,6 +24,8 @@ mod link;
 mod load;
 mod offsets;
 mod pins;
+mod probe;
+mod self_test;
 mod sys;
 mod table;
 mod tables;

@@ -35,7 +35,7 @@ fn start(run: &Run) -> Exit {
     if run.validate_only {
         return Exit::OK;
     }
-    match app::run(settings) {
+    match app::run(&settings) {
         Ok(()) => Exit::OK,
         Err(error) => fail(&error),
     }

@@ -1,4 +1,8 @@
 //! Sockets, addresses and network namespaces.
 
+pub mod clock;
 pub mod conn;
+pub mod copy;
 pub mod netns;
+pub mod peek;
+pub mod socket;

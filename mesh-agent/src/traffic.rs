@@ -1,6 +1,8 @@
 //! Decisions about traffic: pure functions of a snapshot and the facts of a connection. They never block, fail or log.
 
 pub mod authz;
+pub mod balance;
+pub mod ejection;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -2,6 +2,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sk_storage_delete,
@@ -203,7 +204,7 @@ fn count_and_report(facts: &Facts, decision: &Decision) {
         source: SocketAddress::new(facts.source(), 0),
         original: facts.destination,
         destination: decision.destination,
-        pid: aya_ebpf::helpers::bpf_get_current_pid_tgid().wrapping_shr(32) as u32,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
         time_ns: now,
         started_ns: now,
         ..Event::default()

@@ -162,7 +162,7 @@ pub(crate) fn stored_or_zero<T>(
 
 #[inline(always)]
 fn storage<T>(
-    map: &'static SkStorage<T>,
+    map: *const SkStorage<T>,
     socket: *mut bpf_sock,
     initial: *mut T,
     flags: u64,
@@ -170,13 +170,8 @@ fn storage<T>(
     // SAFETY: the verifier checks that the socket is one and that the map holds values of this size; the value lives
     // at least as long as the program runs.
     unsafe {
-        bpf_sk_storage_get(
-            core::ptr::from_ref(map).cast_mut().cast(),
-            socket.cast(),
-            initial.cast(),
-            flags,
-        )
-        .cast::<T>()
-        .as_mut()
+        bpf_sk_storage_get(map.cast_mut().cast(), socket.cast(), initial.cast(), flags)
+            .cast::<T>()
+            .as_mut()
     }
 }

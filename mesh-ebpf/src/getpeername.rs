@@ -33,7 +33,7 @@ fn show_original(ctx: &SockAddrContext, family: u32) {
         && conn.direction == Direction::Dialled as u8
         && !conn.has(Conn::OWN)
         && (conn.verdict == Verdict::Direct as u8 || conn.verdict == Verdict::Proxy as u8)
-        && conn.original.address.is_v4() | (family == AF_INET6)
+        && (family == AF_INET6 || conn.original.address.is_v4())
     {
         set_user_address(ctx.sock_addr, family, &conn.original);
     }

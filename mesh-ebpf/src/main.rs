@@ -7,6 +7,14 @@
 #![cfg_attr(
     target_arch = "bpf",
     expect(
+        clippy::inline_always,
+        reason = "what the compiler leaves out of line costs stack, of which there are 512 bytes"
+    ),
+    expect(
+        clippy::cast_possible_truncation,
+        reason = "contexts show ports in 32-bit fields; sizes are constants; code that could panic is refused"
+    ),
+    expect(
         internal_features,
         reason = "the target claims no atomic types; counters need atomic addition"
     )

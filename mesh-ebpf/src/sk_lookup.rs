@@ -53,6 +53,17 @@ struct Party {
     is_here: bool,
 }
 
+/// A caller of another node, known by its address alone.
+#[inline(always)]
+fn stranger(address: &Address) -> Party {
+    let workload = Maps.identity(address).unwrap_or_default();
+    Party {
+        caller: workload.caller,
+        workload: workload.id,
+        is_here: false,
+    }
+}
+
 #[inline(never)]
 fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
     // Neither end is loopback, so that the name has no namespace.
@@ -65,18 +76,7 @@ fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
             workload: conn.workload,
             is_here: true,
         },
-        None => Maps.identity(&remote.address).map_or(
-            Party {
-                caller: Caller::default(),
-                workload: 0,
-                is_here: false,
-            },
-            |workload| Party {
-                caller: workload.caller,
-                workload: workload.id,
-                is_here: false,
-            },
-        ),
+        None => stranger(&remote.address),
     };
     let authorization = authorize(local, remote, &party);
     let callee = Maps

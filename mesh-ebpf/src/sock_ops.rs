@@ -54,7 +54,7 @@ fn dials(ctx: &SockOpsContext) {
     if conn.endpoint != 0 && !conn.has(Conn::COUNTED) && opened(conn.endpoint) {
         conn.flags |= Conn::COUNTED;
     }
-    if PENDING.insert(tuple, &*conn, 0).is_err() {
+    if PENDING.insert(tuple, *conn, 0).is_err() {
         bump(conn.workload, Counter::MapFull, Reason::NoVerdict);
     }
     watch_state(ctx);
@@ -130,16 +130,12 @@ fn opened(endpoint: u32) -> bool {
         // Another CPU may have been faster; what counts is the look-up below.
         let _raced = OPEN.insert(endpoint, 0, u64::from(BPF_NOEXIST));
     }
-    match OPEN.get_ptr_mut(endpoint) {
-        Some(open) => {
-            add_to(open, 1);
-            true
-        }
-        None => {
-            bump(0, Counter::MapFull, Reason::NoEndpoint);
-            false
-        }
-    }
+    let Some(open) = OPEN.get_ptr_mut(endpoint) else {
+        bump(0, Counter::MapFull, Reason::NoEndpoint);
+        return false;
+    };
+    add_to(open, 1);
+    true
 }
 
 /// Takes the count back; the agent may have removed the endpoint, and its count with it.

@@ -19,6 +19,7 @@ use self::cgroup::Cgroup;
 use self::child::{Child, Signals};
 use self::plan::Plan;
 use super::client::{Client, path_of};
+use super::complain;
 use super::exit::Exit;
 use crate::config::cli;
 use crate::state::endpoint::Endpoint;
@@ -49,11 +50,14 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
         .await;
     let removed = registration.remove().await;
     let emptied = cgroup.remove().await;
-    // What the command did matters most; then what could not be tidied up.
-    let exit = ended?;
-    removed?;
-    emptied?;
-    Ok(exit)
+    // What the command did is the answer; what could not be tidied up is only told.
+    if let Err(error) = removed {
+        complain(&error);
+    }
+    if let Err(error) = emptied {
+        complain(&error);
+    }
+    ended
 }
 
 struct Registration {
@@ -70,7 +74,10 @@ impl Registration {
         port_name: Option<String>,
         signals: &mut Signals,
     ) -> Result<Exit, super::Error> {
-        self.enrol().await?;
+        tokio::select! {
+            enrolled = self.enrol() => enrolled?,
+            exit = signals.asked_to_end() => return Ok(exit),
+        }
         let mut child = Child::start(command, cgroup.entry()?)?;
         if let Some(port_name) = port_name {
             let registered = tokio::select! {
@@ -172,8 +179,21 @@ impl Registration {
         Ok(())
     }
 
-    /// Removes the endpoint before the workload, so that nobody is sent to what is no longer enrolled.
+    /// Removes what was registered. An agent that is away may just be restarting, and gets a little time.
     async fn remove(&self) -> Result<(), super::Error> {
+        let deadline = Instant::now() + REMOVE_DEADLINE;
+        loop {
+            match self.try_remove().await {
+                Err(super::Error::Unreachable { .. }) if Instant::now() < deadline => {
+                    time::sleep(RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The endpoint goes before the workload, so that nobody is sent to what is no longer enrolled.
+    async fn try_remove(&self) -> Result<(), super::Error> {
         let key = &self.plan.key;
         let endpoint = match self.plan.serves {
             Some(_) => self.delete(Kind::Endpoint, key).await,
@@ -211,4 +231,7 @@ fn path(kind: Kind, key: &ObjectKey) -> Result<String, super::Error> {
 const ENROL_DEADLINE: Duration = Duration::from_secs(10);
 /// A command that does not listen by then is registered all the same: it may listen in a way that cannot be seen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(2);
+/// Longer than an agent takes to restart.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(20);

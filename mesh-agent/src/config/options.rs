@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long, env = "MESH_METRICS", value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
 
-    /// Where the API listens too, for root only [default: /run/mesh/agent.sock]
+    /// Where the API listens too, for its own user only [default: /run/mesh/agent.sock, or agent.sock in another --state-dir]
     #[arg(long, env = "MESH_UNIX_SOCKET", value_name = "PATH")]
     pub unix_socket: Option<PathBuf>,
 

@@ -17,13 +17,14 @@ pub(super) fn resolve(
     default_cgroup: impl FnOnce() -> Result<PathBuf, Error>,
 ) -> Result<Settings, Error> {
     let cgroup = options.cgroup.map_or_else(default_cgroup, Ok)?;
+    let state_dir = options.state_dir.unwrap_or_else(|| STATE_DIR.into());
     let settings = Settings {
         cgroup,
         pin_dir: options.pin_dir.unwrap_or_else(|| PIN_DIR.into()),
-        state_dir: options.state_dir.unwrap_or_else(|| STATE_DIR.into()),
         api: options.api.unwrap_or(API),
         metrics: options.metrics.unwrap_or(METRICS),
-        unix_socket: options.unix_socket.unwrap_or_else(|| UNIX_SOCKET.into()),
+        unix_socket: options.unix_socket.or_else(|| default_socket(&state_dir)),
+        state_dir,
         token_file: options.token_file,
         allowed_host: options.allowed_host.unwrap_or_default(),
         workers: options.workers.map_or_else(processors, usize::from),
@@ -58,6 +59,14 @@ fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
     }
 }
 
+fn default_socket(state_dir: &Path) -> Option<PathBuf> {
+    if state_dir == Path::new(STATE_DIR) {
+        return Some(UNIX_SOCKET.into());
+    }
+    let path = state_dir.join("agent.sock");
+    (path.as_os_str().len() <= MAX_SOCKET_PATH).then_some(path)
+}
+
 fn or_default(span: Option<Span>, millis: u64) -> Duration {
     span.map_or_else(|| Duration::from_millis(millis), |span| span.0)
 }
@@ -82,11 +91,15 @@ fn check(settings: &Settings) -> Vec<Problem> {
         ("cgroup", &settings.cgroup),
         ("pinDir", &settings.pin_dir),
         ("stateDir", &settings.state_dir),
-        ("unixSocket", &settings.unix_socket),
     ] {
         if !path.is_absolute() {
             refuse(key, format!("{} is not absolute", path.display()));
         }
+    }
+    let socket = settings.unix_socket.as_ref();
+    if socket.is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
+        let message = format!("use at most {MAX_SOCKET_PATH} bytes: the kernel takes no more");
+        refuse("unixSocket", message);
     }
     check_listeners(settings, &mut refuse);
     if !(1..=MAX_WORKERS).contains(&settings.workers) {
@@ -204,6 +217,8 @@ const METRICS: SocketAddr = loopback(15020);
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/mesh";
 const STATE_DIR: &str = "/var/lib/mesh";
 const UNIX_SOCKET: &str = "/run/mesh/agent.sock";
+/// What fits into `sun_path`, with its end.
+const MAX_SOCKET_PATH: usize = 107;
 /// More threads than any node has processors.
 const MAX_WORKERS: usize = 1024;
 const MAX_DRAIN: Duration = Duration::from_hours(1);
@@ -314,6 +329,20 @@ mod tests {
         let settings = resolved(above.over(below)).expect("it is right");
         assert_eq!(settings.workers, 1);
         assert_eq!(settings.state_dir, Path::new("/below"));
+    }
+
+    #[test]
+    fn agents_with_different_state_do_not_meet_at_one_socket() {
+        let socket = |state_dir: &str| {
+            let options = Options {
+                state_dir: Some(state_dir.into()),
+                ..Options::default()
+            };
+            resolved(options).expect("it is right").unix_socket
+        };
+        assert_eq!(socket(STATE_DIR), Some(UNIX_SOCKET.into()));
+        assert_eq!(socket("/tmp/a"), Some("/tmp/a/agent.sock".into()));
+        assert_eq!(socket(&format!("/{}", "a".repeat(100))), None);
     }
 
     fn resolved(options: Options) -> Result<Settings, Error> {

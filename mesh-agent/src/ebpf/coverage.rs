@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use mesh_common::stats::{Counter, StatKey};
 use mesh_common::verdict::Reason;
@@ -117,6 +118,26 @@ pub fn older(
     })?
 }
 
+/// The ids of the cgroup at `path` and of all below it, at most [`MAX_CGROUPS`].
+#[must_use]
+pub fn cgroups_below(path: &Path) -> BTreeSet<u64> {
+    let mut ids = BTreeSet::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(directory) = open.pop()
+        && ids.len() < MAX_CGROUPS
+    {
+        // A cgroup that goes meanwhile has no sockets left.
+        ids.extend(fs::metadata(&directory).map(|metadata| metadata.ino()));
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        open.extend(below.map(|entry| entry.path()));
+    }
+    ids
+}
+
+/// Most cgroups of one workload that are looked at.
+const MAX_CGROUPS: usize = 4096;
+
 /// States of a connection that may carry bytes.
 const OPEN_STATES: u32 = 1 << state::ESTABLISHED
     | 1 << state::SYN_SENT
@@ -125,7 +146,7 @@ const OPEN_STATES: u32 = 1 << state::ESTABLISHED
     | 1 << state::CLOSE_WAIT;
 
 /// Counts the processes in the network namespace with inode `netns` whose sockets no hook sees, because their cgroup is
-/// not `hooked` or below it. `hooked` is a path as [`path_in_hierarchy`] makes it, so that `/` is the whole machine.
+/// not `hooked` or below it. `hooked` is a path as in `/proc/PID/cgroup`, so that `/` is the whole machine.
 #[must_use]
 pub fn outside_cgroup(netns: u64, hooked: &Path) -> u64 {
     outside_cgroup_of(Path::new("/proc"), netns, hooked)
@@ -154,32 +175,13 @@ fn outside_cgroup_of(proc: &Path, netns: u64, hooked: &Path) -> u64 {
     u64::try_from(outside.count()).unwrap_or(u64::MAX)
 }
 
-/// The path of the cgroup directory `cgroup` as `/proc/PID/cgroup` has it: without the place where the hierarchy is
-/// mounted. `None` if it is in no cgroup2 mount.
-pub fn path_in_hierarchy(cgroup: &Path) -> io::Result<Option<PathBuf>> {
-    Ok(path_below(
-        &fs::read_to_string("/proc/self/mountinfo")?,
-        cgroup,
-    ))
-}
-
-fn path_below(mountinfo: &str, cgroup: &Path) -> Option<PathBuf> {
-    mountinfo
-        .lines()
-        .filter(|line| line.contains(" - cgroup2 "))
-        .filter_map(|line| {
-            // proc_pid_mountinfo(5): number, parent, device, root of the mount, where it is mounted, ...
-            let mut fields = line.split(' ').skip(3);
-            let (root, mounted) = (fields.next()?, fields.next()?);
-            let rest = cgroup.strip_prefix(mounted).ok()?;
-            Some((mounted.len(), Path::new(root).join(rest)))
-        })
-        .max()
-        .map(|(_, path)| path)
-}
-
-/// Forgets the counters of objects that are gone, so that the map does not fill with them. Returns how many.
+/// Forgets the counters of objects that are gone, once the map is half full: new ones could not be counted some day.
+/// Returns how many.
 pub fn prune(tables: &Tables, snapshot: &Snapshot) -> Result<usize, TableError> {
+    let entries = tables.stats.entries()?;
+    if entries.len() < tables.stats.capacity() as usize / 2 {
+        return Ok(0);
+    }
     let workloads = snapshot.workloads.keys().cloned().map(Subject::Workload);
     let services = snapshot.services.keys().cloned().map(Subject::Service);
     let known: BTreeSet<u32> = workloads
@@ -188,7 +190,7 @@ pub fn prune(tables: &Tables, snapshot: &Snapshot) -> Result<usize, TableError> 
         .chain([0])
         .collect();
     let mut pruned = 0;
-    for (key, _) in tables.stats.entries()? {
+    for (key, _) in entries {
         if !known.contains(&key.subject) {
             pruned += usize::from(tables.stats.remove(&key)?);
         }

@@ -19,7 +19,7 @@ use super::load::{self, Globals, Programs};
 use super::offsets::Offsets;
 use super::pins::Pins;
 use super::sys::AttachType;
-use super::{Config, Error, Tables, sys};
+use super::{Config, Error, Tables, acceleration, probe, sys};
 use crate::state::report::{Acceleration, BpfReport, ProgramReport};
 
 /// Age of the heartbeat from which on the agent counts as hung.
@@ -44,19 +44,25 @@ impl Datapath {
         let pins = Pins::create(&config.pin_dir)?;
         let globals = Globals {
             offsets: Offsets::of_kernel(),
-            has_skb_netns: false,
+            has_skb_netns: probe::has_skb_netns(),
         };
         let programs = load::load(&pins.maps, &globals)?;
         let tables = Tables::open(&pins.maps)?;
-        let settings = first_settings(&tables)?;
+        let mut settings = first_settings(&tables)?;
         attach::attach(&pins, &programs, &cgroup)?;
+        let acceleration = acceleration::decide(
+            config.acceleration,
+            globals.offsets.is_some(),
+            (&tables, &mut settings),
+            (&programs, &cgroup),
+        )?;
         Ok(Self {
             tables,
             programs,
             pins,
             cgroup,
             settings: Mutex::new(settings),
-            acceleration: Acceleration::default(),
+            acceleration,
         })
     }
 

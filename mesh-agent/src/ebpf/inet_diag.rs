@@ -3,13 +3,15 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use aya::Pod;
 use mesh_common::conn::Conn;
 use mesh_common::redirect::Redirect;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Tables;
 
 #[cfg(test)]
 mod tests;
@@ -71,6 +73,16 @@ pub struct Storages<'a> {
     pub conn: BorrowedFd<'a>,
     /// `REDIRECTS`.
     pub redirects: BorrowedFd<'a>,
+}
+
+impl<'a> Storages<'a> {
+    /// Those of the agent.
+    pub fn of(tables: &'a Tables) -> Self {
+        Self {
+            conn: tables.conn.as_fd(),
+            redirects: tables.redirects.as_fd(),
+        }
+    }
 }
 
 /// Calls `visit` for each TCP socket of the calling thread's network namespace in one of `states` (a bit per state),

@@ -59,16 +59,15 @@ pub(super) fn attach(
 pub(super) fn detach(path: &Path) -> Result<(), Error> {
     let link = open(path)?;
     // Links of a namespace that is gone cannot be detached, nor need they be.
-    let detached = sys::detach_link(link.as_fd());
-    fs::remove_file(path)
-        .and(match detached {
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
-            _ => Ok(()),
-        })
-        .map_err(|source| Error::Attach {
-            path: path.to_owned(),
-            source,
-        })
+    let detached = match sys::detach_link(link.as_fd()) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => Ok(()),
+    };
+    let removed = fs::remove_file(path);
+    detached.and(removed).map_err(|source| Error::Attach {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Opens a pinned link.

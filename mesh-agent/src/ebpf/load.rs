@@ -96,4 +96,3 @@ fn check_pins(directory: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
-

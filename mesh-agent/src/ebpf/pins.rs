@@ -27,7 +27,11 @@ pub(super) struct Pins {
 impl Pins {
     /// The directories below `pin_dir`, whether they are there or not.
     pub(super) fn below(pin_dir: &Path) -> Self {
-        let root = pin_dir.join(format!("v{SCHEMA}"));
+        Self::at(pin_dir.join(format!("v{SCHEMA}")))
+    }
+
+    /// The directories of the schema at `root`.
+    pub(super) fn at(root: PathBuf) -> Self {
         Self {
             maps: root.join("maps"),
             links: root.join("links"),

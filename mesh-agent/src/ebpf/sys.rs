@@ -161,13 +161,16 @@ struct Query {
 /// Most programs that are looked at on one hook.
 const MAX_PROGRAMS: usize = 64;
 
-/// Numbers of the programs attached to a cgroup.
+/// `BPF_F_QUERY_EFFECTIVE`: what runs here, whether attached here or above.
+const EFFECTIVE: u32 = 1;
+
+/// Numbers of the programs that run for a cgroup.
 pub(super) fn attached(target: BorrowedFd<'_>, attach_type: AttachType) -> io::Result<Vec<u32>> {
     let mut programs = [0_u32; MAX_PROGRAMS];
     let mut attributes = Query {
         target: raw(target),
         attach_type: attach_type as u32,
-        flags: 0,
+        flags: EFFECTIVE,
         attach_flags: 0,
         programs: programs.as_mut_ptr().addr() as u64,
         count: 64,
@@ -179,17 +182,54 @@ pub(super) fn attached(target: BorrowedFd<'_>, attach_type: AttachType) -> io::R
 }
 
 #[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// Whether programs of a kind may call a helper: one that does is offered to the kernel, and thrown away.
+pub(super) fn is_helper_allowed(kind: aya_obj::generated::bpf_prog_type, helper: i32) -> bool {
+    // The context is in the first register already; then: return 1.
+    let code = [
+        u64::from(helper.cast_unsigned()) << 32 | 0x85,
+        1 << 32 | 0xb7,
+        0x95,
+    ];
+    let mut attributes = ProgramLoad {
+        kind: kind as u32,
+        instructions: 3,
+        code: code.as_ptr().addr() as u64,
+        license: c"GPL".as_ptr().addr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes)
+        .and_then(fd)
+        .is_ok()
+}
+
+#[repr(C)]
 struct Info {
     fd: u32,
     length: u32,
-    info: u64,
+    value: u64,
 }
 
 fn info<T: Copy>(object: BorrowedFd<'_>, mut value: T) -> io::Result<T> {
     let mut attributes = Info {
         fd: raw(object),
         length: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,
-        info: (&raw mut value).addr() as u64,
+        value: (&raw mut value).addr() as u64,
     };
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(value)

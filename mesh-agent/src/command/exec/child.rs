@@ -113,6 +113,17 @@ impl Signals {
         })
     }
 
+    /// Waits, while there is no command yet, for a signal that would end it.
+    pub(super) async fn asked_to_end(&mut self) -> Exit {
+        let signal = tokio::select! {
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.quit.recv() => Signal::SIGQUIT,
+        };
+        exit_of(ExitStatus::from_raw(signal as i32))
+    }
+
     /// The next signal to send on; none when it is the command that may have ended.
     async fn next(&mut self) -> Option<Signal> {
         let (signal, is_from_keyboard) = tokio::select! {
@@ -130,7 +141,7 @@ impl Signals {
 fn exit_of(status: ExitStatus) -> Exit {
     let code = status
         .code()
-        .or_else(|| status.signal().map(|number| 128 + number));
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     let code = code.and_then(|code| u8::try_from(code).ok());
     code.map_or(Exit::FAILURE, Exit::from_code)
 }

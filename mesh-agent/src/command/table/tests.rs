@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
+use super::report::size;
 use super::*;
+use crate::state::endpoint::Endpoint;
+use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::service::Service;
 
 #[test]
 fn services_are_shown_with_what_is_wrong() {

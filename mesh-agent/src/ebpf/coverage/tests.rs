@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mesh_common::stats::{Counter, StatKey};
 use mesh_common::verdict::Reason;
 use serde_json::json;
 
-use super::{Unseen, coverage, outside_cgroup_of, path_below};
+use super::{Unseen, coverage, outside_cgroup_of};
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::traffic::fixture::Fixture;
@@ -83,21 +83,4 @@ fn processes_outside_the_hooked_cgroup_are_counted() -> io::Result<()> {
     assert_eq!(outside_cgroup_of(proc.path(), 7, Path::new("/")), 0);
     assert_eq!(outside_cgroup_of(proc.path(), 9, Path::new("/mesh")), 0);
     Ok(())
-}
-
-#[test]
-fn a_cgroup_directory_is_found_in_its_hierarchy() {
-    let mountinfo = "\
-24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw
-33 24 0:29 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw
-41 24 0:29 /pods /run/pods rw - cgroup2 cgroup2 rw
-";
-    let of = |path: &str| path_below(mountinfo, Path::new(path));
-    assert_eq!(
-        of("/sys/fs/cgroup/unified/mesh"),
-        Some(PathBuf::from("/mesh"))
-    );
-    assert_eq!(of("/sys/fs/cgroup/unified"), Some(PathBuf::from("/")));
-    assert_eq!(of("/run/pods/a"), Some(PathBuf::from("/pods/a")));
-    assert_eq!(of("/sys/fs/cgroup/memory/a"), None);
 }

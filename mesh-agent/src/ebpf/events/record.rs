@@ -189,10 +189,7 @@ impl Record {
             fields.push(("rtt_micros", Value::from(self.rtt_micros)));
             fields.push(("retransmits", Value::from(self.retransmits)));
         } else if self.kind != Kind::AuditDenied && self.kind != Kind::Bypassed {
-            fields.push((
-                "error",
-                Value::from("connection refused by the mesh"),
-            ));
+            fields.push(("error", Value::from("connection refused by the mesh")));
         }
         fields
     }

@@ -1,0 +1,92 @@
+//! Sockets made inside a network namespace, and their options.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::time::Duration;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::netns::Netns;
+
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// After how long without an answer the kernel gives up on sent data.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When the kernel starts to ask an idle peer whether it is there, and how often.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A listener at `address` inside `netns`, non-blocking.
+pub fn listen(netns: &Netns, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    netns.run(|| {
+        let socket = stream(address)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    })?
+}
+
+/// An unconnected stream socket inside `netns` that can reach `address`, non-blocking; with `source` bound to it.
+pub fn dial(netns: &Netns, address: SocketAddr, source: Option<IpAddr>) -> io::Result<Socket> {
+    let socket = netns.run(|| stream(address))??;
+    socket.set_tcp_nodelay(true)?;
+    set_liveness(&SockRef::from(&socket))?;
+    if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        // The kernel picks the port at connect, by the whole tuple, so that ports do not run out early.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// Takes one connection from a listener: non-blocking, closed on exec, bound to no runtime yet.
+pub fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    // SAFETY: a null address is allowed and means that the caller does not want it.
+    let descriptor = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    let stream = unsafe { std::net::TcpStream::from_raw_fd(descriptor) };
+    let peer = stream.peer_addr()?;
+    Ok((stream, peer))
+}
+
+/// Options of an accepted connection.
+pub fn prepare_accepted(stream: &std::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    set_liveness(&SockRef::from(stream))
+}
+
+/// Makes the next close of the socket a reset, so that the other side sees a refusal and not an orderly end.
+pub fn reset_on_close(stream: &impl std::os::fd::AsFd) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+fn stream(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+}
+
+fn set_liveness(socket: &SockRef<'_>) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}

@@ -1,0 +1,85 @@
+//! Dials an endpoint from the caller's network namespace, within a deadline.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use mesh_common::conn::{Conn, Direction};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::caller::Caller;
+use super::error::Error;
+use super::view::{Endpoint, ServicePort};
+use super::worker::Worker;
+use crate::net::clock;
+use crate::net::socket;
+
+/// Connects to `endpoint` for `caller`. A refusal puts the endpoint aside for a while.
+pub(crate) async fn dial(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<TcpStream, Error> {
+    let result = dial_once(worker, caller, port, endpoint).await;
+    match &result {
+        Ok(_) => endpoint.live.accepted(),
+        Err(error) if error.is_retryable() => {
+            if endpoint.live.refused() {
+                worker.metrics.ejections.inc();
+                tracing::info!(endpoint = %endpoint.key, address = %endpoint.address, reason = error.reason(), "endpoint put aside");
+            }
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+async fn dial_once(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<TcpStream, Error> {
+    let failed = |source: io::Error| Error::Connect {
+        endpoint: endpoint.address,
+        source,
+    };
+    let socket = socket::dial(&caller.netns, endpoint.address, caller.bound).map_err(failed)?;
+    worker
+        .table
+        .mark(socket.as_fd(), &own(caller, port, endpoint))
+        .map_err(Error::ConnTable)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    worker.metrics.pool_dialled.inc();
+    match timeout(
+        worker.config.timeouts.connect,
+        socket.connect(endpoint.address),
+    )
+    .await
+    {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(Error::ConnectTimeout(endpoint.address)),
+    }
+}
+
+/// What the hooks shall know of the socket: the agent's own, and authorized already.
+fn own(caller: &Caller, port: &ServicePort, endpoint: &Endpoint) -> Conn {
+    let is_accelerated = endpoint
+        .workload
+        .as_ref()
+        .is_some_and(|workload| workload.is_accelerated);
+    let acceleration = if is_accelerated { Conn::ACCELERATED } else { 0 };
+    Conn {
+        original: endpoint.address.into(),
+        verdict: 0,
+        reason: 0,
+        direction: Direction::Dialled as u8,
+        flags: Conn::OWN | Conn::AUTHORIZED | acceleration,
+        service: port.service_number,
+        endpoint: endpoint.number,
+        started_ns: clock::monotonic_ns(),
+        cookie: 0,
+        ..caller.conn
+    }
+}

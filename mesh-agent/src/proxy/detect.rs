@@ -1,0 +1,186 @@
+//! What a connection speaks: declared, else learned for that port, else found in its first bytes.
+//!
+//! Nobody waits for a silent side: while the client is silent the endpoint is dialled, and whoever speaks first
+//! decides.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::caller::Caller;
+use super::error::Error;
+use super::tcp::{self, Dialled};
+use super::view::{Learned, ServicePort};
+use super::worker::Worker;
+use crate::state::service::Protocol;
+
+pub(crate) mod sniff;
+
+use sniff::Sniff;
+
+/// What was found. The bytes were read on the way, and belong in front.
+#[derive(Debug)]
+pub(crate) enum Detected {
+    /// HTTP/1.
+    Http1(Bytes),
+    /// HTTP/2 with prior knowledge.
+    Http2(Bytes),
+    /// Anything else; the endpoint's side may be connected already.
+    Opaque(Bytes, Option<Dialled>),
+    /// The client has gone without a word.
+    Nothing,
+}
+
+/// Finds the protocol of a connection to `port`.
+pub(crate) async fn detect(
+    worker: &Worker,
+    caller: &Caller,
+    port: &Arc<ServicePort>,
+    stream: &mut TcpStream,
+) -> Result<Detected, Error> {
+    let declared = match port.protocol {
+        Protocol::Http => Some(Detected::Http1(Bytes::new())),
+        Protocol::Http2 | Protocol::Grpc => Some(Detected::Http2(Bytes::new())),
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp => Some(Detected::Opaque(Bytes::new(), None)),
+        Protocol::Auto => None,
+    };
+    if let Some(declared) = declared {
+        worker.metrics.detected("declared");
+        return Ok(declared);
+    }
+    if port.memory.learned() == Learned::ServerFirst {
+        worker.metrics.detected("learned");
+        return Ok(Detected::Opaque(Bytes::new(), None));
+    }
+    let dialled = match who_speaks(worker, caller, port, stream).await? {
+        Speaker::Client(dialled) => dialled,
+        Speaker::Endpoint(dialled) => {
+            worker.metrics.detected("server-first");
+            return Ok(Detected::Opaque(Bytes::new(), Some(dialled)));
+        }
+    };
+    let (first, sniffed) = read_first(stream, worker.config.timeouts.detect).await?;
+    worker.metrics.detected(sniffed.as_str());
+    Ok(match sniffed {
+        Sniff::Http1 => {
+            port.memory.learn(Learned::Http);
+            Detected::Http1(first)
+        }
+        Sniff::Http2 => {
+            port.memory.learn(Learned::Http);
+            Detected::Http2(first)
+        }
+        Sniff::Unsure if first.is_empty() && dialled.is_none() => Detected::Nothing,
+        Sniff::Opaque | Sniff::Unsure => Detected::Opaque(first, dialled),
+    })
+}
+
+/// Tells what the first bytes are, where no service is there to be asked: for an error in the client's language.
+pub(crate) async fn detect_orphan(
+    worker: &Worker,
+    stream: &mut TcpStream,
+) -> Result<Detected, Error> {
+    let patience = worker.config.timeouts.detect;
+    let Ok((first, sniffed)) = timeout(patience, read_first(stream, patience))
+        .await
+        .map_err(|_| Error::Idle)?
+    else {
+        return Ok(Detected::Nothing);
+    };
+    Ok(match sniffed {
+        Sniff::Http1 => Detected::Http1(first),
+        Sniff::Http2 => Detected::Http2(first),
+        Sniff::Opaque | Sniff::Unsure => Detected::Nothing,
+    })
+}
+
+enum Speaker {
+    Client(Option<Dialled>),
+    Endpoint(Dialled),
+}
+
+/// Waits for the first byte of either side. After a short while the endpoint is dialled, for it may be the one that
+/// speaks first.
+async fn who_speaks(
+    worker: &Worker,
+    caller: &Caller,
+    port: &Arc<ServicePort>,
+    stream: &TcpStream,
+) -> Result<Speaker, Error> {
+    let timeouts = &worker.config.timeouts;
+    let is_http = port.memory.learned() == Learned::Http;
+    let head_start = if is_http {
+        timeouts.detect
+    } else {
+        timeouts.detect_race
+    };
+    if let Ok(result) = timeout(head_start, stream.readable()).await {
+        result.map_err(Error::Downstream)?;
+        return Ok(Speaker::Client(None));
+    }
+    let dialled = tokio::select! {
+        biased;
+        result = stream.readable() => {
+            result.map_err(Error::Downstream)?;
+            return Ok(Speaker::Client(None));
+        }
+        dialled = tcp::dial(worker, caller, port) => dialled,
+    };
+    let dialled = match dialled {
+        Ok(dialled) => dialled,
+        // A client that keeps a connection ready gets its answer when it asks.
+        Err(_) if is_http => {
+            wait(stream, timeouts.idle).await?;
+            return Ok(Speaker::Client(None));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        result = wait(stream, timeouts.idle) => {
+            result?;
+            Ok(Speaker::Client(Some(dialled)))
+        }
+        result = dialled.stream.peek(&mut byte) => {
+            // An endpoint that only closes has not spoken: the copy passes that on.
+            if result.map_err(Error::UpstreamIo)? > 0 {
+                port.memory.learn(Learned::ServerFirst);
+            }
+            Ok(Speaker::Endpoint(dialled))
+        }
+    }
+}
+
+async fn wait(stream: &TcpStream, patience: Duration) -> Result<(), Error> {
+    timeout(patience, stream.readable())
+        .await
+        .map_err(|_| Error::Idle)?
+        .map_err(Error::Downstream)
+}
+
+/// Reads until the protocol is clear, the client has closed, or `patience` is over since the first byte.
+async fn read_first(stream: &mut TcpStream, patience: Duration) -> Result<(Bytes, Sniff), Error> {
+    let mut first = BytesMut::with_capacity(sniff::ENOUGH);
+    let mut deadline = None;
+    loop {
+        let until = deadline.unwrap_or_else(|| Instant::now() + patience);
+        let read: io::Result<usize> = match timeout_at(until, stream.read_buf(&mut first)).await {
+            Ok(read) => read,
+            Err(_) => return Ok((first.freeze(), Sniff::Unsure)),
+        };
+        if read.map_err(Error::Downstream)? == 0 {
+            return Ok((first.freeze(), Sniff::Unsure));
+        }
+        deadline = Some(until);
+        match sniff::sniff(&first) {
+            Sniff::Unsure if first.len() < sniff::ENOUGH => {}
+            sniffed => return Ok((first.freeze(), sniffed)),
+        }
+    }
+}

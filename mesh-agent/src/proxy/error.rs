@@ -1,0 +1,192 @@
+//! Why a connection or request failed: whose fault it is, whether to retry, what the client is told.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::StatusCode;
+
+/// A failed connection or request.
+///
+/// Every question about a failure is answered here by an exhaustive `match`, so that a new variant does not compile
+/// until each question has its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client's side failed.
+    #[error("the connection from the client failed")]
+    Downstream(#[source] io::Error),
+    /// The kernel does not know the connection: somebody dialled the listener itself.
+    #[error("the kernel knows no connection of this socket")]
+    NoConnection,
+    /// The kernel knows the connection, and did not send it here.
+    #[error("the kernel did not send this connection to the proxy")]
+    NotProxied,
+    /// The kernel cannot be asked.
+    #[error("cannot read what the kernel knows of the connection")]
+    ConnTable(#[source] io::Error),
+    /// A limit on connections is reached.
+    #[error("too many connections")]
+    ConnectionLimit,
+    /// A limit on buffered bytes is reached.
+    #[error("too many bytes in buffers")]
+    BufferLimit,
+    /// The service is gone, or lost this port.
+    #[error("no service at {0}")]
+    NoService(SocketAddr),
+    /// Nobody can take the request.
+    #[error("no endpoint takes connections")]
+    NoEndpoint,
+    /// An authorization policy refuses.
+    #[error("policy does not admit the caller to {0}")]
+    Policy(SocketAddr),
+    /// The request breaks the rules of HTTP.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The endpoint did not accept a connection.
+    #[error("cannot connect to {endpoint}")]
+    Connect {
+        /// The endpoint that was tried.
+        endpoint: SocketAddr,
+        /// What the socket said.
+        #[source]
+        source: io::Error,
+    },
+    /// The endpoint did not answer the SYN in time.
+    #[error("{0} does not answer")]
+    ConnectTimeout(SocketAddr),
+    /// The protocol could not be agreed with the endpoint.
+    #[error("{endpoint} does not speak the protocol")]
+    Handshake {
+        /// The endpoint that was tried.
+        endpoint: SocketAddr,
+        /// What hyper said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The endpoint ended the connection before it answered.
+    #[error("{endpoint} ended the connection without an answer")]
+    Upstream {
+        /// The endpoint that was asked.
+        endpoint: SocketAddr,
+        /// What hyper said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// A connection of raw bytes failed on the endpoint's side.
+    #[error("the connection to the endpoint failed")]
+    UpstreamIo(#[source] io::Error),
+    /// The endpoint did not answer in time.
+    #[error("{0} gave no answer in time")]
+    ResponseTimeout(SocketAddr),
+    /// The endpoint switched protocols although nobody asked.
+    #[error("{0} switched protocols unasked")]
+    UnaskedUpgrade(SocketAddr),
+    /// Nothing moved for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// The proxy is being stopped.
+    #[error("the proxy is stopping")]
+    Draining,
+}
+
+impl Error {
+    /// What the client is told.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Downstream(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
+            Self::ConnTable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ConnectionLimit
+            | Self::BufferLimit
+            | Self::NoService(_)
+            | Self::NoEndpoint
+            | Self::Connect { .. }
+            | Self::ConnectTimeout(_)
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Handshake { .. }
+            | Self::Upstream { .. }
+            | Self::UpstreamIo(_)
+            | Self::UnaskedUpgrade(_) => StatusCode::BAD_GATEWAY,
+            Self::ResponseTimeout(_) | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whether another endpoint may be tried: only if this one cannot have seen the request.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout(_) | Self::Handshake { .. } => true,
+            Self::Downstream(_)
+            | Self::NoConnection
+            | Self::NotProxied
+            | Self::ConnTable(_)
+            | Self::ConnectionLimit
+            | Self::BufferLimit
+            | Self::NoService(_)
+            | Self::NoEndpoint
+            | Self::Policy(_)
+            | Self::BadRequest(_)
+            | Self::Upstream { .. }
+            | Self::UpstreamIo(_)
+            | Self::ResponseTimeout(_)
+            | Self::UnaskedUpgrade(_)
+            | Self::Idle
+            | Self::Draining => false,
+        }
+    }
+
+    /// The word in metrics, in the access log and in `x-mesh-error`.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Downstream(_) => "downstream",
+            Self::NoConnection => "no-connection",
+            Self::NotProxied => "not-proxied",
+            Self::ConnTable(_) => "conn-table",
+            Self::ConnectionLimit => "connection-limit",
+            Self::BufferLimit => "buffer-limit",
+            Self::NoService(_) => "no-service",
+            Self::NoEndpoint => "no-endpoint",
+            Self::Policy(_) => "policy",
+            Self::BadRequest(_) => "bad-request",
+            Self::Connect { .. } => "connect",
+            Self::ConnectTimeout(_) => "connect-timeout",
+            Self::Handshake { .. } => "handshake",
+            Self::Upstream { .. } | Self::UpstreamIo(_) => "upstream",
+            Self::ResponseTimeout(_) => "response-timeout",
+            Self::UnaskedUpgrade(_) => "unasked-upgrade",
+            Self::Idle => "idle",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The flag of the Istio series.
+    #[must_use]
+    pub const fn flags(&self) -> &'static str {
+        match self {
+            Self::Downstream(_) => "DC",
+            Self::BadRequest(_) => "DPE",
+            Self::NoConnection | Self::NotProxied | Self::ConnTable(_) | Self::Policy(_) => "UAEX",
+            Self::ConnectionLimit | Self::BufferLimit => "UO",
+            Self::NoService(_) => "NR",
+            Self::NoEndpoint => "UH",
+            Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
+            Self::Handshake { .. } | Self::UnaskedUpgrade(_) => "UPE",
+            Self::Upstream { .. } | Self::UpstreamIo(_) => "UC",
+            Self::ResponseTimeout(_) => "UT",
+            Self::Idle => "SI",
+            Self::Draining => "LR",
+        }
+    }
+
+    /// The status of a gRPC call that fails so.
+    #[must_use]
+    pub fn grpc_status(&self) -> u8 {
+        match self.status() {
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
+            StatusCode::GATEWAY_TIMEOUT => 4,
+            _ => 14,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Bodies on their way: counted, never gathered.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::exchange::Exchange;
+
+/// The body of a request, on its way to an endpoint.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// There is none; such a request can be sent again.
+    Empty,
+    /// The client's, frame by frame.
+    Streamed {
+        /// Where it comes from.
+        inner: Incoming,
+        /// Bytes so far.
+        count: Arc<AtomicU64>,
+    },
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streamed { inner, count } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame {
+                    count.fetch_add(length(frame), Ordering::Relaxed);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame
+        .data_ref()
+        .map_or(0, |data| u64::try_from(data.len()).unwrap_or(0))
+}
+
+/// The body of a response, on its way to the client.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The proxy's own words, or none.
+    Text(Option<Bytes>),
+    /// The endpoint's, frame by frame.
+    Streamed {
+        /// Where it comes from.
+        inner: Incoming,
+        /// What is to be told when it has ended.
+        exchange: Box<Exchange>,
+    },
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Streamed { inner, exchange } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        exchange.add_response_bytes(length(frame));
+                        if let Some(trailers) = frame.trailers_ref() {
+                            exchange.read_grpc_status(trailers);
+                        }
+                    }
+                    Some(Err(_)) => exchange.cut_off(),
+                    None => exchange.complete(),
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Streamed { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => {
+                let length = text.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(0))
+            }
+            Self::Streamed { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // hyper does not poll to the end what it knows has ended.
+        if let Self::Streamed { inner, exchange } = self
+            && inner.is_end_stream()
+        {
+            exchange.complete();
+        }
+    }
+}

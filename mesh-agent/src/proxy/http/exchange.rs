@@ -1,0 +1,188 @@
+//! One request and its response, from head to end: what is counted and logged, exactly once, however it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::Connection;
+use crate::proxy::access_log;
+use crate::proxy::error::Error;
+use crate::proxy::metrics::OutcomeKey;
+use crate::proxy::pool::Lease;
+use crate::proxy::select;
+use crate::proxy::view::{Active, ServicePort};
+
+/// A request under way. Dropped, it is counted and logged.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// The client's connection.
+    pub(crate) connection: Arc<Connection>,
+    /// The service port that was asked.
+    pub(crate) port: Option<Arc<ServicePort>>,
+    /// The endpoint that answers.
+    pub(crate) active: Option<Active>,
+    /// The connection to it.
+    pub(crate) lease: Option<Lease>,
+    /// Bytes of the request's body.
+    pub(crate) request_bytes: Arc<AtomicU64>,
+    /// What the access log tells of the request; absent where there is no log.
+    pub(crate) head: Option<Box<access_log::Head>>,
+    /// Whether it is a gRPC call.
+    pub(crate) is_grpc: bool,
+    /// Attempts made.
+    pub(crate) attempts: u32,
+    /// Why the proxy answered itself.
+    pub(crate) reason: Option<&'static str>,
+    started: Instant,
+    status: u16,
+    grpc_status: Option<u8>,
+    response_bytes: u64,
+    flags: &'static str,
+    is_complete: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        connection.pulse.request_started();
+        Self {
+            connection,
+            port: None,
+            active: None,
+            lease: None,
+            request_bytes: Arc::default(),
+            head: None,
+            is_grpc: false,
+            attempts: 0,
+            reason: None,
+            started: Instant::now(),
+            status: 0,
+            grpc_status: None,
+            response_bytes: 0,
+            flags: "-",
+            is_complete: false,
+        }
+    }
+
+    /// The head of the response is known.
+    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = status.as_u16();
+        if self.is_grpc {
+            self.read_grpc_status(headers);
+        }
+    }
+
+    /// The proxy answers itself.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.flags = error.flags();
+        self.reason = Some(error.reason());
+        self.connection.worker.metrics.failed(error.reason());
+    }
+
+    /// More of the response's body.
+    pub(crate) const fn add_response_bytes(&mut self, bytes: u64) {
+        self.response_bytes += bytes;
+    }
+
+    /// The status of the call, if these headers or trailers hold it.
+    pub(crate) fn read_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.is_grpc
+            && let Some(status) = headers.get("grpc-status")
+        {
+            let number = status.to_str().ok().and_then(|text| text.parse().ok());
+            // Status 2 is "unknown"; numbers above 16 do not exist, and would make series without end.
+            self.grpc_status = Some(number.filter(|number| *number <= 16).unwrap_or(2));
+        }
+    }
+
+    /// The response has ended well: its connection may serve again.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
+        if let Some(lease) = self.lease.take() {
+            let worker = &self.connection.worker;
+            worker.pool.give_back(worker, lease);
+        }
+    }
+
+    /// The endpoint has broken off in the middle.
+    pub(crate) fn cut_off(&mut self) {
+        self.flags = "UC";
+        self.is_complete = true;
+        self.reason = Some("upstream");
+        self.connection.worker.metrics.failed("upstream");
+    }
+
+    const fn protocol(&self) -> &'static str {
+        if self.is_grpc { "grpc" } else { "http" }
+    }
+
+    fn count(&self) {
+        let Some(port) = &self.port else { return };
+        let connection = &*self.connection;
+        let endpoint = self.active.as_ref().map(Active::endpoint);
+        let series = select::series(
+            &connection.worker,
+            &connection.caller,
+            port,
+            endpoint.map(|endpoint| &**endpoint),
+        );
+        let outcome = series.http(OutcomeKey {
+            protocol: self.protocol(),
+            code: self.status,
+            grpc: self.grpc_status,
+            flags: self.flags,
+        });
+        outcome.requests.inc();
+        outcome
+            .duration_ms
+            .observe(self.started.elapsed().as_secs_f64() * 1000.0);
+        outcome
+            .request_bytes
+            .observe(approximate(self.request_bytes.load(Ordering::Relaxed)));
+        outcome
+            .response_bytes
+            .observe(approximate(self.response_bytes));
+    }
+
+    fn log(&mut self) {
+        let Some(head) = self.head.take() else { return };
+        let connection = &*self.connection;
+        let line = access_log::Line {
+            caller: &connection.caller,
+            port: self.port.as_deref(),
+            endpoint: self.active.as_ref().map(|active| &**active.endpoint()),
+            protocol: self.protocol(),
+            head: Some(&head),
+            status: Some(self.status),
+            grpc_status: self.grpc_status,
+            bytes_received: self.request_bytes.load(Ordering::Relaxed),
+            bytes_sent: self.response_bytes,
+            duration: self.started.elapsed(),
+            attempts: self.attempts,
+            flags: self.flags,
+            reason: self.reason,
+        };
+        connection.worker.config.access_log.write(line.to_json());
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.is_complete && self.reason.is_none() {
+            self.flags = "DC";
+            self.reason = Some("downstream");
+        }
+        self.connection.pulse.request_ended();
+        self.count();
+        self.log();
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "histograms are of floating point; sizes beyond 2^53 do not occur"
+)]
+const fn approximate(bytes: u64) -> f64 {
+    bytes as f64
+}

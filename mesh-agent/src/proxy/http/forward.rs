@@ -1,0 +1,146 @@
+//! One request: sound? which service? may it? to whom? and the answer streamed back.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::Connection;
+use super::attempts;
+use super::body::{Outgoing, Reply};
+use super::exchange::Exchange;
+use super::headers::{self, Additions, Wish};
+use super::reply;
+use super::upgrade;
+use crate::proxy::access_log::Head;
+use crate::proxy::error::Error;
+use crate::proxy::view::ServicePort;
+use crate::state::service::Protocol;
+
+/// Answers one request. There is always an answer; that of the proxy itself says so.
+pub(crate) async fn forward(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let version = request.version();
+    let mut exchange = Exchange::new(connection);
+    Ok(match answer(&mut exchange, request).await {
+        Ok(Answer::Streamed(response)) => response.map(|inner| Reply::Streamed {
+            inner,
+            exchange: Box::new(exchange),
+        }),
+        Ok(Answer::Switched {
+            response,
+            client,
+            endpoint,
+        }) => {
+            let worker = Arc::clone(&exchange.connection.worker);
+            worker.spawn(upgrade::tunnel(exchange, client, endpoint));
+            response
+        }
+        Err(error) => reply::refuse(&error, exchange, version),
+    })
+}
+
+enum Answer {
+    Streamed(Response<Incoming>),
+    Switched {
+        response: Response<Reply>,
+        client: OnUpgrade,
+        endpoint: OnUpgrade,
+    },
+}
+
+async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Answer, Error> {
+    let connection = Arc::clone(&exchange.connection);
+    let client = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    let wish = headers::check(&parts);
+    exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
+    note(exchange, &parts, wish.as_ref().ok());
+    let port = service_port(&connection).await;
+    exchange.port.clone_from(&port);
+    let wish = wish?;
+    let port = port.ok_or(Error::NoService(connection.caller.original))?;
+    let is_http2 = speaks_http2(&port, &connection);
+    if is_http2 && wish.upgrade.is_some() {
+        return Err(Error::BadRequest(
+            "the service speaks HTTP/2, which has no upgrades",
+        ));
+    }
+    let additions = Additions {
+        caller: connection.caller.address(),
+        random: rand::random,
+    };
+    headers::rewrite(&mut parts, &wish, &port.host, is_http2, additions)?;
+    note(exchange, &parts, Some(&wish));
+    let body = if wish.is_connect || body.is_end_stream() {
+        Outgoing::Empty
+    } else {
+        Outgoing::Streamed {
+            inner: body,
+            count: Arc::clone(&exchange.request_bytes),
+        }
+    };
+    let request = Request::from_parts(parts, body);
+    let mut response = attempts::send(exchange, port, request, is_http2).await?;
+    exchange.answered(response.status(), response.headers());
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switch && wish.upgrade.is_none() {
+        return Err(unasked(exchange));
+    }
+    let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
+    headers::clean_response(response.headers_mut(), is_switch);
+    if !is_tunnel {
+        return Ok(Answer::Streamed(response));
+    }
+    let endpoint = hyper::upgrade::on(&mut response);
+    Ok(Answer::Switched {
+        response: response.map(|_| Reply::Text(None)),
+        client,
+        endpoint,
+    })
+}
+
+/// The service port as it is now: endpoints and policies may change while a connection lives.
+async fn service_port(connection: &Connection) -> Option<Arc<ServicePort>> {
+    let views = &connection.worker.views;
+    let dialled = &connection.caller.conn.original;
+    if let Some(port) = views.load().port(dialled) {
+        return Some(Arc::clone(port));
+    }
+    views.catch_up().await;
+    views.load().port(dialled).map(Arc::clone)
+}
+
+/// What the endpoint is spoken to: as declared, else as the client speaks.
+fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
+    match port.protocol {
+        Protocol::Http => false,
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp | Protocol::Auto => connection.is_http2,
+    }
+}
+
+/// Keeps for the access log what the head says; the later call also knows what the proxy has added.
+fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wish>) {
+    if exchange.connection.worker.config.access_log.is_enabled() {
+        let authority = wish.and_then(|wish| wish.authority.as_ref());
+        let head = Head::new(parts, authority.map(|authority| authority.as_str()));
+        exchange.head = Some(Box::new(head));
+    }
+}
+
+fn unasked(exchange: &mut Exchange) -> Error {
+    // Whatever follows on that connection is not HTTP.
+    exchange.lease = None;
+    let original = exchange.connection.caller.original;
+    let endpoint = exchange
+        .active
+        .as_ref()
+        .map(|active| active.endpoint().address);
+    Error::UnaskedUpgrade(endpoint.unwrap_or(original))
+}

@@ -1,0 +1,82 @@
+//! Replies that the proxy makes itself.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode, Version};
+
+use super::body::Reply;
+use super::exchange::Exchange;
+use super::headers::MESH_ERROR;
+use crate::proxy::error::Error;
+
+/// Tells the client why there is no answer of an endpoint. A gRPC call gets a status of its own kind.
+pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) -> Response<Reply> {
+    exchange.failed(error);
+    let mut response = if exchange.is_grpc {
+        grpc(error)
+    } else {
+        plain(error)
+    };
+    let headers = response.headers_mut();
+    headers.insert(MESH_ERROR, HeaderValue::from_static(error.reason()));
+    if matches!(error, Error::BadRequest(_)) && version < Version::HTTP_2 {
+        // Nobody knows where the next request would begin.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.answered(response.status(), response.headers());
+    exchange.complete();
+    response
+}
+
+fn plain(error: &Error) -> Response<Reply> {
+    let text = Bytes::from(format!("mesh: {error}\n"));
+    let mut response = Response::new(Reply::Text(Some(text)));
+    *response.status_mut() = error.status();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// Trailers only: the head of the response is its end.
+fn grpc(error: &Error) -> Response<Reply> {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(error.grpc_status())),
+    );
+    if let Ok(message) = HeaderValue::try_from(percent_encode(&error.to_string())) {
+        headers.insert("grpc-message", message);
+    }
+    let mut response = Response::new(Reply::Text(None));
+    *response.status_mut() = StatusCode::OK;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// As gRPC wants it: printable ASCII except the percent sign stays.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn messages_of_grpc_are_printable() {
+        assert_eq!(super::percent_encode("50 % é\n"), "50 %25 %C3%A9%0A");
+    }
+}

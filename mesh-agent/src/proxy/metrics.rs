@@ -1,0 +1,418 @@
+//! Series of the proxy: those of Istio, with every label that Kiali asks for, and our own.
+//!
+//! Handles are found once per caller and endpoint, and once per outcome, and kept where the request path meets them
+//! anyway: no request looks up a family.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::metrics::Registry;
+use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
+
+type Reason = [(&'static str, &'static str); 1];
+type Worker = [(&'static str, String); 1];
+
+/// Every family of the proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Family<Outcome, Counter>,
+    durations: Family<Outcome, Histogram, Bounds>,
+    request_bytes: Family<Outcome, Histogram, Bounds>,
+    response_bytes: Family<Outcome, Histogram, Bounds>,
+    tcp_sent: Family<Outcome, Counter>,
+    tcp_received: Family<Outcome, Counter>,
+    tcp_opened: Family<Outcome, Counter>,
+    tcp_closed: Family<Outcome, Counter>,
+    refused: Family<Reason, Counter>,
+    errors: Family<Reason, Counter>,
+    retries: Family<Reason, Counter>,
+    detected: Family<Reason, Counter>,
+    worker_connections: Family<Worker, Gauge>,
+    /// Audited policies that would have refused.
+    pub(crate) audited: Counter,
+    /// Endpoints put aside because they refused a connection.
+    pub(crate) ejections: Counter,
+    /// Connections to endpoints, by use.
+    pub(crate) pool_idle: Gauge,
+    /// Connections to endpoints that were made.
+    pub(crate) pool_dialled: Counter,
+    /// Requests that found a connection ready.
+    pub(crate) pool_reused: Counter,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bounds(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0)
+    }
+}
+
+/// Makes and registers the families.
+pub(crate) fn register(registry: &mut Registry) -> Metrics {
+    let metrics = Metrics {
+        requests: Family::default(),
+        durations: Family::new_with_constructor(Bounds(MILLISECONDS)),
+        request_bytes: Family::new_with_constructor(Bounds(BYTES)),
+        response_bytes: Family::new_with_constructor(Bounds(BYTES)),
+        tcp_sent: Family::default(),
+        tcp_received: Family::default(),
+        tcp_opened: Family::default(),
+        tcp_closed: Family::default(),
+        refused: Family::default(),
+        errors: Family::default(),
+        retries: Family::default(),
+        detected: Family::default(),
+        worker_connections: Family::default(),
+        audited: Counter::default(),
+        ejections: Counter::default(),
+        pool_idle: Gauge::default(),
+        pool_dialled: Counter::default(),
+        pool_reused: Counter::default(),
+    };
+    metrics.register_istio(registry);
+    metrics.register_mesh(registry);
+    metrics
+}
+
+impl Metrics {
+    fn register_istio(&self, registry: &mut Registry) {
+        registry.register("istio_requests", "Requests", self.requests.clone());
+        registry.register(
+            "istio_request_duration_milliseconds",
+            "Time from the head of a request to the end of its response",
+            self.durations.clone(),
+        );
+        registry.register(
+            "istio_request_bytes",
+            "Bytes of request bodies",
+            self.request_bytes.clone(),
+        );
+        registry.register(
+            "istio_response_bytes",
+            "Bytes of response bodies",
+            self.response_bytes.clone(),
+        );
+        registry.register(
+            "istio_tcp_sent_bytes",
+            "Bytes sent to callers",
+            self.tcp_sent.clone(),
+        );
+        registry.register(
+            "istio_tcp_received_bytes",
+            "Bytes received from callers",
+            self.tcp_received.clone(),
+        );
+        registry.register(
+            "istio_tcp_connections_opened",
+            "Opaque connections opened",
+            self.tcp_opened.clone(),
+        );
+        registry.register(
+            "istio_tcp_connections_closed",
+            "Opaque connections closed",
+            self.tcp_closed.clone(),
+        );
+    }
+
+    fn register_mesh(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_refused_connections",
+            "Connections that the proxy refused before it knew the protocol, by reason",
+            self.refused.clone(),
+        );
+        registry.register(
+            "mesh_proxy_errors",
+            "Requests and connections that the proxy ended itself, by reason",
+            self.errors.clone(),
+        );
+        registry.register(
+            "mesh_proxy_retries",
+            "Attempts after the first, by reason",
+            self.retries.clone(),
+        );
+        registry.register(
+            "mesh_proxy_detected",
+            "Connections by how their protocol was found",
+            self.detected.clone(),
+        );
+        registry.register(
+            "mesh_proxy_connections",
+            "Client connections that are open, by worker",
+            self.worker_connections.clone(),
+        );
+        registry.register(
+            "mesh_proxy_audit_denied",
+            "Connections and requests that an audited policy would have refused",
+            self.audited.clone(),
+        );
+        registry.register(
+            "mesh_proxy_ejections",
+            "Endpoints put aside because they refused a connection",
+            self.ejections.clone(),
+        );
+        registry.register(
+            "mesh_proxy_pool_idle",
+            "Connections to endpoints that wait for a request",
+            self.pool_idle.clone(),
+        );
+        registry.register(
+            "mesh_proxy_pool_dialled",
+            "Connections to endpoints that were made",
+            self.pool_dialled.clone(),
+        );
+        registry.register(
+            "mesh_proxy_pool_reused",
+            "Requests that found a connection ready",
+            self.pool_reused.clone(),
+        );
+    }
+
+    /// Counts a connection that was refused.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts a failure of the proxy's making.
+    pub(crate) fn failed(&self, reason: &'static str) {
+        self.errors.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts an attempt after the first.
+    pub(crate) fn retried(&self, reason: &'static str) {
+        self.retries.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts how a protocol was found.
+    pub(crate) fn detected(&self, how: &'static str) {
+        self.detected.get_or_create(&[("outcome", how)]).inc();
+    }
+
+    /// The gauge of a worker's connections.
+    pub(crate) fn worker(&self, number: usize) -> Gauge {
+        self.worker_connections
+            .get_or_create_owned(&[("worker", number.to_string())])
+    }
+}
+
+/// Who is at the two ends: the labels that all series of a caller and endpoint share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Ends {
+    pub(crate) source: End,
+    pub(crate) destination: End,
+    /// `NAME.NAMESPACE.mesh`.
+    pub(crate) service: String,
+    pub(crate) service_name: String,
+    pub(crate) service_namespace: String,
+}
+
+/// One end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct End {
+    pub(crate) workload: String,
+    pub(crate) namespace: String,
+    pub(crate) canonical_service: String,
+    pub(crate) revision: String,
+    pub(crate) principal: String,
+    pub(crate) app: String,
+    pub(crate) version: String,
+}
+
+/// What stands where nothing is known.
+const UNKNOWN: &str = "unknown";
+
+impl Default for End {
+    fn default() -> Self {
+        let unknown = || UNKNOWN.to_owned();
+        Self {
+            workload: unknown(),
+            namespace: unknown(),
+            canonical_service: unknown(),
+            revision: "latest".to_owned(),
+            principal: unknown(),
+            app: unknown(),
+            version: unknown(),
+        }
+    }
+}
+
+/// Labels of one series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Outcome {
+    ends: Arc<Ends>,
+    key: OutcomeKey,
+}
+
+/// How a request or connection went, for its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OutcomeKey {
+    /// `http`, `grpc` or `tcp`.
+    pub(crate) protocol: &'static str,
+    /// Status, zero for a TCP connection.
+    pub(crate) code: u16,
+    /// gRPC status.
+    pub(crate) grpc: Option<u8>,
+    /// `-`, or why it failed.
+    pub(crate) flags: &'static str,
+}
+
+impl EncodeLabelSet for Outcome {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Ends {
+            source,
+            destination,
+            service,
+            service_name,
+            service_namespace,
+        } = &*self.ends;
+        let mut label = |name: &str, value: &str| (name, value).encode(encoder.encode_label());
+        label("reporter", "source")?;
+        label("source_workload", &source.workload)?;
+        label("source_workload_namespace", &source.namespace)?;
+        label("source_canonical_service", &source.canonical_service)?;
+        label("source_canonical_revision", &source.revision)?;
+        label("source_principal", &source.principal)?;
+        label("source_app", &source.app)?;
+        label("source_version", &source.version)?;
+        label("source_cluster", UNKNOWN)?;
+        label("destination_service", service)?;
+        label("destination_service_name", service_name)?;
+        label("destination_service_namespace", service_namespace)?;
+        label("destination_workload", &destination.workload)?;
+        label("destination_workload_namespace", &destination.namespace)?;
+        label(
+            "destination_canonical_service",
+            &destination.canonical_service,
+        )?;
+        label("destination_canonical_revision", &destination.revision)?;
+        label("destination_principal", &destination.principal)?;
+        label("destination_app", &destination.app)?;
+        label("destination_version", &destination.version)?;
+        label("destination_cluster", UNKNOWN)?;
+        label("request_protocol", self.key.protocol)?;
+        if self.key.code != 0 {
+            label("response_code", &self.key.code.to_string())?;
+            let grpc = self.key.grpc.map(|status| status.to_string());
+            label("grpc_response_status", grpc.as_deref().unwrap_or(""))?;
+        }
+        label("response_flags", self.key.flags)?;
+        label("connection_security_policy", "none")
+    }
+}
+
+/// Handles found so far, for readers that never wait. There are few per list.
+#[derive(Debug)]
+pub(crate) struct Handles<K, V>(ArcSwap<Vec<(K, Arc<V>)>>);
+
+impl<K, V> Default for Handles<K, V> {
+    fn default() -> Self {
+        Self(ArcSwap::default())
+    }
+}
+
+impl<K: Clone + PartialEq, V> Handles<K, V> {
+    /// The handle of `key`; the first who asks makes it.
+    pub(crate) fn find_or_make(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
+        let find = |list: &[(K, Arc<V>)]| {
+            list.iter()
+                .find(|(candidate, _)| candidate == key)
+                .map(|(_, value)| Arc::clone(value))
+        };
+        if let Some(value) = find(&self.0.load()) {
+            return value;
+        }
+        // Two who make the same handle get the same counters from the family, so it does not matter which is kept.
+        let value = Arc::new(make());
+        self.0.rcu(|list| {
+            let mut list = Vec::clone(list);
+            if find(&list).is_none() {
+                list.push((key.clone(), Arc::clone(&value)));
+            }
+            list
+        });
+        value
+    }
+}
+
+/// The series of one caller and one endpoint.
+#[derive(Debug)]
+pub(crate) struct Series {
+    ends: Arc<Ends>,
+    metrics: Metrics,
+    http: Handles<OutcomeKey, HttpSeries>,
+    tcp: Handles<OutcomeKey, TcpSeries>,
+}
+
+/// Series of requests that went alike.
+#[derive(Debug)]
+pub(crate) struct HttpSeries {
+    pub(crate) requests: Counter,
+    pub(crate) duration_ms: Histogram,
+    pub(crate) request_bytes: Histogram,
+    pub(crate) response_bytes: Histogram,
+}
+
+/// Series of connections that went alike.
+#[derive(Debug)]
+pub(crate) struct TcpSeries {
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+}
+
+impl Series {
+    pub(crate) fn new(metrics: &Metrics, ends: Ends) -> Self {
+        Self {
+            ends: Arc::new(ends),
+            metrics: metrics.clone(),
+            http: Handles::default(),
+            tcp: Handles::default(),
+        }
+    }
+
+    /// The handles of requests that went as `key` says.
+    pub(crate) fn http(&self, key: OutcomeKey) -> Arc<HttpSeries> {
+        self.http.find_or_make(&key, || {
+            let labels = Outcome {
+                ends: Arc::clone(&self.ends),
+                key,
+            };
+            HttpSeries {
+                requests: self.metrics.requests.get_or_create_owned(&labels),
+                duration_ms: self.metrics.durations.get_or_create_owned(&labels),
+                request_bytes: self.metrics.request_bytes.get_or_create_owned(&labels),
+                response_bytes: self.metrics.response_bytes.get_or_create_owned(&labels),
+            }
+        })
+    }
+
+    /// The handles of connections that went with these flags.
+    pub(crate) fn tcp(&self, flags: &'static str) -> Arc<TcpSeries> {
+        let key = OutcomeKey {
+            protocol: "tcp",
+            code: 0,
+            grpc: None,
+            flags,
+        };
+        self.tcp.find_or_make(&key, || {
+            let labels = Outcome {
+                ends: Arc::clone(&self.ends),
+                key,
+            };
+            TcpSeries {
+                sent: self.metrics.tcp_sent.get_or_create_owned(&labels),
+                received: self.metrics.tcp_received.get_or_create_owned(&labels),
+                opened: self.metrics.tcp_opened.get_or_create_owned(&labels),
+                closed: self.metrics.tcp_closed.get_or_create_owned(&labels),
+            }
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! Workload to mesh: the life of an outbound connection.
+//!
+//! This file is the table of contents of the data path. Each step is one line here and one module below it: read on in
+//! the module that the step names.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::caller::Caller;
+use super::detect::{self, Detected};
+use super::error::Error;
+use super::http;
+use super::tcp;
+use super::view::ServicePort;
+use super::worker::Worker;
+use crate::net::netns::Netns;
+use crate::net::peek::Prefixed;
+use crate::net::socket;
+
+/// Serves one accepted connection to its end. A connection that cannot be served is reset, counted and logged.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    netns: Arc<Netns>,
+    peer: SocketAddr,
+) {
+    // 1. Who calls, and where did they want to go? The kernel remembers. And is there room for them?
+    let caller = match Caller::identify(&worker, &stream, netns, peer).await {
+        Ok(caller) => caller,
+        Err(error) => return refuse(&worker, &stream, &error, peer),
+    };
+    // 2. Which service is that?
+    let port = service_port(&worker, &caller).await;
+    // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
+    let original = caller.original;
+    let result = match port {
+        Some(port) => forward(&worker, caller, port, stream).await,
+        None => explain(&worker, caller, stream).await,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
+    }
+}
+
+async fn forward(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    port: Arc<ServicePort>,
+    mut stream: TcpStream,
+) -> Result<(), Error> {
+    let detected = match detect::detect(worker, &caller, &port, &mut stream).await {
+        Ok(detected) => detected,
+        Err(error) => return Err(end(worker, &caller, &stream, error)),
+    };
+    match detected {
+        Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
+        Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
+        Detected::Opaque(first, dialled) => {
+            let result = tcp::serve(
+                worker,
+                &caller,
+                &port,
+                Prefixed::new(first, &mut stream),
+                dialled,
+            )
+            .await;
+            if result.is_err() {
+                // The client learns that this was no orderly end. It is closing either way.
+                drop(socket::reset_on_close(&stream));
+            }
+            result
+        }
+        Detected::Nothing => Ok(()),
+    }
+}
+
+/// A service that is gone is reported in the client's language, if that is HTTP.
+async fn explain(worker: &Arc<Worker>, caller: Caller, mut stream: TcpStream) -> Result<(), Error> {
+    match detect::detect_orphan(worker, &mut stream).await {
+        Ok(Detected::Http1(first)) => serve_http(worker, caller, stream, first, false).await,
+        Ok(Detected::Http2(first)) => serve_http(worker, caller, stream, first, true).await,
+        Ok(_) => {
+            let error = Error::NoService(caller.original);
+            Err(end(worker, &caller, &stream, error))
+        }
+        Err(error) => Err(end(worker, &caller, &stream, error)),
+    }
+}
+
+async fn serve_http(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    stream: TcpStream,
+    first: Bytes,
+    is_http2: bool,
+) -> Result<(), Error> {
+    if first.is_empty() {
+        http::serve(Arc::clone(worker), caller, stream, is_http2).await
+    } else {
+        http::serve(
+            Arc::clone(worker),
+            caller,
+            Prefixed::new(first, stream),
+            is_http2,
+        )
+        .await
+    }
+}
+
+async fn service_port(worker: &Worker, caller: &Caller) -> Option<Arc<ServicePort>> {
+    let dialled = &caller.conn.original;
+    if let Some(port) = worker.views.load().port(dialled) {
+        return Some(Arc::clone(port));
+    }
+    worker.views.catch_up().await;
+    worker.views.load().port(dialled).map(Arc::clone)
+}
+
+/// A connection whose caller is not known, or not admitted.
+fn refuse(worker: &Worker, stream: &TcpStream, error: &Error, peer: SocketAddr) {
+    worker.metrics.refused(error.reason());
+    tracing::warn!(%peer, reason = error.reason(), %error, "connection refused");
+    // It is closed either way.
+    drop(socket::reset_on_close(stream));
+}
+
+/// A connection that ends before its protocol is known.
+fn end(worker: &Worker, caller: &Caller, stream: &TcpStream, error: Error) -> Error {
+    worker.metrics.refused(error.reason());
+    worker.metrics.failed(error.reason());
+    tracing::debug!(original = %caller.original, workload = %caller.workload.key, "connection reset");
+    drop(socket::reset_on_close(stream));
+    error
+}

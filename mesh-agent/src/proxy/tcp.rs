@@ -1,0 +1,212 @@
+//! Opaque connections: an endpoint is connected at once, and bytes go both ways.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, interval_at};
+
+use super::access_log;
+use super::caller::Caller;
+use super::connect;
+use super::error::Error;
+use super::http::attempts::MAX_ATTEMPTS;
+use super::metrics::TcpSeries;
+use super::select::{self, Selection};
+use super::view::{Active, Endpoint, ServicePort};
+use super::worker::Worker;
+use crate::net::copy::{self, Counts, End};
+use crate::net::socket;
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    /// The connection.
+    pub(crate) stream: TcpStream,
+    /// The endpoint, where it counts.
+    pub(crate) active: Active,
+    /// Endpoints tried.
+    pub(crate) attempts: u32,
+}
+
+/// Connects to an endpoint that takes the connection; where one refuses another is tried.
+pub(crate) async fn dial(
+    worker: &Worker,
+    caller: &Caller,
+    port: &Arc<ServicePort>,
+) -> Result<Dialled, Error> {
+    let mut selection = Selection::new(Arc::clone(port));
+    let mut last = Error::NoEndpoint;
+    for attempts in 1..=MAX_ATTEMPTS {
+        let active = match selection.next(worker, caller) {
+            Ok(active) => active,
+            Err(Error::NoEndpoint) => break,
+            Err(error) => return Err(error),
+        };
+        if attempts > 1 {
+            worker.metrics.retried(last.reason());
+        }
+        match connect::dial(worker, caller, port, active.endpoint()).await {
+            Ok(stream) => {
+                return Ok(Dialled {
+                    stream,
+                    active,
+                    attempts,
+                });
+            }
+            Err(error) if error.is_retryable() => {
+                selection.avoid(active.endpoint());
+                last = error;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+/// Serves an opaque connection to its end. `dialled` is the endpoint's side, where detection has made it already.
+pub(crate) async fn serve<S>(
+    worker: &Worker,
+    caller: &Caller,
+    port: &Arc<ServicePort>,
+    mut stream: S,
+    dialled: Option<Dialled>,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let started = Instant::now();
+    let counts = Counts::default();
+    let mut record = Record {
+        worker,
+        caller,
+        port,
+        endpoint: None,
+        started,
+        counts: &counts,
+        attempts: 0,
+        is_open: false,
+        reported: (0, 0),
+    };
+    let dialled = match dialled {
+        Some(dialled) => Ok(dialled),
+        None => dial(worker, caller, port).await,
+    };
+    let mut dialled = match dialled {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            record.close(Some(&error));
+            return Err(error);
+        }
+    };
+    record.endpoint = Some(dialled.active.endpoint());
+    record.attempts = dialled.attempts;
+    record.open();
+    let result = copy(&mut record, &mut stream, &mut dialled.stream).await;
+    if result.is_err() {
+        // The endpoint learns that this was no orderly end. It is closing either way.
+        drop(socket::reset_on_close(&dialled.stream));
+    }
+    record.close(result.as_ref().err());
+    result
+}
+
+/// Copies until the end, and reports on the way what long connections have moved.
+async fn copy<S>(
+    record: &mut Record<'_>,
+    stream: &mut S,
+    endpoint: &mut TcpStream,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let worker = record.worker;
+    let idle = worker.config.timeouts.idle;
+    let copying = copy::both_ways(stream, endpoint, idle, &record.caller.permit, record.counts);
+    let mut copying = pin!(copying);
+    let mut reports = interval_at(Instant::now() + REPORT, REPORT);
+    loop {
+        tokio::select! {
+            end = copying.as_mut() => return match end {
+                End::Finished => Ok(()),
+                End::Idle => Err(Error::Idle),
+                End::Left(error) => Err(Error::Downstream(error)),
+                End::Right(error) => Err(Error::UpstreamIo(error)),
+            },
+            () = worker.closing.cancelled() => return Err(Error::Draining),
+            _ = reports.tick() => record.report("-"),
+        }
+    }
+}
+
+/// How often the bytes of a connection that lives on are counted.
+const REPORT: Duration = Duration::from_secs(15);
+
+/// What is counted and logged of one connection.
+struct Record<'a> {
+    worker: &'a Worker,
+    caller: &'a Caller,
+    port: &'a ServicePort,
+    endpoint: Option<&'a Arc<Endpoint>>,
+    started: Instant,
+    counts: &'a Counts,
+    attempts: u32,
+    is_open: bool,
+    reported: (u64, u64),
+}
+
+impl Record<'_> {
+    fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
+        let endpoint = self.endpoint.map(|endpoint| &**endpoint);
+        select::series(self.worker, self.caller, self.port, endpoint).tcp(flags)
+    }
+
+    fn open(&mut self) {
+        self.is_open = true;
+        self.series("-").opened.inc();
+    }
+
+    /// Counts what has moved since the last report.
+    fn report(&mut self, flags: &'static str) {
+        let (received, sent) = self.counts.load();
+        let series = self.series(flags);
+        series.received.inc_by(received - self.reported.0);
+        series.sent.inc_by(sent - self.reported.1);
+        self.reported = (received, sent);
+    }
+
+    fn close(&mut self, error: Option<&Error>) {
+        let flags = error.map_or("-", Error::flags);
+        self.report(flags);
+        let series = self.series(flags);
+        if !self.is_open {
+            series.opened.inc();
+        }
+        series.closed.inc();
+        let endpoint = self.endpoint.map(|endpoint| &**endpoint);
+        let (received, sent) = self.counts.load();
+        if let Some(error) = error {
+            self.worker.metrics.failed(error.reason());
+        }
+        if self.worker.config.access_log.is_enabled() {
+            let line = access_log::Line {
+                caller: self.caller,
+                port: Some(self.port),
+                endpoint,
+                protocol: "tcp",
+                head: None,
+                status: None,
+                grpc_status: None,
+                bytes_received: received,
+                bytes_sent: sent,
+                duration: self.started.elapsed(),
+                attempts: self.attempts,
+                flags,
+                reason: error.map(Error::reason),
+            };
+            self.worker.config.access_log.write(line.to_json());
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole proxy on real sockets, without root: the kernel's answers are fixed.
+
+mod fixture;
+mod http1;
+mod http2;
+mod limits;
+mod tcp;

@@ -1,0 +1,397 @@
+//! HTTP/1.1 through the proxy.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
+
+/// Reads one response with a content-length: head and body.
+async fn response(stream: &mut TcpStream) -> (String, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await.expect("reads"));
+    }
+    let head = String::from_utf8(head).expect("text");
+    let length = head
+        .lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    within(stream.read_exact(&mut body)).await.expect("reads");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_are_balanced_each_on_its_own() {
+    let (one, _one) = http1_server(|_| text("one")).await;
+    let (two, _two) = http1_server(|_| text("two")).await;
+    for protocol in ["http", "auto"] {
+        let node = Node::start(protocol, &[one, two]);
+        let mut stream = node.connect().await;
+        let mut bodies = Vec::new();
+        for _ in 0..4 {
+            stream
+                .write_all(b"GET /a?b HTTP/1.1\r\nHost: web\r\n\r\n")
+                .await
+                .expect("writes");
+            let (head, body) = response(&mut stream).await;
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+            bodies.push(body);
+        }
+        let distinct: BTreeSet<_> = bodies.iter().collect();
+        assert_eq!(distinct.len(), 2, "{bodies:?}");
+        assert_eq!(bodies[0], bodies[2]);
+        // The pool kept one connection to each endpoint.
+        assert_eq!(
+            node.metric(&["mesh_proxy_pool_reused_total"], 2.0).await as u64,
+            2
+        );
+        let series = [
+            "istio_requests_total",
+            r#"source_app="browser""#,
+            r#"destination_workload="web-0""#,
+            r#"destination_version="v0""#,
+            r#"response_code="200""#,
+        ];
+        assert_eq!(node.metric(&series, 2.0).await as u64, 2);
+        node.metric(&["istio_request_duration_milliseconds_count", "web-1"], 2.0)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_endpoint_gets_a_clean_head() {
+    let (endpoint, _server) = http1_server(|request| {
+        let mut lines: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .collect();
+        lines.sort();
+        text(format!(
+            "{} {}\n{}",
+            request.method(),
+            request.uri(),
+            lines.join("\n")
+        ))
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let response = node
+        .raw(
+            "GET http://Web.shop/x HTTP/1.1\r\nHost: web.SHOP\r\nConnection: close, x-secret\r\nX-Secret: 1\r\n\
+             Keep-Alive: 5\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nTE: trailers\r\n\
+             X-Request-Id: mine\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n",
+        )
+        .await;
+    assert!(
+        response.contains("\nGET /x\n") || response.contains("GET /x\n"),
+        "{response}"
+    );
+    for expected in [
+        "host: Web.shop",
+        "x-forwarded-for: 10.0.0.2",
+        "x-forwarded-proto: http",
+        "x-request-id: mine",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ] {
+        assert!(response.contains(expected), "{expected} in {response}");
+    }
+    for removed in ["secret", "6.6.6.6", "keep-alive", "te: trailers", "via"] {
+        assert!(
+            !response.to_lowercase().contains(removed),
+            "{removed} in {response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn ids_are_made_where_the_client_sends_none() {
+    let (endpoint, _server) = http1_server(|request| {
+        let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
+        text(format!(
+            "{} {}",
+            header("x-request-id"),
+            header("traceparent")
+        ))
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: web\r\ntraceparent: nonsense\r\n\r\n")
+        .await
+        .expect("writes");
+    let (_, body) = response(&mut stream).await;
+    let (id, trace) = body.split_once(' ').expect("two");
+    assert!(
+        uuid::Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 4),
+        "{id}"
+    );
+    assert!(trace.starts_with("00-") && trace.len() == 55, "{trace}");
+}
+
+#[tokio::test]
+async fn heads_that_can_be_read_in_two_ways_are_refused() {
+    let (endpoint, _server) = http1_server(|_| text("reached")).await;
+    let node = Node::start("http", &[endpoint]);
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: user@a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ] {
+        let response = node.raw(request).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 "),
+            "{request:?} gave {response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_goes_through_chunked_or_sized() {
+    let (endpoint, _server) = server(async |mut stream| {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"0\r\n\r\n") {
+            stream.read_buf(&mut bytes).await?;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let answer = node
+        .raw("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("abc"),
+        "{answer}"
+    );
+    node.metric(&["istio_request_bytes_sum", "web-0"], 5.0)
+        .await;
+    node.metric(&["istio_response_bytes_sum", "web-0"], 3.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_tried_at_another_endpoint() {
+    let (alive, _server) = http1_server(|_| text("alive")).await;
+    let node = Node::start("http", &[nobody().await, alive, nobody().await]);
+    let mut stream = node.connect().await;
+    for _ in 0..9 {
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+            .await
+            .expect("writes");
+        let (head, body) = response(&mut stream).await;
+        assert_eq!(body, "alive", "{head}");
+    }
+    assert_eq!(
+        node.metric(&["mesh_proxy_ejections_total"], 2.0).await as u64,
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_request_without_effect_is_repeated_when_its_endpoint_dies() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tries);
+    let (dying, _dying) = server(move |mut stream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { stream.read_exact(&mut [0; 3]).await.map(|_| ()) }
+    })
+    .await;
+    let (alive, _alive) = http1_server(|_| text("alive")).await;
+    let node = Node::start("http", &[dying, alive]);
+    let mut stream = node.connect().await;
+    for _ in 0..4 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        assert_eq!(response(&mut stream).await.1, "alive");
+    }
+    assert!(tries.load(Ordering::Relaxed) > 0);
+    // What may have an effect is not.
+    let mut failed = 0;
+    for _ in 0..2 {
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+            .await
+            .expect("writes");
+        let (head, _) = response(&mut stream).await;
+        failed += usize::from(
+            head.starts_with("HTTP/1.1 502") && head.contains("x-mesh-error: upstream"),
+        );
+    }
+    assert_eq!(failed, 1);
+}
+
+#[tokio::test]
+async fn errors_of_the_proxy_say_so() {
+    let node = Node::start("http", &[]);
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-mesh-error: no-endpoint"),
+        "{answer}"
+    );
+    node.metric(&["mesh_proxy_errors_total", "no-endpoint"], 1.0)
+        .await;
+    node.metric(
+        &[
+            "istio_requests_total",
+            r#"response_code="503""#,
+            r#"response_flags="UH""#,
+        ],
+        1.0,
+    )
+    .await;
+
+    node.change(snapshot("http", &[nobody().await]));
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-mesh-error: connect"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_error_that_an_endpoint_claims_for_the_proxy_is_removed() {
+    let (endpoint, _server) = http1_server(|_| {
+        let mut response = text("mine");
+        response
+            .headers_mut()
+            .insert("x-mesh-error", http::HeaderValue::from_static("policy"));
+        response
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(
+        answer.contains("mine") && !answer.contains("x-mesh-error"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn endpoints_change_under_a_living_connection() {
+    let (one, _one) = http1_server(|_| text("one")).await;
+    let (two, _two) = http1_server(|_| text("two")).await;
+    let node = Node::start("http", &[one]);
+    let mut stream = node.connect().await;
+    for (endpoint, expected) in [(one, "one"), (two, "two")] {
+        node.change(snapshot("http", &[endpoint]));
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        assert_eq!(response(&mut stream).await.1, expected);
+    }
+}
+
+/// Reads a request's head, switches protocols, and echoes.
+async fn switch(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_buf(&mut head).await?;
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let answer = if head.starts_with("connect ") {
+        "HTTP/1.1 200 OK\r\n\r\n"
+    } else {
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    };
+    stream.write_all(answer.as_bytes()).await?;
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await?;
+    write.shutdown().await
+}
+
+#[tokio::test]
+async fn websocket_and_connect_become_tunnels() {
+    let (endpoint, _server) = server(switch).await;
+    let node = Node::start("http", &[endpoint]);
+    for (request, status) in [
+        (
+            "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "101",
+        ),
+        (
+            "CONNECT db.shop:5432 HTTP/1.1\r\nHost: db.shop:5432\r\n\r\n",
+            "200",
+        ),
+    ] {
+        let mut stream = node.connect().await;
+        stream.write_all(request.as_bytes()).await.expect("writes");
+        let (head, _) = response(&mut stream).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+        assert_eq!(
+            head.to_lowercase().contains("upgrade: websocket"),
+            status == "101",
+            "{head}"
+        );
+        stream.write_all(b"ping").await.expect("writes");
+        let mut echo = [0; 4];
+        within(stream.read_exact(&mut echo)).await.expect("reads");
+        assert_eq!(&echo, b"ping");
+        stream.shutdown().await.expect("closes");
+        assert_eq!(within(stream.read(&mut echo)).await.expect("reads"), 0);
+        let code = format!("response_code=\"{status}\"");
+        node.metric(
+            &["istio_requests_total", &code, r#"response_flags="-""#],
+            1.0,
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_asked_for_is_an_error() {
+    let (endpoint, _server) = server(switch).await;
+    let node = Node::start("http", &[endpoint]);
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.contains("unasked-upgrade"),
+        "{answer}"
+    );
+    // An upgrade to HTTP/2 is not passed on, so the switch is unasked again.
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_silent_client_of_an_unknown_protocol_may_take_its_time() {
+    let (endpoint, _server) = http1_server(|_| text("here")).await;
+    let node = Node::start("auto", &[endpoint]);
+    let mut stream = node.connect().await;
+    // The endpoint has been dialled, in case it speaks first.
+    node.metric(&["mesh_proxy_pool_dialled_total"], 1.0).await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .expect("writes");
+    assert_eq!(response(&mut stream).await.1, "here");
+}

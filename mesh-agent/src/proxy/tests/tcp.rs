@@ -1,0 +1,232 @@
+//! Opaque connections.
+
+use std::time::Duration;
+
+use mesh_common::conn::{Conn, Direction};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::fixture::{DIALLED, Node, nobody, server, snapshot, within};
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_at_once() {
+    for protocol in ["tcp", "auto"] {
+        let (endpoint, _server) =
+            server(async |mut stream| stream.write_all(b"220 welcome\r\n").await).await;
+        let node = Node::start(protocol, &[endpoint]);
+        for _ in 0..2 {
+            let mut stream = node.connect().await;
+            let mut greeting = Vec::new();
+            within(stream.read_to_end(&mut greeting))
+                .await
+                .expect("reads");
+            assert_eq!(greeting, b"220 welcome\r\n", "{protocol}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_half_closed_client_gets_the_whole_answer() {
+    let (endpoint, _server) = server(async |mut stream| {
+        let mut question = Vec::new();
+        stream.read_to_end(&mut question).await?;
+        question.reverse();
+        stream.write_all(&question).await
+    })
+    .await;
+    let node = Node::start("tcp", &[endpoint]);
+    let mut stream = node.connect().await;
+    stream.write_all(b"abc").await.expect("writes");
+    stream.shutdown().await.expect("closes");
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer))
+        .await
+        .expect("reads");
+    assert_eq!(answer, b"cba");
+    let labels = [
+        r#"source_workload="client""#,
+        r#"destination_service="web.shop.mesh""#,
+        r#"destination_workload="web-0""#,
+        r#"request_protocol="tcp""#,
+        r#"response_flags="-""#,
+    ];
+    let metric = |name| [&[name][..], &labels].concat();
+    assert_eq!(
+        node.metric(&metric("istio_tcp_connections_closed_total"), 1.0)
+            .await as u64,
+        1
+    );
+    assert_eq!(
+        node.metric(&metric("istio_tcp_connections_opened_total"), 1.0)
+            .await as u64,
+        1
+    );
+    assert_eq!(
+        node.metric(&metric("istio_tcp_received_bytes_total"), 3.0)
+            .await as u64,
+        3
+    );
+    assert_eq!(
+        node.metric(&metric("istio_tcp_sent_bytes_total"), 3.0)
+            .await as u64,
+        3
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_protocol_of_the_client_is_passed_through_whole() {
+    let (endpoint, _server) = server(async |mut stream| {
+        let mut command = [0; 14];
+        stream.read_exact(&mut command).await?;
+        stream.write_all(&command).await
+    })
+    .await;
+    let node = Node::start("auto", &[endpoint]);
+    let mut stream = node.connect().await;
+    stream
+        .write_all(b"*1\r\n$4\r\nPING\r\n")
+        .await
+        .expect("writes");
+    let mut echo = [0; 14];
+    within(stream.read_exact(&mut echo)).await.expect("reads");
+    assert_eq!(&echo, b"*1\r\n$4\r\nPING\r\n");
+    assert_eq!(
+        node.metric(&["mesh_proxy_detected_total", "opaque"], 1.0)
+            .await as u64,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_beginning_that_could_be_http_does_not_stall() {
+    let (endpoint, _server) = server(async |mut stream| {
+        let mut command = [0; 3];
+        stream.read_exact(&mut command).await?;
+        stream.write_all(b"yes").await
+    })
+    .await;
+    let mut config = crate::proxy::Config::default();
+    config.timeouts.detect = Duration::from_millis(50);
+    let node = Node::start_with("auto", &[endpoint], config);
+    let mut stream = node.connect().await;
+    stream.write_all(b"GET").await.expect("writes");
+    let mut answer = [0; 3];
+    within(stream.read_exact(&mut answer)).await.expect("reads");
+    assert_eq!(&answer, b"yes");
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_tried_at_another_endpoint() {
+    let (alive, _server) = server(async |mut stream| stream.write_all(b"alive").await).await;
+    let node = Node::start("tcp", &[nobody().await, alive]);
+    for _ in 0..4 {
+        let mut stream = node.connect().await;
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer))
+            .await
+            .expect("reads");
+        assert_eq!(answer, "alive");
+    }
+    assert_eq!(
+        node.metric(&["mesh_proxy_ejections_total"], 1.0).await as u64,
+        1
+    );
+    assert_eq!(
+        node.metric(&["mesh_proxy_retries_total", "connect"], 1.0)
+            .await as u64,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_takes_is_reset() {
+    let node = Node::start("tcp", &[nobody().await]);
+    assert!(node.resets(b"").await);
+    assert_eq!(
+        node.metric(&["mesh_proxy_errors_total", "connect"], 1.0)
+            .await as u64,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_reset_of_the_endpoint_reaches_the_client() {
+    let (endpoint, _server) = server(async |mut stream| {
+        stream.read_exact(&mut [0]).await?;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+    })
+    .await;
+    let node = Node::start("tcp", &[endpoint]);
+    assert!(node.resets(b"x").await);
+}
+
+#[tokio::test]
+async fn sockets_to_endpoints_are_marked_as_the_agents_own() {
+    let (endpoint, _server) = server(async |mut stream| stream.write_all(b"x").await).await;
+    let node = Node::start("tcp", &[endpoint]);
+    let mut stream = node.connect().await;
+    within(stream.read_to_end(&mut Vec::new()))
+        .await
+        .expect("reads");
+    let marks = node.table.marks.lock().expect("no panic").clone();
+    let asked = node.table.answer.lock().expect("no panic").expect("set");
+    let [mark] = marks[..] else {
+        panic!("{marks:?}")
+    };
+    assert!(mark.has(Conn::OWN) && mark.has(Conn::AUTHORIZED) && !mark.has(Conn::COUNTED));
+    assert_eq!(mark.direction, Direction::Dialled as u8);
+    assert_eq!(
+        (mark.verdict, mark.workload, mark.netns),
+        (0, asked.workload, asked.netns)
+    );
+    assert!(mark.endpoint != 0 && mark.service != 0);
+}
+
+#[tokio::test]
+async fn who_was_not_sent_here_is_refused() {
+    let (endpoint, _server) = server(async |mut stream| stream.write_all(b"secret").await).await;
+    let node = Node::start("tcp", &[endpoint]);
+    let good = node.table.answer.lock().expect("no panic").expect("set");
+    let bad = [
+        (None, "no-connection"),
+        (Some(Conn { verdict: 1, ..good }), "not-proxied"),
+        (
+            Some(Conn {
+                direction: Direction::Dialled as u8,
+                ..good
+            }),
+            "not-proxied",
+        ),
+        (
+            Some(Conn {
+                netns: good.netns + 1,
+                ..good
+            }),
+            "not-proxied",
+        ),
+    ];
+    for (answer, reason) in bad {
+        *node.table.answer.lock().expect("no panic") = answer;
+        assert!(node.resets(b"").await);
+        node.metric(&["mesh_refused_connections_total", reason], 1.0)
+            .await;
+    }
+    assert!(node.table.marks.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test]
+async fn a_service_that_is_gone_is_not_guessed() {
+    let (endpoint, _server) = server(async |mut stream| stream.write_all(b"x").await).await;
+    let node = Node::start("tcp", &[endpoint]);
+    let mut gone = snapshot("tcp", &[endpoint]);
+    gone.services = std::sync::Arc::default();
+    node.change(gone);
+    assert!(node.resets(b"\0\0\0\0").await);
+    node.metric(&["mesh_refused_connections_total", "no-service"], 1.0)
+        .await;
+    let response = node
+        .raw("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("x-mesh-error: no-service"), "{response}");
+    assert!(response.contains(&DIALLED.to_string()), "{response}");
+}

@@ -1,0 +1,260 @@
+//! What the proxy reads of the registry: compiled from a snapshot, so that the request path looks up one thing.
+//!
+//! What lives longer than a snapshot (load, ejection, learned protocols, handles to series) hangs on numbers that are
+//! never given twice, and moves from view to view.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use mesh_common::address::{Address, SocketAddress};
+
+use super::limits::Usage;
+use super::metrics::{Handles, Series};
+use crate::net::clock;
+use crate::state::object::ObjectKey;
+use crate::state::service::{Balancing, Protocol};
+use crate::traffic::authz;
+use crate::traffic::ejection::Ejection;
+
+pub(crate) mod cell;
+mod compile;
+
+/// A table that is read per request.
+pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// One immutable view.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// The write that made the snapshot.
+    pub(crate) revision: u64,
+    /// What can be dialled.
+    ports: Table<SocketAddress, Arc<ServicePort>>,
+    /// Callers by number.
+    workloads: Table<u32, Arc<Workload>>,
+    /// What endpoints remember, by number.
+    lives: Table<u32, Arc<Live>>,
+    /// Who may connect to whom.
+    pub(crate) authz: authz::Compiled,
+}
+
+impl View {
+    /// The service port that answers at an address and port.
+    pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
+        self.ports.get(dialled)
+    }
+
+    /// The workload with a number.
+    pub(crate) fn workload(&self, number: u32) -> Option<&Arc<Workload>> {
+        self.workloads.get(&number)
+    }
+
+    /// Whether an endpoint is still part of the registry.
+    pub(crate) fn has_endpoint(&self, number: u32) -> bool {
+        self.lives.contains_key(&number)
+    }
+}
+
+/// A workload of this node.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// Its number, zero for one that is not in the registry.
+    pub(crate) number: u32,
+    /// What names it.
+    pub(crate) key: ObjectKey,
+    /// Its identity, with the namespace.
+    pub(crate) service_account: String,
+    /// `app` and `version` of its labels.
+    pub(crate) app: Option<String>,
+    /// `version` of its labels.
+    pub(crate) version: Option<String>,
+    /// First IPv4 address, as policy sees it.
+    pub(crate) ipv4: Address,
+    /// First IPv6 address, as policy sees it.
+    pub(crate) ipv6: Address,
+    /// Whether its sockets may be paired.
+    pub(crate) is_accelerated: bool,
+    /// What it holds.
+    pub(crate) usage: Arc<Usage>,
+}
+
+/// One port of a service.
+#[derive(Debug)]
+pub(crate) struct ServicePort {
+    /// Number of the service.
+    pub(crate) service_number: u32,
+    /// Number of the port.
+    pub(crate) number: u32,
+    /// What names the service.
+    pub(crate) service: ObjectKey,
+    /// `NAME.NAMESPACE.mesh`.
+    pub(crate) host: String,
+    /// What is declared of its protocol.
+    pub(crate) protocol: Protocol,
+    /// How an endpoint is picked.
+    pub(crate) balancing: Balancing,
+    /// Who serves it.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Indexes of endpoints that take connections, by weight: IPv4, IPv6.
+    pub(crate) slots: [Vec<u32>; 2],
+    /// Whose turn it is, and what was learned.
+    pub(crate) memory: Arc<Memory>,
+}
+
+/// What a service port remembers across views.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    turn: AtomicU32,
+    learned: AtomicU8,
+    /// Series of what failed before an endpoint was chosen, by caller.
+    series: Handles<u32, Series>,
+}
+
+/// What connections to a port of unknown protocol have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Learned {
+    /// Nothing yet.
+    Nothing = 0,
+    /// Clients spoke HTTP.
+    Http = 1,
+    /// The server spoke first.
+    ServerFirst = 2,
+}
+
+impl Memory {
+    /// Takes the next turn.
+    pub(crate) fn next_turn(&self) -> u32 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What has been learned.
+    pub(crate) fn learned(&self) -> Learned {
+        match self.learned.load(Ordering::Relaxed) {
+            1 => Learned::Http,
+            2 => Learned::ServerFirst,
+            _ => Learned::Nothing,
+        }
+    }
+
+    /// Remembers evidence.
+    pub(crate) fn learn(&self, what: Learned) {
+        if self.learned() != what {
+            self.learned.store(what as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// The series of a caller for what failed before an endpoint was chosen.
+    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
+        self.series.find_or_make(&caller, make)
+    }
+}
+
+/// One endpoint of a service port.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// Its number.
+    pub(crate) number: u32,
+    /// What names it.
+    pub(crate) key: ObjectKey,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Its share.
+    pub(crate) weight: u32,
+    /// Version of what runs there.
+    pub(crate) version: Option<String>,
+    /// The workload that has its address, if it is on this node.
+    pub(crate) workload: Option<Arc<Workload>>,
+    /// What it remembers.
+    pub(crate) live: Arc<Live>,
+}
+
+/// What an endpoint remembers across views.
+#[derive(Debug)]
+pub(crate) struct Live {
+    address: SocketAddr,
+    active: AtomicUsize,
+    ejected_until_ns: AtomicU64,
+    ejection: Mutex<Ejection>,
+    series: Handles<u32, Series>,
+}
+
+impl Live {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            active: AtomicUsize::new(0),
+            ejected_until_ns: AtomicU64::new(0),
+            ejection: Mutex::default(),
+            series: Handles::default(),
+        }
+    }
+
+    /// Requests and connections under way.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has refused a connection a short while ago.
+    pub(crate) fn is_ejected(&self) -> bool {
+        let until = self.ejected_until_ns.load(Ordering::Relaxed);
+        until != 0 && clock::monotonic_ns() < until
+    }
+
+    /// It has refused a connection; tells whether it is put aside by this.
+    pub(crate) fn refused(&self) -> bool {
+        let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *ejection;
+        *ejection = before.refused(clock::monotonic_ns());
+        self.ejected_until_ns
+            .store(ejection.until_ns(), Ordering::Relaxed);
+        *ejection != before
+    }
+
+    /// It has accepted a connection.
+    pub(crate) fn accepted(&self) {
+        if self.ejected_until_ns.load(Ordering::Relaxed) != 0 {
+            let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
+            *ejection = ejection.accepted();
+            self.ejected_until_ns.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The series of a caller.
+    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
+        self.series.find_or_make(&caller, make)
+    }
+}
+
+/// One request or connection under way at an endpoint.
+#[derive(Debug)]
+pub(crate) struct Active(Arc<Endpoint>);
+
+impl Active {
+    /// Counts one more.
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.live.active.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+
+    /// The endpoint.
+    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.live.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The address as policy sees it.
+pub(crate) fn first_of(addresses: &[IpAddr], is_v4: bool) -> Address {
+    addresses
+        .iter()
+        .find(|address| address.is_ipv4() == is_v4)
+        .map_or(Address::UNSPECIFIED, |address| (*address).into())
+}
