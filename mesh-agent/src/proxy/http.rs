@@ -76,9 +76,9 @@ where
     });
     let io = TokioIo::new(Beating::new(stream, pulse));
     if is_http2 {
-        serve_http2(connection, io).await
+        serve_http2(connection, io).await;
     } else {
-        serve_http1(connection, io).await
+        serve_http1(connection, io).await;
     }
     Ok(())
 }

@@ -264,7 +264,7 @@ pub(crate) async fn http2(
     }
     let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
     // Never closed; whoever waits does so for one connect, which has a deadline.
-    let _turn = dialling.acquire().await.map_err(|_| Error::Draining)?;
+    let _turn = dialling.acquire().await.ok().ok_or(Error::Draining)?;
     if let Some(lease) = worker.pool.take_shared(&key) {
         worker.metrics.pool_reused.inc();
         return Ok(lease);

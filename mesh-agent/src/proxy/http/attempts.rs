@@ -30,7 +30,7 @@ pub(crate) async fn send(
     let connection = Arc::clone(&exchange.connection);
     let worker = &connection.worker;
     let mut selection = Selection::new(port);
-    let mut spare = Spare::of(&request);
+    let spare = Spare::of(&request);
     let mut last = Error::NoEndpoint;
     let mut stale = 0;
     while exchange.attempts < MAX_ATTEMPTS {
@@ -72,7 +72,7 @@ pub(crate) async fn send(
                 }
             }
             Err((error @ Error::Upstream { .. }, None)) => {
-                let Some(again) = spare.take() else {
+                let Some(again) = spare.copy() else {
                     return Err(error);
                 };
                 selection.avoid(&endpoint);
@@ -136,8 +136,8 @@ impl Spare {
         }))
     }
 
-    /// The copy, once more copied if it is needed again: a second failure in a row is rare.
-    fn take(&mut self) -> Option<Request<Outgoing>> {
+    /// One more of it.
+    fn copy(&self) -> Option<Request<Outgoing>> {
         let parts = self.0.clone()?;
         Some(Request::from_parts(parts, Outgoing::Empty))
     }
