@@ -348,11 +348,8 @@ async fn websocket_and_connect_become_tunnels() {
         stream.shutdown().await.expect("closes");
         assert_eq!(within(stream.read(&mut echo)).await.expect("reads"), 0);
         let code = format!("response_code=\"{status}\"");
-        node.metric(
-            &["istio_requests_total", &code, r#"response_flags="-""#],
-            1,
-        )
-        .await;
+        node.metric(&["istio_requests_total", &code, r#"response_flags="-""#], 1)
+            .await;
     }
 }
 

@@ -55,6 +55,7 @@ async fn grpc_server(
         async move {
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .max_concurrent_streams(max_streams)
+                .initial_connection_window_size(16 << 20)
                 .serve_connection(TokioIo::new(stream), service_fn(echo))
                 .await
                 .map_err(io::Error::other)
@@ -134,9 +135,11 @@ async fn a_small_limit_of_the_endpoint_is_respected() {
     let (endpoint, _server) = grpc_server(2, Arc::clone(&connections)).await;
     let node = Node::start("grpc", &[endpoint]);
     let mut first = client(&node).await;
-    within(first.send_request(call("x")))
-        .await
-        .expect("answers");
+    // The limit is known once the endpoint's settings have come.
+    for _ in 0..2 {
+        let answer = within(first.send_request(call("x"))).await;
+        answer.expect("answers");
+    }
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let mut client = first.clone();
