@@ -1,1 +1,122 @@
-//! Stub.
+//! The local HTTP API: the registry, what the agent tells about itself, and their documentation.
+//!
+//! Objects are read from and changed through [`Store`]; everything else is asked of a [`Node`], which `app`
+//! implements. Every error is an RFC 9457 problem that names the field.
+
+mod body;
+mod document;
+mod guard;
+mod node;
+mod objects;
+mod problem;
+mod server;
+mod views;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use utoipa_swagger_ui::SwaggerUi;
+
+pub use guard::TokenError;
+pub use node::{Node, NodeError};
+pub use problem::Problem;
+pub use server::{BindError, Server};
+
+use crate::state::Store;
+use crate::state::decode::LATER_KINDS;
+
+/// Settings of the API.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it listens; port 0 picks one.
+    pub listen: SocketAddr,
+    /// A unix socket, mode 0600, that needs no token.
+    pub unix: Option<PathBuf>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served beside, for scrapers and probes.
+    pub metrics: Option<SocketAddr>,
+    /// File with the bearer token of the TCP listener; without one it has to be a loopback address.
+    pub token_file: Option<PathBuf>,
+    /// Names beside `localhost` and the listener's own address that `Host` and `Origin` may have.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// Watchers at a time.
+const MAX_WATCHERS: usize = 256;
+
+/// What the routes share.
+#[derive(Clone)]
+struct Context {
+    store: Arc<Store>,
+    node: Arc<dyn Node>,
+    watchers: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Context {
+    fn new(store: Arc<Store>, node: Arc<dyn Node>, stop: CancellationToken) -> Self {
+        Self {
+            store,
+            node,
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+            stop,
+        }
+    }
+}
+
+/// Everything.
+fn router(context: Context) -> Router {
+    let (router, document) = document::views().split_for_parts();
+    let document = Arc::new(document::with_objects(document));
+    let served = Arc::clone(&document);
+    let docs = utoipa_swagger_ui::Config::from("/openapi.json");
+    objects::routes(router)
+        .route(
+            "/openapi.json",
+            get(move || async move { axum::Json(Arc::clone(&served)) }),
+        )
+        .with_state(context)
+        .merge(SwaggerUi::new("/docs").config(docs))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// What scrapers and probes need.
+fn probe_router(context: Context) -> Router {
+    Router::new()
+        .route("/metrics", get(views::metrics))
+        .route("/healthz", get(views::healthz))
+        .route("/readyz", get(views::readyz))
+        .with_state(context)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn not_found(request: Request) -> Problem {
+    let path = request.uri().path();
+    let kind = path
+        .strip_prefix("/api/v1/")
+        .and_then(|rest| rest.split('/').find(|part| LATER_KINDS.contains(part)));
+    if let Some(kind) = kind {
+        let detail = format!("{kind} are not supported by this version");
+        return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "NotSupported", detail)
+            .with_field("kind");
+    }
+    let detail = format!("there is nothing at {path}; /docs lists what there is");
+    Problem::new(StatusCode::NOT_FOUND, "NotFound", detail)
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("{} is not possible here; see /docs", request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", detail)
+}

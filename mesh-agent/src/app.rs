@@ -1,1 +1,156 @@
-//! Stub.
+//! The composition root: builds every part, starts them in order, and stops them in reverse.
+//!
+//! The order of a start: the agent's own cgroup (before its first socket), the registry, the kernel programs, the proxy, the API, and
+//! last the enrolment of workloads. A stop takes the listeners out of the kernel first, so that new connections follow the fail mode of
+//! their workload at once, and then lets the proxy finish what it carries.
+
+mod cgroup;
+mod control;
+mod enrolment;
+mod node;
+mod parts;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::command::Line;
+use crate::config;
+use crate::config::Settings;
+use crate::config::cli::Check;
+use crate::ebpf;
+use crate::telemetry;
+
+use parts::Parts;
+
+/// Runs the agent until it is told to stop.
+pub fn run(settings: &Settings) -> Result<()> {
+    let telemetry = telemetry::init(&telemetry::Config {
+        level: settings.log_level.clone(),
+        format: log_format(settings.log_format),
+    })?;
+    let hooked = cgroup::enter(&settings.cgroup)?;
+    parts::raise_descriptor_limit();
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let parts = Arc::new(Parts::build(settings, hooked, telemetry, runtime.handle())?);
+    let result = runtime.block_on(serve(&parts, settings.drain_timeout));
+    runtime.shutdown_timeout(SHUTDOWN);
+    result
+}
+
+/// Tests whether this machine can run the agent.
+pub fn check(check: &Check) -> Result<Vec<Line>> {
+    let cgroup = match &check.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => config::default_cgroup()?,
+    };
+    let config = ebpf::Config { cgroup, pin_dir: check.pin_dir.clone(), acceleration: true };
+    let lines = ebpf::check::run(&config).into_iter().map(|check| Line {
+        name: check.name.to_owned(),
+        ok: check.ok,
+        detail: check.detail,
+        hint: Some(check.hint).filter(|hint| !hint.is_empty()),
+        code: check.exit_code,
+    });
+    Ok(lines.collect())
+}
+
+/// Removes everything that is pinned under `pin_dir`, and says what it removed.
+pub fn cleanup(pin_dir: &Path) -> Result<Vec<String>> {
+    Ok(ebpf::cleanup::run(pin_dir)?)
+}
+
+const fn log_format(format: config::LogFormat) -> telemetry::Format {
+    match format {
+        config::LogFormat::Text => telemetry::Format::Text,
+        config::LogFormat::Json => telemetry::Format::Json,
+    }
+}
+
+/// Runs the control side until it is told to stop, then drains.
+async fn serve(parts: &Arc<Parts>, drain_timeout: Duration) -> Result<()> {
+    let mut stops = Stops::new()?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    control::spawn(parts, &mut tasks, &stop).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let failed = tokio::select! {
+        () = stops.next() => None,
+        () = parts.node.progress.drain_asked() => None,
+        Some(ended) = tasks.join_next() => Some(ended),
+    };
+    drain(parts, drain_timeout, &mut stops).await;
+    stop.cancel();
+    tasks.abort_all();
+    failed.map_or(Ok(()), outcome)
+}
+
+/// Lets the proxy finish what it carries, until the deadline or a second signal.
+async fn drain(parts: &Parts, timeout: Duration, stops: &mut Stops) {
+    info!(?timeout, connections = parts.proxy.connections(), "draining");
+    parts.withdraw();
+    tokio::select! {
+        () = parts.proxy.drain(timeout) => {}
+        () = stops.next() => warn!("told to stop twice: not waiting"),
+    }
+    let connections = parts.proxy.connections();
+    if connections > 0 {
+        warn!(connections, "connections are cut");
+    }
+}
+
+/// What a part that ended has to say: none should.
+fn outcome(ended: Result<Result<()>, JoinError>) -> Result<()> {
+    ended.context("a part of the agent has panicked")?.context("a part of the agent has failed")?;
+    anyhow::bail!("a part of the agent has ended")
+}
+
+/// The signals that ask for a stop.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    fn new() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The error with its causes.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Threads for everything that is not traffic.
+const CONTROL_THREADS: usize = 2;
+
+/// How long threads that block may hold up the end of the process.
+const SHUTDOWN: Duration = Duration::from_secs(1);

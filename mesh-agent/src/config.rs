@@ -1,1 +1,188 @@
-//! Stub.
+//! What can be configured: flags, then `MESH_*` in the environment, then one YAML file, then defaults, checked as a whole.
+//!
+//! The result is plain values; the composition root makes each part's own `Config` from them.
+
+pub mod cli;
+mod file;
+mod mountinfo;
+mod options;
+mod resolve;
+mod span;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use options::{Acceleration, LogFormat, Options, ProxyOptions, Switch};
+pub use span::{ParseSpanError, Span};
+
+/// Everything that `mesh-agent run` is told, checked. Printed by `--print-config` in the form of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The cgroup that is hooked: processes below it can be enrolled. Default: the root of the cgroup2 mount. Deeper
+    /// means that processes outside of it can never be captured.
+    pub cgroup: PathBuf,
+    /// Directory on a bpffs under which maps and links are pinned. Default: `/sys/fs/bpf/mesh`. Two agents on one node
+    /// need two.
+    pub pin_dir: PathBuf,
+    /// Directory of the registry, on a disk that survives a restart. Default: `/var/lib/mesh`.
+    pub state_dir: PathBuf,
+    /// Where the API listens. Default: 127.0.0.1:15000. Anything but a loopback address needs `token_file`.
+    pub api: SocketAddr,
+    /// Where `/metrics`, `/healthz` and `/readyz` answer. Default: 127.0.0.1:15020.
+    pub metrics: SocketAddr,
+    /// Where the API listens too, for its own user only. Default: `/run/mesh/agent.sock`; with another `state_dir`
+    /// `agent.sock` in it, so that two agents do not meet, or none where that path is too long for a socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix_socket: Option<PathBuf>,
+    /// File with the token that callers of the API must show. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Values of `Host` that the API accepts besides loopback names and its own address. Default: none.
+    pub allowed_host: Vec<String>,
+    /// Threads of the data plane. Default: one per processor. Fewer limits throughput, more than processors costs
+    /// switches between them.
+    pub workers: usize,
+    /// Whether bytes may move from socket to socket for workloads that ask for it. Default: opt-in.
+    pub acceleration: Acceleration,
+    /// What is logged: a level, or directives as in `RUST_LOG`. Default: info. `debug` writes some lines per connection.
+    pub log_level: String,
+    /// Shape of a line of the log. Default: text.
+    pub log_format: LogFormat,
+    /// Whether each connection and request is written to stdout. Default: on.
+    pub access_log: Switch,
+    /// Time that connections have to end after SIGTERM. Default: 30 s. Too short cuts long requests; too long delays the
+    /// stop, and an init system may kill the agent first.
+    #[serde(serialize_with = "span::serialize")]
+    pub drain_timeout: Duration,
+    /// Ranges from which virtual addresses of services are allotted. Default: 240.240.0.0/16 and `fd00:240:240::/64`. Too
+    /// small a range refuses services when it is used up; one that is in use elsewhere hides what is there.
+    pub virtual_range: Vec<IpNet>,
+    /// Whether registry and pinned state are forgotten at the start. A flag only: in the file or the environment it would
+    /// forget at every start.
+    #[serde(skip)]
+    pub reset: bool,
+    /// Limits and deadlines of the proxy.
+    pub proxy: ProxySettings,
+}
+
+/// Limits and deadlines of the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySettings {
+    /// For one attempt to connect to an endpoint. Default: 5 s. Too short fails endpoints that are far away; too long
+    /// delays the next attempt.
+    #[serde(serialize_with = "span::serialize")]
+    pub connect_timeout: Duration,
+    /// For the head of a request to arrive once its first byte has. Default: 30 s. Too long lets slow clients hold
+    /// connections.
+    #[serde(serialize_with = "span::serialize")]
+    pub header_timeout: Duration,
+    /// For the first bytes on a port whose protocol is not known. Default: 100 ms. Too short takes slow clients for
+    /// opaque; too long delays protocols in which the server speaks first.
+    #[serde(serialize_with = "span::serialize")]
+    pub detect_timeout: Duration,
+    /// After which a connection that carries nothing is closed. Default: 1 h. Too short cuts quiet database connections.
+    #[serde(serialize_with = "span::serialize")]
+    pub idle_timeout: Duration,
+    /// After which an upstream connection that waits for a next request is closed. Default: 60 s. Longer than the
+    /// server's own limit means requests sent into a closing connection.
+    #[serde(serialize_with = "span::serialize")]
+    pub pool_idle_timeout: Duration,
+    /// Most connections that the proxy carries. Default: 65536. More are refused and counted; each takes two descriptors.
+    pub max_connections: usize,
+    /// Most connections that it carries for one workload. Default: 16384. Equal to `maxConnections` lets one workload
+    /// take everything.
+    pub max_connections_per_workload: usize,
+    /// Largest head of a request or reply, in bytes. Default: 65536. Smaller refuses large cookies with 431.
+    pub max_header_bytes: usize,
+    /// Most bytes held for one direction of one connection. Default: 65536. Smaller costs throughput, larger costs
+    /// memory times connections.
+    pub buffer_bytes: usize,
+}
+
+impl Settings {
+    /// Joins flags and environment with the file that they name and with the defaults, and checks the result.
+    pub fn load(run: &cli::Run) -> Result<Self, Error> {
+        let from_file = match &run.config {
+            Some(path) => file::read(path)?,
+            None => Options::default(),
+        };
+        let options = run.options.clone().over(from_file);
+        resolve::resolve(options, run.reset, default_cgroup)
+    }
+
+    /// The settings in the form of the file.
+    pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
+        serde_saphyr::to_string(self)
+    }
+}
+
+/// Root of the cgroup2 mount of this machine.
+pub fn default_cgroup() -> Result<PathBuf, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    mountinfo::cgroup2(&text).ok_or(Error::NoCgroup)
+}
+
+/// Why the agent cannot be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not as it should be.
+    #[error("{}:{line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line in it, from 1.
+        line: u64,
+        /// What is wrong there; names the key.
+        message: String,
+    },
+    /// Values do not fit. All of them are named.
+    #[error("{}", Problems(.0))]
+    Invalid(Vec<Problem>),
+    /// There is nothing to hook.
+    #[error(
+        "no cgroup2 mount in /proc/self/mountinfo: mount one (mount -t cgroup2 none DIRECTORY) or name one with --cgroup"
+    )]
+    NoCgroup,
+}
+
+/// One value that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+struct Problems<'p>(&'p [Problem]);
+
+impl fmt::Display for Problems<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}: {}", problem.key, problem.message)?;
+        }
+        Ok(())
+    }
+}

@@ -4,13 +4,17 @@
 //! immutable, and is held for one decision, never for the life of a connection.
 
 pub mod change;
+pub mod decode;
+mod draft;
 pub mod endpoint;
 pub mod id;
 pub mod object;
 pub mod persist;
 pub mod policy;
 pub mod report;
+pub mod resource;
 pub mod service;
+mod settle;
 pub mod store;
 pub mod validate;
 pub mod virtual_address;
@@ -24,8 +28,9 @@ pub use id::Ids;
 pub use store::Store;
 
 use endpoint::Endpoint;
-use object::ObjectKey;
+use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
+use resource::Resource;
 use service::Service;
 use workload::Workload;
 
@@ -50,6 +55,36 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Every object, kind after kind.
+    pub fn manifests(&self) -> impl Iterator<Item = Manifest> {
+        Kind::ALL.into_iter().flat_map(|kind| self.list(kind, None))
+    }
+
+    /// The objects of a kind, in the order of their keys; with `namespace`, only those in it.
+    #[must_use]
+    pub fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Manifest> {
+        match kind {
+            Kind::Service => collect::<Service>(self, namespace),
+            Kind::Endpoint => collect::<Endpoint>(self, namespace),
+            Kind::Workload => collect::<Workload>(self, namespace),
+            Kind::AuthorizationPolicy => collect::<AuthorizationPolicy>(self, namespace),
+        }
+    }
+
+    /// One object.
+    #[must_use]
+    pub fn object(&self, kind: Kind, key: &ObjectKey) -> Option<Manifest> {
+        match kind {
+            Kind::Service => self.services.get(key).cloned().map(Manifest::Service),
+            Kind::Endpoint => self.endpoints.get(key).cloned().map(Manifest::Endpoint),
+            Kind::Workload => self.workloads.get(key).cloned().map(Manifest::Workload),
+            Kind::AuthorizationPolicy => {
+                let policy = self.policies.get(key).cloned();
+                policy.map(Manifest::AuthorizationPolicy)
+            }
+        }
+    }
+
     /// The endpoints of a service, in the order of their names.
     pub fn endpoints_of<'a>(
         &'a self,
@@ -61,4 +96,13 @@ impl Snapshot {
             .map(|(_, endpoint)| endpoint)
             .filter(|endpoint| endpoint.spec.service == service.name)
     }
+}
+
+fn collect<R: Resource>(snapshot: &Snapshot, namespace: Option<&str>) -> Vec<Manifest> {
+    let first = ObjectKey::new(namespace.unwrap_or_default(), "");
+    R::all(snapshot)
+        .range(first..)
+        .take_while(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+        .map(|(_, object)| R::into_manifest(Arc::clone(object)))
+        .collect()
 }

@@ -3,3 +3,6 @@
 pub mod authz;
 pub mod balance;
 pub mod ejection;
+
+#[cfg(test)]
+pub(crate) mod fixture;

@@ -68,13 +68,11 @@ impl Address {
     #[inline(always)]
     pub const fn is_in(&self, network: &Self, prefix: u8) -> bool {
         let prefix = prefix as u32;
-        let difference = [
-            (self.words[0] ^ network.words[0]) & mask(prefix, 0),
-            (self.words[1] ^ network.words[1]) & mask(prefix, 32),
-            (self.words[2] ^ network.words[2]) & mask(prefix, 64),
-            (self.words[3] ^ network.words[3]) & mask(prefix, 96),
-        ];
-        difference[0] | difference[1] | difference[2] | difference[3] == 0
+        // Word by word: a kernel program has ten registers.
+        (self.words[0] ^ network.words[0]) & mask(prefix, 0) == 0
+            && (self.words[1] ^ network.words[1]) & mask(prefix, 32) == 0
+            && (self.words[2] ^ network.words[2]) & mask(prefix, 64) == 0
+            && (self.words[3] ^ network.words[3]) & mask(prefix, 96) == 0
     }
 }
 

@@ -11,6 +11,10 @@
 //! [verdict at connect](verdict::decide) and the [policy algebra](policy::Policy::authorize). They see the maps
 //! through a trait, so the hook, `explain` and the tests run the same code.
 #![cfg_attr(not(feature = "user"), no_std)]
+#![expect(
+    clippy::inline_always,
+    reason = "the kernel programs are one function each: what the compiler leaves out of line costs stack and proof"
+)]
 
 pub mod address;
 pub mod balance;

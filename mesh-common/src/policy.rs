@@ -51,6 +51,8 @@ impl Rule {
     pub const AUDIT: u8 = 1 << 1;
     /// Matches nothing: an Allow policy without rules.
     pub const NOBODY: u8 = 1 << 2;
+    /// Matches IPv6 callers only: without it a short IPv6 prefix, such as `::/0`, covers the v4-mapped addresses too.
+    pub const IPV6: u8 = 1 << 3;
 
     /// Whether the rule speaks of this connection.
     #[must_use]
@@ -62,6 +64,7 @@ impl Rule {
             && (self.caller.service_account == 0
                 || self.caller.service_account == caller.service_account)
             && source.is_in(&self.network, self.prefix)
+            && (self.flags & Self::IPV6 == 0 || !source.is_v4())
     }
 }
 
@@ -76,11 +79,11 @@ pub struct Authorization {
 }
 
 /// An Allow rule stands.
-const HAS_ALLOW: u8 = 1;
+const HAS_ALLOW: u32 = 1;
 /// An Allow rule matches.
-const ALLOWED: u8 = 1 << 1;
+const ALLOWED: u32 = 1 << 1;
 /// A Deny rule matches.
-const DENIED: u8 = 1 << 2;
+const DENIED: u32 = 1 << 2;
 
 impl Policy {
     /// No rules: everybody may.
@@ -101,44 +104,73 @@ impl Policy {
     };
 
     /// Decides about a caller that dials `port`.
+    ///
+    /// The kernel programs take the same steps in a loop of their own: their verifier would follow every path through
+    /// this one.
+    #[must_use]
+    pub fn authorize(&self, caller: &Caller, source: &Address, port: u16) -> Authorization {
+        let mut seen = Seen::default();
+        for rule in self.rules.iter().take(self.count as usize) {
+            seen.note(rule, caller, source, port);
+        }
+        seen.authorization()
+    }
+}
+
+/// What the rules looked at so far have said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Seen {
+    /// By rules that are enforced.
+    enforced: u32,
+    /// By all rules.
+    audited: u32,
+}
+
+impl Seen {
+    /// Nothing yet: `nothing` is zero. The kernel programs read it from a map, because a verifier that knows the bits
+    /// would follow each combination of them on its own.
     #[must_use]
     #[inline(always)]
-    pub fn authorize(&self, caller: &Caller, source: &Address, port: u16) -> Authorization {
-        let mut enforced = 0;
-        let mut audited = 0;
-        let mut index = 0;
-        while index < MAX_RULES {
-            if index as u32 >= self.count {
-                break;
-            }
-            let rule = &self.rules[index];
-            let seen = Self::weigh(rule, rule.matches(caller, source, port));
-            audited |= seen;
-            if rule.flags & Rule::AUDIT == 0 {
-                enforced |= seen;
-            }
-            index += 1;
-        }
-        let is_denied = refuses(enforced);
-        Authorization {
-            is_denied,
-            is_audited: !is_denied && refuses(audited),
+    pub const fn begin(nothing: u32) -> Self {
+        Self {
+            enforced: nothing,
+            audited: nothing,
         }
     }
 
+    /// Looks at one rule.
     #[inline(always)]
-    const fn weigh(rule: &Rule, matches: bool) -> u8 {
-        match (rule.flags & Rule::DENY != 0, matches) {
+    pub const fn note(&mut self, rule: &Rule, caller: &Caller, source: &Address, port: u16) {
+        let said = match (
+            rule.flags & Rule::DENY != 0,
+            rule.matches(caller, source, port),
+        ) {
             (true, true) => DENIED,
             (true, false) => 0,
             (false, true) => HAS_ALLOW | ALLOWED,
             (false, false) => HAS_ALLOW,
+        };
+        self.audited |= said;
+        if rule.flags & Rule::AUDIT == 0 {
+            self.enforced |= said;
+        }
+    }
+
+    /// What follows, when every rule has been looked at.
+    #[must_use]
+    #[inline(always)]
+    pub const fn authorization(&self) -> Authorization {
+        let is_denied = refuses(self.enforced);
+        Authorization {
+            is_denied,
+            is_audited: !is_denied && refuses(self.audited),
         }
     }
 }
 
 #[inline(always)]
-const fn refuses(seen: u8) -> bool {
+const fn refuses(seen: u32) -> bool {
     seen & DENIED != 0 || seen & (HAS_ALLOW | ALLOWED) == HAS_ALLOW
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `sk_msg` programs live on in old sockets, so these layouts change only with [`SCHEMA`](crate::SCHEMA).
 
-/// Value of `PEERS`: where the kernel keeps a socket.
+/// Value of `PEERS`: where the kernel keeps a paired socket, and what was handed to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Peer {
@@ -10,9 +10,11 @@ pub struct Peer {
     pub socket: u64,
     /// Cookie of that socket: another one there means that the memory was used again.
     pub cookie: u64,
+    /// Bytes redirected to that socket.
+    pub received: u64,
 }
 
-const _: () = assert!(size_of::<Peer>() == 8 + 8);
+const _: () = assert!(size_of::<Peer>() == 8 * 3);
 
 /// Value of `REDIRECTS` (socket storage of the sender): one direction of a pair.
 ///
@@ -25,15 +27,15 @@ pub struct Redirect {
     pub state: u32,
     /// Why the state is `Tcp`: a [`Reason`](crate::verdict::Reason), or zero.
     pub reason: u32,
-    /// The receiver.
-    pub peer: Peer,
+    /// Cookie of the receiver, from the first redirected message on.
+    pub peer: u64,
     /// Bytes redirected.
     pub bytes: u64,
     /// Messages redirected.
     pub messages: u64,
 }
 
-const _: () = assert!(size_of::<Redirect>() == 4 + 4 + 16 + 8 + 8);
+const _: () = assert!(size_of::<Redirect>() == 4 + 4 + 8 * 3);
 
 /// How one direction of a pair moves its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -93,6 +93,14 @@ pub trait Tables {
     fn next(&self, port_id: u32) -> u32;
     /// A random number.
     fn random(&self) -> u32;
+    /// An endpoint of `service` that takes connections, for a socket of `family` (4 or 6).
+    #[inline(always)]
+    fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)>
+    where
+        Self: Sized,
+    {
+        balance::pick(self, service, family)
+    }
     /// Whether the agent accepts connections in a network namespace, for sockets of `family` (4 or 6).
     fn liveness(&self, netns: u64, family: u32) -> Liveness;
 }
@@ -260,7 +268,7 @@ fn direct<T: Tables>(
     reason: Reason,
     decision: &mut Decision,
 ) -> (Verdict, Reason) {
-    let Some((id, endpoint)) = balance::pick(tables, service, facts.family()) else {
+    let Some((id, endpoint)) = tables.pick(service, facts.family()) else {
         return (Verdict::Deny, Reason::NoEndpoint);
     };
     decision.endpoint = id;
@@ -274,8 +282,9 @@ fn direct<T: Tables>(
     (Verdict::Direct, reason)
 }
 
-/// Whether policy refuses `destination`: as a service port or endpoint, and as a workload.
-#[inline(always)]
+/// Whether policy refuses `destination`: as a service port or endpoint, and as a workload. Not inlined: the stack of a
+/// kernel program has 512 bytes.
+#[inline(never)]
 fn is_denied<T: Tables>(
     tables: &T,
     facts: &Facts,

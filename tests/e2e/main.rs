@@ -1,1 +1,21 @@
-//! x
+//! Tests of whole nodes: one binary, one module per subject.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that finds something else than it wants fails loudly"
+)]
+
+mod acceleration;
+mod api;
+mod cleanup;
+mod connect;
+mod exec;
+mod handover;
+mod harness;
+mod http;
+mod lifecycle;
+mod load;
+mod metrics;
+mod policy;
+mod shop;
+mod tcp;

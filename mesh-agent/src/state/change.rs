@@ -126,6 +126,26 @@ pub enum Refusal {
     Storage(String),
 }
 
+impl Refusal {
+    /// A field is wrong.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            message: message.into(),
+            reason: "Invalid".to_owned(),
+        }
+    }
+
+    /// A field asks for what this version does not do yet.
+    pub fn not_supported(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            message: message.into(),
+            reason: "NotSupported".to_owned(),
+        }
+    }
+}
+
 /// What watchers are told, in the order of the writes.
 #[derive(Clone, Debug)]
 pub struct Notice {

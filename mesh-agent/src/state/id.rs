@@ -4,6 +4,7 @@
 //! something else, so that a counter or an old socket never points at a stranger. Zero is "none".
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +15,8 @@ use super::object::ObjectKey;
 pub struct Ids {
     /// The highest number given.
     last: u32,
-    /// What has one.
-    numbers: BTreeMap<Subject, u32>,
+    /// What has one. Every write clones the map, so that its keys must be cheap to clone.
+    numbers: BTreeMap<Arc<Subject>, u32>,
 }
 
 /// What has a number.
@@ -38,6 +39,23 @@ pub enum Subject {
 }
 
 impl Ids {
+    /// Restores what was persisted.
+    #[must_use]
+    pub fn restore(last: u32, numbers: BTreeMap<Subject, u32>) -> Self {
+        let highest = numbers.values().copied().max().unwrap_or(0);
+        let numbers = numbers.into_iter();
+        Self {
+            last: last.max(highest),
+            numbers: numbers.map(|(it, number)| (Arc::new(it), number)).collect(),
+        }
+    }
+
+    /// The highest number given so far.
+    #[must_use]
+    pub const fn last(&self) -> u32 {
+        self.last
+    }
+
     /// The number of `subject`; zero, which is "none", if it has none.
     #[must_use]
     pub fn number(&self, subject: &Subject) -> u32 {
@@ -47,10 +65,33 @@ impl Ids {
     /// What has the number `number`.
     #[must_use]
     pub fn subject(&self, number: u32) -> Option<&Subject> {
+        self.iter()
+            .find(|(_, candidate)| *candidate == number)
+            .map(|(subject, _)| subject)
+    }
+
+    /// Everything that has a number.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, u32)> {
         self.numbers
             .iter()
-            .find(|(_, candidate)| **candidate == number)
-            .map(|(subject, _)| subject)
+            .map(|(subject, number)| (&**subject, *number))
+    }
+
+    /// The names of the ports of the service or endpoint that `first` belongs to. `first` has the empty name.
+    #[must_use]
+    pub fn ports_of(&self, first: &Subject) -> Vec<String> {
+        self.numbers
+            .range::<Subject, _>(first..)
+            .map_while(|(subject, _)| match (first, &**subject) {
+                (Subject::Port(owner, _), Subject::Port(key, name))
+                | (Subject::Endpoint(owner, _), Subject::Endpoint(key, name))
+                    if key == owner =>
+                {
+                    Some(name.clone())
+                }
+                _ => None,
+            })
+            .collect()
     }
 
     /// Gives `subject` a number, if it has none.
@@ -59,12 +100,35 @@ impl Ids {
             return *number;
         }
         self.last += 1;
-        self.numbers.insert(subject, self.last);
+        self.numbers.insert(Arc::new(subject), self.last);
         self.last
+    }
+
+    /// Forgets the number of `subject`, and says which it was; it is not given again.
+    pub fn forget(&mut self, subject: &Subject) -> Option<u32> {
+        self.numbers.remove(subject)
     }
 
     /// Forgets the subjects that `keep` refuses; their numbers are not given again.
     pub fn retain(&mut self, mut keep: impl FnMut(&Subject) -> bool) {
         self.numbers.retain(|subject, _| keep(subject));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgotten_number_is_never_given_again() {
+        let mut ids = Ids::default();
+        let subject = Subject::Namespace("shop".to_owned());
+        let first = ids.assign(subject.clone());
+
+        assert_eq!(ids.assign(subject.clone()), first);
+        assert_eq!(ids.forget(&subject), Some(first));
+        assert_eq!(ids.number(&subject), 0);
+        let mut restored = Ids::restore(ids.last(), BTreeMap::new());
+        assert!(restored.assign(subject) > first);
     }
 }

@@ -1,1 +1,311 @@
-//! Stub.
+//! The registry on disk: one redb file, written in one transaction per change.
+//!
+//! A file that cannot be read is never touched: the registry is what the pinned maps of the kernel were made from,
+//! and an empty one would take every service away. `--reset` sets it aside.
+
+mod rows;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, StorageError, TableDefinition, WriteTransaction};
+use serde::Serialize;
+
+use super::change::NoticeKind;
+use super::draft::Draft;
+use super::{Manifest, Snapshot};
+
+/// Name of the file in the state directory.
+pub const FILE_NAME: &str = "registry.redb";
+/// Name of what `--reset` has set aside.
+pub const SET_ASIDE_NAME: &str = "registry.redb.old";
+/// Layout of the tables.
+const SCHEMA: u64 = 1;
+/// Memory for pages: the registry is read once.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// `Kind/namespace/name` -> the object as JSON.
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+/// Number -> the [`Subject`] as JSON.
+const IDS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("ids");
+/// The rows below.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const META_SCHEMA: &str = "schema";
+const META_REVISION: &str = "revision";
+const META_LAST_ID: &str = "last-id";
+
+/// Why the registry cannot be opened. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or the file refuses.
+    #[error("cannot open {}", path.display())]
+    Access {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("{} is in use by another agent; give each its own state directory", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is damaged.
+    #[error("{} is damaged and was left as it is; restore it, or start with --reset to forget the registry", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A row is not what it should be.
+    #[error("{} holds an unreadable row {row} and was left as it is; restore it, or start with --reset to forget the registry", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Table and key.
+        row: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another version of the agent wrote it.
+    #[error("{} has schema {found}, and this version reads {SCHEMA}; run the version that wrote it, or start with --reset to forget the registry", path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        found: u64,
+    },
+}
+
+/// The open file.
+pub(super) struct Disk {
+    path: PathBuf,
+    /// `None` after a failed write: the database refuses everything from then on, and is opened again.
+    database: Option<Database>,
+}
+
+/// What a start finds.
+pub(super) struct Loaded {
+    pub(super) disk: Disk,
+    pub(super) snapshot: Snapshot,
+    /// Whether there was none.
+    pub(super) is_new: bool,
+}
+
+/// Opens or makes the registry in `directory`.
+pub(super) fn open(directory: &Path) -> Result<Loaded, OpenError> {
+    let path = directory.join(FILE_NAME);
+    let access = |source| OpenError::Access {
+        path: path.clone(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(access)?;
+    let is_new = match fs::metadata(&path) {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make(&path)?;
+            true
+        }
+        Err(error) => return Err(access(error)),
+    };
+    let (database, snapshot) = load(&path)?;
+    let disk = Disk {
+        path,
+        database: Some(database),
+    };
+    Ok(Loaded {
+        disk,
+        snapshot,
+        is_new,
+    })
+}
+
+/// Sets the registry in `directory` aside, if there is one.
+pub(super) fn set_aside(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.join(FILE_NAME);
+    match fs::rename(&path, directory.join(SET_ASIDE_NAME)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(OpenError::Access { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty registry under another name first, so that a crash leaves none rather than half of one.
+fn make(path: &Path) -> Result<(), OpenError> {
+    let draft_path = path.with_extension("new");
+    let access = |source| OpenError::Access {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft_path)
+        .map_err(access)?;
+    let made = (|| {
+        let database = builder().create_file(file)?;
+        let transaction = database.begin_write()?;
+        write_meta(&transaction, &Snapshot::default())?;
+        transaction.open_table(OBJECTS)?;
+        transaction.open_table(IDS)?;
+        transaction.commit()?;
+        Ok(())
+    })();
+    made.map_err(|error| damaged(path, error))?;
+    fs::rename(&draft_path, path).map_err(access)?;
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(access)
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Reads everything, after the checksums of all pages.
+fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
+    // A damaged file can break an assertion of the database; that is a damaged file, not a reason to die.
+    let read = panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut database = builder().open(path).map_err(redb::Error::from)?;
+        if !database.check_integrity().map_err(redb::Error::from)? {
+            tracing::warn!(path = %path.display(), "registry was repaired: the last whole write is used");
+        }
+        let rows = rows::read(&database)?;
+        Ok((database, rows))
+    }));
+    let (database, rows) = match read {
+        Ok(read) => read.map_err(|error| damaged(path, error))?,
+        Err(_panic) => {
+            let source = redb::Error::Corrupted("its pages contradict each other".to_owned());
+            return Err(damaged(path, source));
+        }
+    };
+    Ok((database, rows::snapshot(path, rows)?))
+}
+
+fn damaged(path: &Path, error: redb::Error) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::DatabaseAlreadyOpen => OpenError::InUse { path },
+        redb::Error::Io(source)
+            if !matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            OpenError::Access { path, source }
+        }
+        other => OpenError::Damaged {
+            path,
+            source: Box::new(other),
+        },
+    }
+}
+
+impl Disk {
+    /// Writes what a draft has changed, all or nothing.
+    pub(super) fn commit(&mut self, draft: &Draft) -> Result<(), redb::Error> {
+        let (database, is_whole) = match self.database.take() {
+            Some(database) => (database, false),
+            None => self.reopen(draft)?,
+        };
+        let written = write(&database, draft, is_whole);
+        if written.is_ok() {
+            self.database = Some(database);
+        }
+        written
+    }
+
+    /// Opens the file again after a failed write. That write may have reached the disk all the same; then everything
+    /// is written anew.
+    fn reopen(&self, draft: &Draft) -> Result<(Database, bool), redb::Error> {
+        let database = builder().open(&self.path).map_err(|error| match error {
+            DatabaseError::Storage(StorageError::Io(source)) => redb::Error::Io(source),
+            other => other.into(),
+        })?;
+        let stored = rows::read(&database)?;
+        Ok((database, stored.revision != draft.base))
+    }
+}
+
+fn write(database: &Database, draft: &Draft, is_whole: bool) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    if is_whole {
+        write_whole(&transaction, &draft.next)?;
+    } else {
+        write_changes(&transaction, draft)?;
+    }
+    write_meta(&transaction, &draft.next)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn write_changes(transaction: &WriteTransaction, draft: &Draft) -> Result<(), redb::Error> {
+    let mut objects = transaction.open_table(OBJECTS)?;
+    for notice in &draft.notices {
+        let row = row(&notice.object);
+        match notice.event {
+            NoticeKind::Deleted => objects.remove(row.as_str())?,
+            NoticeKind::Added | NoticeKind::Modified => {
+                objects.insert(row.as_str(), json(&notice.object)?.as_slice())?
+            }
+        };
+    }
+    let mut ids = transaction.open_table(IDS)?;
+    for (number, subject) in &draft.assigned {
+        ids.insert(number, json(subject)?.as_slice())?;
+    }
+    for number in &draft.forgotten {
+        ids.remove(number)?;
+    }
+    Ok(())
+}
+
+fn write_whole(transaction: &WriteTransaction, snapshot: &Snapshot) -> Result<(), redb::Error> {
+    transaction.delete_table(OBJECTS)?;
+    transaction.delete_table(IDS)?;
+    let mut objects = transaction.open_table(OBJECTS)?;
+    for manifest in snapshot.manifests() {
+        objects.insert(row(&manifest).as_str(), json(&manifest)?.as_slice())?;
+    }
+    let mut ids = transaction.open_table(IDS)?;
+    for (subject, number) in snapshot.ids.iter() {
+        ids.insert(number, json(subject)?.as_slice())?;
+    }
+    Ok(())
+}
+
+fn write_meta(transaction: &WriteTransaction, snapshot: &Snapshot) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(META_SCHEMA, SCHEMA)?;
+    meta.insert(META_REVISION, snapshot.revision)?;
+    meta.insert(META_LAST_ID, u64::from(snapshot.ids.last()))?;
+    Ok(())
+}
+
+fn row(object: &Manifest) -> String {
+    format!("{}/{}", object.kind(), object.key())
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(error.into()))
+}

@@ -1,4 +1,4 @@
-//! AuthorizationPolicy: who may connect to whom. Data only; `traffic::authz` compiles it.
+//! `AuthorizationPolicy`: who may connect to whom. Data only; `traffic::authz` compiles it.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ pub type AuthorizationPolicy = Object<AuthorizationPolicySpec, AuthorizationPoli
 
 /// Who may, or may not, connect to a target.
 ///
-/// Fields of one `from` item are ANDed; values of a list, items and rules are ORed; an absent field matches all. Deny
-/// beats Allow; a target with an Allow policy denies the rest; an Allow without rules admits nobody.
+/// All fields of one `from` item must match, and any value of a list, any item, any rule; an absent field matches all.
+/// Deny beats Allow; a target with an Allow policy denies the rest; an Allow without rules admits nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {

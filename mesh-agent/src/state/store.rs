@@ -1,49 +1,133 @@
 //! The one writer: validates a change, persists it, publishes the next snapshot.
 
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
-use super::{Applied, Change, Notice, Refusal, Snapshot};
+use super::draft::Draft;
+use super::endpoint::Endpoint;
+use super::object::{Condition, Kind, Metadata, ObjectKey};
+use super::persist::{self, Disk};
+use super::policy::AuthorizationPolicy;
+use super::resource::Resource;
+use super::service::Service;
+use super::settle::Settle;
+use super::workload::Workload;
+use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
+
+pub use super::persist::OpenError;
+
+/// Writes that a watcher may lag behind before it has to list again; as many are kept for those who come back.
+const MAX_NOTICES: usize = 1024;
 
 /// Settings of the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Ranges from which virtual addresses are allotted.
+    /// Ranges from which virtual addresses are allotted, one address from each; none: services must bring their own.
     pub virtual_ranges: Vec<IpNet>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            virtual_ranges: virtual_address::DEFAULT_RANGES.to_vec(),
+        }
+    }
 }
 
 /// Holder of the current view.
 pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     notices: broadcast::Sender<Notice>,
+    writer: Mutex<Writer>,
+    config: Config,
+    clock: fn() -> Timestamp,
+    is_new: bool,
 }
 
-/// Why the store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Placeholder for the stub.
-    #[error("cannot open the store")]
-    Unreadable,
+struct Writer {
+    /// `None`: nothing is kept.
+    disk: Option<Disk>,
+    /// The last writes, oldest first.
+    recent: VecDeque<Notice>,
+    /// The write before the oldest of `recent`.
+    floor: u64,
+}
+
+/// Everything from a point in time on.
+pub struct Subscription {
+    /// The view from which `receiver` goes on.
+    pub snapshot: Arc<Snapshot>,
+    /// The writes between the point that was asked for and `snapshot`.
+    pub missed: Vec<Notice>,
+    /// Every write after `snapshot`.
+    pub receiver: broadcast::Receiver<Notice>,
 }
 
 impl Store {
     /// Opens or makes the store in `directory`.
-    pub fn open(_directory: &Path, _config: Config) -> Result<Self, OpenError> {
-        Ok(Self::in_memory())
+    pub fn open(directory: &Path, config: Config) -> Result<Self, OpenError> {
+        let loaded = persist::open(directory)?;
+        let store = Self::new(Some(loaded.disk), loaded.snapshot, config);
+        Ok(Self {
+            is_new: loaded.is_new,
+            ..store
+        })
+    }
+
+    /// The same; with `reset` what is there is set aside first.
+    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
+        if reset {
+            persist::set_aside(directory)?;
+        }
+        Self::open(directory, config)
+    }
+
+    /// A store that forgets, with the default settings: for tests.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::in_memory_with(Config::default())
     }
 
     /// A store that forgets: for tests.
     #[must_use]
-    pub fn in_memory() -> Self {
+    pub fn in_memory_with(config: Config) -> Self {
+        Self::new(None, Snapshot::default(), config)
+    }
+
+    /// Reads the time from `clock`: for tests.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> Timestamp) -> Self {
+        Self { clock, ..self }
+    }
+
+    fn new(disk: Option<Disk>, snapshot: Snapshot, config: Config) -> Self {
+        let writer = Writer {
+            disk,
+            recent: VecDeque::new(),
+            floor: snapshot.revision,
+        };
         Self {
-            snapshot: ArcSwap::default(),
-            notices: broadcast::channel(1024).0,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            notices: broadcast::Sender::new(MAX_NOTICES),
+            writer: Mutex::new(writer),
+            config,
+            clock: Timestamp::now,
+            is_new: true,
         }
+    }
+
+    /// Whether nothing was there when the store was opened. Beside pinned maps that are not empty this means that
+    /// the registry was lost.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The current view.
@@ -56,9 +140,189 @@ impl Store {
         self.notices.subscribe()
     }
 
+    /// The current view and every later write, with none lost or doubled in between; with `since`, also the writes
+    /// after that revision. `None` where they are not known any more (or not yet). Blocks while a write is under way.
+    pub fn follow(&self, since: Option<u64>) -> Option<Subscription> {
+        let writer = self.lock();
+        let snapshot = self.snapshot();
+        let missed = match since {
+            Some(since) if since < writer.floor || since > snapshot.revision => return None,
+            Some(since) => {
+                let missed = writer.recent.iter().filter(|it| it.revision > since);
+                missed.cloned().collect()
+            }
+            None => Vec::new(),
+        };
+        Some(Subscription {
+            snapshot,
+            missed,
+            receiver: self.notices.subscribe(),
+        })
+    }
+
     /// Makes a change, or refuses it and touches nothing. Blocks while it writes to the disk.
-    pub fn apply(&self, _change: Change) -> Result<Applied, Refusal> {
-        let _unused: Option<IpAddr> = None;
-        Ok(Applied::Unchanged)
+    pub fn apply(&self, change: Change) -> Result<Applied, Refusal> {
+        let mut writer = self.lock();
+        let mut draft = Draft::new(&self.snapshot());
+        let applied = self.draft(&mut draft, change)?;
+        if draft.notices.is_empty() {
+            return Ok(applied);
+        }
+        if let Some(disk) = &mut writer.disk {
+            disk.commit(&draft)
+                .map_err(|error| Refusal::Storage(error.to_string()))?;
+        }
+        self.publish(&mut writer, draft);
+        Ok(applied)
+    }
+
+    fn publish(&self, writer: &mut Writer, draft: Draft) {
+        self.snapshot.store(Arc::new(draft.next));
+        for notice in draft.notices {
+            if writer.recent.len() == MAX_NOTICES
+                && let Some(oldest) = writer.recent.pop_front()
+            {
+                writer.floor = oldest.revision;
+            }
+            writer.recent.push_back(notice.clone());
+            // An error means that nobody listens.
+            drop(self.notices.send(notice));
+        }
+    }
+
+    fn draft(&self, draft: &mut Draft, change: Change) -> Result<Applied, Refusal> {
+        match change {
+            Change::Put(manifest) => {
+                validate::check(&manifest, &draft.next)?;
+                match &manifest {
+                    Manifest::Service(object) => self.put::<Service>(draft, object),
+                    Manifest::Endpoint(object) => self.put::<Endpoint>(draft, object),
+                    Manifest::Workload(object) => self.put::<Workload>(draft, object),
+                    Manifest::AuthorizationPolicy(object) => {
+                        self.put::<AuthorizationPolicy>(draft, object)
+                    }
+                }
+            }
+            Change::Delete {
+                kind,
+                key,
+                resource_version,
+            } => {
+                let wanted = resource_version.unwrap_or_default();
+                match kind {
+                    Kind::Service => delete::<Service>(draft, &key, &wanted),
+                    Kind::Endpoint => delete::<Endpoint>(draft, &key, &wanted),
+                    Kind::Workload => delete::<Workload>(draft, &key, &wanted),
+                    Kind::AuthorizationPolicy => {
+                        delete::<AuthorizationPolicy>(draft, &key, &wanted)
+                    }
+                }
+            }
+            Change::Condition {
+                kind,
+                key,
+                condition,
+            } => Ok(set_condition(draft, kind, &key, condition)
+                .map_or(Applied::Unchanged, Applied::Changed)),
+        }
+    }
+
+    fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
+        let key = ObjectKey::new(&wanted.metadata().namespace, &wanted.metadata().name);
+        let old = R::all(&draft.next).get(&key).cloned();
+        expect_version(
+            old.as_deref().map(R::metadata),
+            &wanted.metadata().resource_version,
+        )?;
+        if let Some(old) = &old
+            && has_same_intent(&**old, wanted)
+        {
+            return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
+        }
+        let mut new = wanted.clone();
+        self.stamp(&mut new, old.as_deref());
+        new.judge(&draft.next, &self.config)?;
+        let written = draft.write(new.clone());
+        new.arrive(draft);
+        Ok(match old {
+            Some(_) => Applied::Changed(written),
+            None => Applied::Created(written),
+        })
+    }
+
+    /// Takes over what the agent writes from the version before, or makes it.
+    fn stamp<R: Resource>(&self, new: &mut R, old: Option<&R>) {
+        let (generation, uid, made) = if let Some(old) = old {
+            new.keep_status(old);
+            let metadata = old.metadata();
+            let changed = u64::from(!new.has_same_spec(old));
+            (
+                metadata.generation + changed,
+                metadata.uid.clone(),
+                metadata.creation_timestamp.clone(),
+            )
+        } else {
+            new.reset_status();
+            let now = (self.clock)();
+            (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
+        };
+        let metadata = new.metadata_mut();
+        metadata.generation = generation;
+        metadata.uid = uid;
+        metadata.creation_timestamp = made;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        // A draft is published whole or not at all, so a panic in between has left nothing half done.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+fn delete<R: Settle>(draft: &mut Draft, key: &ObjectKey, wanted: &str) -> Result<Applied, Refusal> {
+    let Some(old) = R::all(&draft.next).get(key).cloned() else {
+        return Err(Refusal::NotFound {
+            kind: R::KIND,
+            key: key.clone(),
+        });
+    };
+    expect_version(Some(old.metadata()), wanted)?;
+    let removed = draft.remove::<R>(key);
+    old.leave(draft);
+    Ok(removed.map_or(Applied::Unchanged, Applied::Deleted))
+}
+
+fn set_condition(
+    draft: &mut Draft,
+    kind: Kind,
+    key: &ObjectKey,
+    condition: Condition,
+) -> Option<Manifest> {
+    match kind {
+        Kind::Service => draft.set_condition::<Service>(key, condition),
+        Kind::Endpoint => draft.set_condition::<Endpoint>(key, condition),
+        Kind::Workload => draft.set_condition::<Workload>(key, condition),
+        Kind::AuthorizationPolicy => draft.set_condition::<AuthorizationPolicy>(key, condition),
+    }
+}
+
+/// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.
+fn expect_version(current: Option<&Metadata>, wanted: &str) -> Result<(), Refusal> {
+    let current = current.map(|it| it.resource_version.as_str());
+    if wanted.is_empty() || current == Some(wanted) || (wanted == "*" && current.is_some()) {
+        return Ok(());
+    }
+    Err(Refusal::Conflict {
+        current: current.unwrap_or("none").to_owned(),
+        wanted: wanted.to_owned(),
+    })
+}
+
+/// Whether nothing that people write differs.
+fn has_same_intent<R: Resource>(old: &R, new: &R) -> bool {
+    old.has_same_spec(new)
+        && old.metadata().labels == new.metadata().labels
+        && old.metadata().annotations == new.metadata().annotations
+}
+
+#[cfg(test)]
+mod tests;

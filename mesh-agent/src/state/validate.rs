@@ -1,1 +1,202 @@
-//! Stub.
+//! What an object must be like to enter the registry; every refusal names the field.
+//!
+//! Pure: it sees the object and the snapshot that it would change. Unknown fields are refused before, by
+//! [`decode`](super::decode).
+
+mod address;
+mod name;
+mod policy;
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use super::endpoint::EndpointSpec;
+use super::object::{Metadata, ObjectKey};
+use super::service::{Protocol, ServiceSpec};
+use super::workload::WorkloadSpec;
+use super::{Manifest, Refusal, Snapshot};
+
+pub use policy::expansion;
+
+/// Most ports of a service, and of an endpoint.
+pub const MAX_PORTS: usize = 64;
+/// Most addresses of a service, and of a workload.
+pub const MAX_ADDRESSES: usize = 16;
+/// Largest weight of an endpoint.
+pub const MAX_WEIGHT: u32 = 1000;
+/// Longest path that the kernel takes.
+const MAX_PATH: usize = 4095;
+/// Longest `version`.
+const MAX_VERSION: usize = 253;
+
+/// Checks an object against the rules of its kind and against the others in `snapshot`.
+pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
+    metadata(manifest.metadata())?;
+    let key = manifest.key();
+    match manifest {
+        Manifest::Service(object) => service(&object.spec, &key, snapshot),
+        Manifest::Endpoint(object) => endpoint(&object.spec, snapshot),
+        Manifest::Workload(object) => workload(&object.spec, &key, snapshot),
+        Manifest::AuthorizationPolicy(object) => policy::check(&object.spec),
+    }
+}
+
+fn metadata(metadata: &Metadata) -> Result<(), Refusal> {
+    name::subdomain("metadata.name", &metadata.name)?;
+    name::label("metadata.namespace", &metadata.namespace)?;
+    for (key, value) in &metadata.labels {
+        let field = format!("metadata.labels.{key}");
+        name::label_key(&field, key)?;
+        name::label_value(&field, value)?;
+    }
+    for key in metadata.annotations.keys() {
+        name::label_key(&format!("metadata.annotations.{key}"), key)?;
+    }
+    Ok(())
+}
+
+fn service(spec: &ServiceSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(), Refusal> {
+    version(spec.version.as_deref())?;
+    if spec.ports.is_empty() || spec.ports.len() > MAX_PORTS {
+        return Err(Refusal::invalid(
+            "spec.ports",
+            format!("a service has 1 to {MAX_PORTS} ports"),
+        ));
+    }
+    let mut names = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        name::label(&format!("{field}.name"), &port.name)?;
+        if !names.insert(&port.name) {
+            return Err(Refusal::invalid(
+                format!("{field}.name"),
+                format!("the name {} is used twice", port.name),
+            ));
+        }
+        not_zero(&format!("{field}.port"), port.port)?;
+        if !numbers.insert((port.port, port.protocol == Protocol::Udp)) {
+            return Err(Refusal::invalid(
+                format!("{field}.port"),
+                format!("the port {} is used twice", port.port),
+            ));
+        }
+    }
+    address::list(&spec.addresses)?;
+    for (index, wanted) in spec.addresses.iter().enumerate() {
+        if let Some(owner) = address::owner(*wanted, snapshot, |kind, other| {
+            kind == super::object::Kind::Service && other == key
+        }) {
+            return Err(address::taken(index, *wanted, &owner));
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
+    version(spec.version.as_deref())?;
+    name::subdomain("spec.service", &spec.service)?;
+    address::usable("spec.address", spec.address)?;
+    if let Some(service) = address::service_with(spec.address, snapshot) {
+        return Err(Refusal::invalid(
+            "spec.address",
+            format!(
+                "{} is a virtual address of Service {service}; an endpoint has an address of its own",
+                spec.address
+            ),
+        ));
+    }
+    if spec.ports.len() > MAX_PORTS {
+        return Err(Refusal::invalid(
+            "spec.ports",
+            format!("an endpoint has at most {MAX_PORTS} ports"),
+        ));
+    }
+    for (port_name, port) in &spec.ports {
+        let field = format!("spec.ports.{port_name}");
+        name::label(&field, port_name)?;
+        not_zero(&field, *port)?;
+    }
+    if spec.weight > MAX_WEIGHT {
+        return Err(Refusal::invalid(
+            "spec.weight",
+            format!("a weight is 0 to {MAX_WEIGHT}"),
+        ));
+    }
+    Ok(())
+}
+
+fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(), Refusal> {
+    let (field, wanted) = match (&spec.netns, &spec.cgroup) {
+        (Some(netns), None) => ("spec.netns", netns),
+        (None, Some(cgroup)) => ("spec.cgroup", cgroup),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::invalid(
+                "spec.cgroup",
+                "either netns or cgroup is given, not both",
+            ));
+        }
+        (None, None) => {
+            return Err(Refusal::invalid("spec.netns", "netns or cgroup is needed"));
+        }
+    };
+    path(field, wanted)?;
+    let others = || snapshot.workloads.iter().filter(|(other, _)| *other != key);
+    if let Some((owner, _)) =
+        others().find(|(_, it)| it.spec.netns == spec.netns && it.spec.cgroup == spec.cgroup)
+    {
+        return Err(Refusal::invalid(
+            field,
+            format!("{} is Workload {owner} already", wanted.display()),
+        ));
+    }
+    name::label("spec.serviceAccount", &spec.service_account)?;
+    address::list(&spec.addresses)?;
+    for (index, wanted) in spec.addresses.iter().enumerate() {
+        let owner = others()
+            .find(|(_, it)| it.spec.addresses.contains(wanted))
+            .map(|(owner, _)| format!("Workload {owner}"))
+            .or_else(|| address::service_with(*wanted, snapshot).map(|it| format!("Service {it}")));
+        if let Some(owner) = owner {
+            return Err(address::taken(index, *wanted, &owner));
+        }
+    }
+    Ok(())
+}
+
+fn path(field: &str, path: &Path) -> Result<(), Refusal> {
+    let is_plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !is_plain {
+        return Err(Refusal::invalid(field, "an absolute path without `..`"));
+    }
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.len() > MAX_PATH || bytes.contains(&0) {
+        return Err(Refusal::invalid(
+            field,
+            format!("a path of at most {MAX_PATH} bytes, none of them zero"),
+        ));
+    }
+    Ok(())
+}
+
+fn version(version: Option<&str>) -> Result<(), Refusal> {
+    if version.is_some_and(|version| version.len() > MAX_VERSION) {
+        return Err(Refusal::invalid(
+            "spec.version",
+            format!("at most {MAX_VERSION} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+fn not_zero(field: &str, port: u16) -> Result<(), Refusal> {
+    if port == 0 {
+        return Err(Refusal::invalid(field, "a port is 1 to 65535"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

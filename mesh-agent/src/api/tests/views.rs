@@ -1,0 +1,101 @@
+//! What the agent tells about itself.
+
+use super::*;
+
+#[tokio::test]
+async fn views_show_what_the_node_says() {
+    let fixture = Fixture::new().await;
+    assert_eq!(
+        fixture.get("/api/v1/status").await.json()["version"],
+        "test"
+    );
+    assert_eq!(
+        fixture.get("/api/v1/coverage").await.json(),
+        json!({"items": []})
+    );
+    assert_eq!(
+        fixture.get("/api/v1/connections").await.json(),
+        json!({"items": []})
+    );
+    assert_eq!(
+        fixture.get("/api/v1/bpf").await.problem(),
+        (503, String::new(), "Unavailable".to_owned())
+    );
+    let metrics = fixture.get("/metrics").await;
+    assert_eq!(metrics.text, "# EOF\n");
+    let content_type = metrics.headers[CONTENT_TYPE].to_str().unwrap();
+    assert!(content_type.starts_with("application/openmetrics-text; version=1.0.0"));
+    let docs = fixture.get("/docs/").await;
+    assert_eq!(docs.status, 200);
+    assert!(docs.text.contains("swagger-ui"));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn explain_checks_its_question() {
+    let fixture = Fixture::new().await;
+    let check = async |query: &str, status: u16, field: &str| {
+        let answer = fixture.get(&format!("/api/v1/explain?{query}")).await;
+        let (got, named, _) = answer.problem();
+        assert_eq!((got, named.as_str()), (status, field), "{query}");
+    };
+    check("", 400, "query").await;
+    check("source=client&destination=1.2.3.4:80", 400, "source").await;
+    check("source=shop/client&destination=web", 400, "destination").await;
+    check("source=shop/client&destination=1.2.3.4:80", 404, "source").await;
+    let client = json!({"spec": {"netns": "/run/netns/pod-a"}});
+    let path = "/api/v1/namespaces/shop/workloads/client";
+    assert_eq!(fixture.put(path, &client).await.status, 201);
+
+    let explained = fixture
+        .get("/api/v1/explain?source=shop/client&destination=[fd00::1]:81")
+        .await;
+
+    assert_eq!(explained.json()["verdict"], "pass");
+    assert_eq!(explained.json()["reason"], "dialled-81");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn config_dump_shows_objects_and_numbers() {
+    let fixture = Fixture::new().await;
+    fixture.put(WEB, &service()).await;
+
+    let dump = fixture.get("/api/v1/config_dump").await.json();
+
+    assert_eq!(dump["revision"], 1);
+    assert_eq!(dump["objects"]["services"][0]["metadata"]["name"], "web");
+    assert_eq!(dump["objects"]["authorizationpolicies"], json!([]));
+    assert_eq!(dump["ids"].as_array().unwrap().len(), 3);
+    assert_eq!(dump["node"]["workers"], 2);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn log_level_is_changed_or_refused_with_the_field() {
+    let fixture = Fixture::new().await;
+    let put = async |body: Value| fixture.put("/api/v1/log-level", &body).await;
+    assert_eq!(put(json!({"level": "debug"})).await.status, 200);
+    for wrong in [json!({"level": "loud"}), json!({"level": 3}), json!({})] {
+        let (status, field, _) = put(wrong).await.problem();
+        assert_eq!((status, field.as_str()), (422, "level"));
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn draining_agent_is_not_ready_and_says_why() {
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.get("/readyz").await.status, 200);
+    let drain = request(Method::POST, "/api/v1/drain", &json!({}));
+
+    let answer = fixture.send(drain).await;
+
+    assert_eq!(answer.status, 202);
+    assert_eq!(answer.json()["draining"], true);
+    let ready = fixture.get("/readyz").await;
+    assert_eq!(ready.problem().0, 503);
+    assert_eq!(ready.json()["pending"], json!(["draining"]));
+    assert_eq!(fixture.get("/healthz").await.status, 200);
+    fixture.stop().await;
+}

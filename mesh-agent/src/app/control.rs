@@ -1,0 +1,91 @@
+//! What runs beside the data plane: enrolment, heartbeat, events of the kernel, and the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{self, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Server};
+use crate::ebpf::events::{self, Format, Record};
+use crate::net::clock;
+use crate::state::Notice;
+
+use super::parts::Parts;
+
+/// Starts everything. The API answers before the first enrolment is through, and says that the agent is not ready.
+pub(super) async fn spawn(
+    parts: &Arc<Parts>,
+    tasks: &mut JoinSet<Result<()>>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let node: Arc<dyn api::Node> = Arc::clone(&parts.node) as _;
+    let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        server.run(stop).await;
+        Ok(())
+    });
+    tasks.spawn(beat(Arc::clone(parts)));
+    tasks.spawn(report(Arc::clone(parts)));
+    tasks.spawn(enrol(Arc::clone(parts)));
+    Ok(())
+}
+
+/// Tells the kernel that the data plane is alive.
+async fn beat(parts: Arc<Parts>) -> Result<()> {
+    let mut ticks = time::interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        parts.node.datapath.heartbeat(parts.proxy.heartbeat()).context("cannot write the heartbeat")?;
+    }
+}
+
+/// Turns what the kernel's programs report into lines and metrics.
+async fn report(parts: Arc<Parts>) -> Result<()> {
+    let ring = parts.node.datapath.events()?;
+    let store = Arc::clone(&parts.node.store);
+    let closed = Arc::clone(&parts.node.closed);
+    let access_log = parts.access_log.clone();
+    let sink = move |record: &Record| {
+        if access_log.is_enabled() {
+            access_log.write(record.line(Format::Json, &clock::timestamp()));
+        }
+    };
+    events::run(ring, move || store.snapshot(), closed, sink).await.context("cannot read the events of the kernel")
+}
+
+/// Brings registry and kernel together: after each write, and regularly, because namespaces and cgroups come and go.
+async fn enrol(parts: Arc<Parts>) -> Result<()> {
+    let mut notices = parts.node.store.subscribe();
+    let mut ticks = time::interval(RECHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            notice = notices.recv() => match notice {
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+        }
+        absorb(&mut notices);
+        let parts = Arc::clone(&parts);
+        spawn_blocking(move || parts.enrol()).await.context("the enrolment has stopped")?;
+    }
+}
+
+/// Takes the notices that are there: one run serves them all.
+fn absorb(notices: &mut broadcast::Receiver<Notice>) {
+    while matches!(notices.try_recv(), Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))) {}
+}
+
+/// Time between two heartbeats; the kernel takes an agent for hung after six of them.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Time between two looks at namespaces and cgroups; also the pause before a refused write is tried again.
+const RECHECK: Duration = Duration::from_secs(1);

@@ -1,0 +1,235 @@
+//! What the API asks of the agent beside the registry.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::api;
+use crate::api::NodeError;
+use crate::config::Settings;
+use crate::ebpf::coverage;
+use crate::ebpf::inet_diag::Storages;
+use crate::ebpf::coverage::Unseen;
+use crate::ebpf::events::ClosedConnections;
+use crate::ebpf::explain;
+use crate::ebpf::numbers::Numbers;
+use crate::ebpf::{Datapath, connections};
+use crate::metrics::Registry;
+use crate::net::clock;
+use crate::net::netns::Netns;
+use crate::proxy::Proxy;
+use crate::state::Store;
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::telemetry::Telemetry;
+
+use super::enrolment::Standing;
+
+/// The agent, as the API sees it.
+pub(super) struct Node {
+    pub(super) store: Arc<Store>,
+    pub(super) datapath: Arc<Datapath>,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) telemetry: Telemetry,
+    pub(super) registry: Registry,
+    pub(super) standing: Arc<ArcSwap<Standing>>,
+    pub(super) closed: Arc<ClosedConnections>,
+    pub(super) host: Arc<Netns>,
+    pub(super) settings: Settings,
+    /// The hooked cgroup as `/proc/PID/cgroup` names it.
+    pub(super) hooked: PathBuf,
+    pub(super) progress: Progress,
+}
+
+/// What changes while the agent runs.
+#[derive(Debug)]
+pub(super) struct Progress {
+    started: Instant,
+    /// The last revision that is wholly in the kernel, plus one; zero: none yet.
+    programmed: AtomicU64,
+    /// Why nothing is mirrored.
+    blocked: Mutex<Option<String>>,
+    is_draining: AtomicBool,
+    drain: Notify,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            programmed: AtomicU64::new(0),
+            blocked: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+            drain: Notify::new(),
+        }
+    }
+
+    /// Says that `revision` is wholly in the kernel.
+    pub(super) fn programmed(&self, revision: u64) {
+        self.programmed.store(revision + 1, Ordering::Relaxed);
+    }
+
+    /// Says that nothing is mirrored, and why.
+    pub(super) fn block(&self, why: String) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// Says that the agent takes no new connections.
+    pub(super) fn draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns when somebody asks for a drain.
+    pub(super) async fn drain_asked(&self) {
+        self.drain.notified().await;
+    }
+
+    /// Whether nothing is mirrored.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn pending(&self) -> Vec<String> {
+        let mut pending = Vec::new();
+        pending.extend(self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        if pending.is_empty() && self.programmed.load(Ordering::Relaxed) == 0 {
+            pending.push("the registry is not in the kernel yet".to_owned());
+        }
+        if self.is_draining.load(Ordering::Relaxed) {
+            pending.push("the agent is draining".to_owned());
+        }
+        pending
+    }
+}
+
+impl Node {
+    fn numbers(&self) -> Numbers {
+        Numbers::of(self.store.snapshot())
+    }
+
+    fn objects(&self) -> BTreeMap<String, u64> {
+        let snapshot = self.store.snapshot();
+        let count = |kind| match kind {
+            Kind::Service => snapshot.services.len(),
+            Kind::Endpoint => snapshot.endpoints.len(),
+            Kind::Workload => snapshot.workloads.len(),
+            Kind::AuthorizationPolicy => snapshot.policies.len(),
+        };
+        Kind::ALL.iter().map(|kind| (kind.plural().to_owned(), count(*kind) as u64)).collect()
+    }
+}
+
+impl api::Node for Node {
+    fn status(&self) -> Status {
+        let pending = self.progress.pending();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: pending.is_empty(),
+            pending,
+            draining: self.progress.is_draining.load(Ordering::Relaxed),
+            uptime_seconds: self.progress.started.elapsed().as_secs(),
+            revision: self.store.snapshot().revision,
+            programmed_revision: self.progress.programmed.load(Ordering::Relaxed).saturating_sub(1),
+            cgroup: self.settings.cgroup.display().to_string(),
+            pin_dir: self.settings.pin_dir.display().to_string(),
+            kernel: kernel_release(),
+            acceleration: self.datapath.acceleration().clone(),
+            objects: self.objects(),
+            workers: self.settings.workers as u64,
+            proxied_connections: self.proxy.connections(),
+        }
+    }
+
+    fn coverage(&self) -> Result<CoverageList, NodeError> {
+        let standing = self.standing.load();
+        let unseen = standing
+            .netns
+            .iter()
+            .map(|(key, netns)| {
+                let outside_cgroup = if netns.cookie() == self.host.cookie() {
+                    0
+                } else {
+                    coverage::outside_cgroup(netns.inode(), &self.hooked)
+                };
+                let older = standing.older.get(key).copied().unwrap_or_default();
+                (key.clone(), Unseen { older, outside_cgroup })
+            })
+            .collect();
+        let stats = self.datapath.tables().stats.entries().map_err(unavailable)?;
+        let items = coverage::coverage(&self.store.snapshot(), &stats, &unseen);
+        Ok(CoverageList { items })
+    }
+
+    fn connections(&self) -> Result<ConnectionList, NodeError> {
+        let standing = self.standing.load();
+        let mut namespaces = BTreeMap::from([(self.host.cookie(), Arc::clone(&self.host))]);
+        for netns in standing.netns.values() {
+            namespaces.insert(netns.cookie(), Arc::clone(netns));
+        }
+        let namespaces: Vec<_> = namespaces.into_values().collect();
+        let mut items = connections::connections(&self.numbers(), &namespaces, Storages::of(self.datapath.tables()));
+        items.extend(self.closed.list());
+        Ok(ConnectionList { items })
+    }
+
+    fn explain(&self, source: &ObjectKey, destination: SocketAddr) -> Result<Explanation, NodeError> {
+        let snapshot = self.store.snapshot();
+        let standing = self.standing.load();
+        let view = explain::View {
+            snapshot: &snapshot,
+            enrolled: &standing.enrolled,
+            tables: self.datapath.tables(),
+            now_ns: clock::monotonic_ns(),
+        };
+        explain::explain(&view, source, destination).map_err(|error| match error {
+            explain::Error::UnknownWorkload(key) => NodeError::NotFound { what: format!("workload {key}") },
+            explain::Error::Tables(error) => unavailable(error),
+        })
+    }
+
+    fn bpf(&self) -> Result<BpfReport, NodeError> {
+        self.datapath.report().map_err(unavailable)
+    }
+
+    fn config_dump(&self) -> Value {
+        json!({
+            "settings": serde_json::to_value(&self.settings).unwrap_or_default(),
+            "logLevel": self.telemetry.level(),
+        })
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), NodeError> {
+        self.telemetry.set_level(level).map_err(|error| NodeError::Invalid {
+            field: "level".to_owned(),
+            message: super::describe(&error),
+        })
+    }
+
+    fn drain(&self) {
+        self.progress.drain.notify_one();
+    }
+
+    fn pending(&self) -> Vec<String> {
+        self.progress.pending()
+    }
+
+    fn metrics(&self) -> String {
+        // Writing to a string does not fail.
+        self.registry.encode().unwrap_or_default()
+    }
+}
+
+fn unavailable(error: impl std::error::Error) -> NodeError {
+    NodeError::Unavailable { message: super::describe(&error) }
+}
+
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,199 @@
+//! Every part of the agent, built from the settings.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use mesh_common::stats::StatKey;
+use tokio::runtime::Handle;
+
+use crate::api;
+use crate::config;
+use crate::config::Settings;
+use crate::ebpf;
+use crate::ebpf::Datapath;
+use crate::ebpf::mirror::Mirror;
+use crate::metrics;
+use crate::metrics::Registry;
+use crate::net::netns::Netns;
+use crate::proxy;
+use crate::proxy::Proxy;
+use crate::state;
+use crate::state::report::MapReport;
+use crate::state::{Snapshot, Store};
+use crate::telemetry::{AccessLog, Telemetry};
+
+use super::enrolment::Enrolment;
+use super::node::{Node, Progress};
+
+/// What runs.
+pub(super) struct Parts {
+    /// The data plane.
+    pub(super) proxy: Arc<Proxy>,
+    /// What the API asks; holds the other parts.
+    pub(super) node: Arc<Node>,
+    /// Settings of the API.
+    pub(super) api: api::Config,
+    /// A line per connection and request.
+    pub(super) access_log: AccessLog,
+    enrolment: Mutex<Enrolment>,
+}
+
+impl Parts {
+    /// Builds every part. Listens nowhere yet, and enrols nobody.
+    pub(super) fn build(
+        settings: &Settings,
+        hooked: PathBuf,
+        telemetry: Telemetry,
+        control: &Handle,
+    ) -> Result<Self> {
+        if settings.reset {
+            ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+        }
+        let store = open_store(settings)?;
+        let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
+        let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
+        let access_log = access_log(settings);
+        let mut registry = Registry::with_process();
+        metrics::runtime::register(&mut registry, [("control".to_owned(), control.clone())]);
+        let source = Source { store: Arc::clone(&store), datapath: Arc::clone(&datapath) };
+        let mirror = Mirror::new(datapath.tables(), ebpf::metrics::register(&mut registry, source))?;
+        let conns: Arc<dyn crate::net::conn::ConnTable> = Arc::clone(&datapath) as _;
+        let config = proxy_config(settings, access_log.clone());
+        let proxy = Arc::new(Proxy::start(config, Arc::clone(&store), conns, &mut registry)?);
+        let enrolment = Enrolment::new(
+            Arc::clone(&store),
+            Arc::clone(&datapath),
+            Arc::clone(&proxy),
+            mirror,
+            Arc::clone(&host),
+        );
+        let progress = Progress::new();
+        if store.is_new() && enrolment.is_kernel_populated() {
+            progress.block(format!(
+                "{} is new, but the maps in {} are not empty: nothing is changed in the kernel. Restore the registry, or start with --reset to forget what is pinned",
+                settings.state_dir.display(),
+                settings.pin_dir.display()
+            ));
+        }
+        let node = Arc::new(Node {
+            store,
+            datapath,
+            proxy: Arc::clone(&proxy),
+            telemetry,
+            registry,
+            standing: enrolment.standing(),
+            closed: Arc::default(),
+            host,
+            settings: settings.clone(),
+            hooked,
+            progress,
+        });
+        Ok(Self { proxy, node, api: api_config(settings), access_log, enrolment: Mutex::new(enrolment) })
+    }
+
+    /// Brings registry and kernel together once. Blocks.
+    pub(super) fn enrol(&self) -> bool {
+        if self.node.progress.is_blocked() {
+            return true;
+        }
+        let (revision, report) = self.enrolment.lock().unwrap_or_else(PoisonError::into_inner).run();
+        for failure in &report.failures {
+            tracing::error!(error = super::describe(failure), "the kernel refuses a write");
+        }
+        if report.is_complete() {
+            self.node.progress.programmed(revision);
+        }
+        report.is_complete()
+    }
+
+    /// Says that nobody is accepted any more: to probes, and to the kernel.
+    pub(super) fn withdraw(&self) {
+        self.node.progress.draining();
+        self.enrolment.lock().unwrap_or_else(PoisonError::into_inner).withdraw();
+    }
+}
+
+fn open_store(settings: &Settings) -> Result<Arc<Store>> {
+    let config = state::store::Config { virtual_ranges: settings.virtual_range.clone() };
+    Ok(Arc::new(Store::open_or_reset(&settings.state_dir, config, settings.reset)?))
+}
+
+fn datapath_config(settings: &Settings) -> ebpf::Config {
+    ebpf::Config {
+        cgroup: settings.cgroup.clone(),
+        pin_dir: settings.pin_dir.clone(),
+        acceleration: settings.acceleration == config::Acceleration::OptIn,
+    }
+}
+
+fn api_config(settings: &Settings) -> api::Config {
+    api::Config {
+        listen: settings.api,
+        unix: settings.unix_socket.clone(),
+        metrics: Some(settings.metrics),
+        token_file: settings.token_file.clone(),
+        allowed_hosts: settings.allowed_host.clone(),
+    }
+}
+
+fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
+    let wanted = &settings.proxy;
+    let defaults = proxy::Config::default();
+    proxy::Config {
+        workers: settings.workers,
+        limits: proxy::config::Limits {
+            connections: wanted.max_connections,
+            workload_connections: wanted.max_connections_per_workload,
+            header_bytes: wanted.max_header_bytes,
+            ..defaults.limits
+        },
+        timeouts: proxy::config::Timeouts {
+            connect: wanted.connect_timeout,
+            header: wanted.header_timeout,
+            detect: wanted.detect_timeout,
+            idle: wanted.idle_timeout,
+            pool_idle: wanted.pool_idle_timeout,
+            ..defaults.timeouts
+        },
+        access_log,
+        ..defaults
+    }
+}
+
+fn access_log(settings: &Settings) -> AccessLog {
+    match settings.access_log {
+        config::Switch::On => AccessLog::stdout(),
+        config::Switch::Off => AccessLog::disabled(),
+    }
+}
+
+/// Where a scrape reads what the kernel counts.
+struct Source {
+    store: Arc<Store>,
+    datapath: Arc<Datapath>,
+}
+
+impl ebpf::metrics::Source for Source {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.store.snapshot()
+    }
+
+    fn stats(&self) -> Vec<(StatKey, u64)> {
+        self.datapath.tables().stats.entries().unwrap_or_default()
+    }
+
+    fn maps(&self) -> Vec<MapReport> {
+        self.datapath.tables().reports().unwrap_or_default()
+    }
+}
+
+/// Lets the process have as many descriptors as it may: each proxied connection takes two.
+pub(super) fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

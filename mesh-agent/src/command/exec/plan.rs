@@ -1,0 +1,275 @@
+//! What `exec` makes, and how it judges what it finds. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::cli::{Exec, FailModeName};
+use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus};
+use crate::state::object::{
+    API_VERSION, Condition, ConditionStatus, Kind, Metadata, Object, ObjectKey,
+};
+use crate::state::service::{Balancing, Mode, Port, Protocol, Service, ServiceSpec, ServiceStatus};
+use crate::state::workload::{Egress, FailMode, Workload, WorkloadSpec, WorkloadStatus};
+
+/// One run of a command.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Name of the workload and of its endpoint.
+    pub(super) key: ObjectKey,
+    /// The cgroup of its own.
+    pub(super) cgroup: PathBuf,
+    /// What it serves.
+    pub(super) serves: Option<Serves>,
+    address: IpAddr,
+    acceleration: bool,
+    fail_mode: FailMode,
+}
+
+/// What the command serves.
+#[derive(Debug)]
+pub(super) struct Serves {
+    pub(super) service: String,
+    pub(super) port: u16,
+}
+
+impl Plan {
+    pub(super) fn new(exec: &Exec, root: &Path, pid: u32, address: IpAddr) -> Self {
+        let directory = format!("mesh-exec-{}-{}-{pid}", exec.namespace, exec.workload);
+        Self {
+            key: ObjectKey::new(&exec.namespace, &exec.workload),
+            cgroup: root.join(directory),
+            serves: exec
+                .service
+                .clone()
+                .zip(exec.port)
+                .map(|(service, port)| Serves { service, port }),
+            address,
+            acceleration: exec.acceleration,
+            fail_mode: match exec.fail_mode {
+                FailModeName::Open => FailMode::Open,
+                FailModeName::Closed => FailMode::Closed,
+            },
+        }
+    }
+
+    pub(super) fn workload(&self) -> Workload {
+        let spec = WorkloadSpec {
+            netns: None,
+            cgroup: Some(self.cgroup.clone()),
+            addresses: vec![self.address],
+            service_account: self.key.name.clone(),
+            fail_mode: self.fail_mode,
+            acceleration: self.acceleration,
+            egress: Egress::default(),
+        };
+        self.object(
+            Kind::Workload,
+            &self.key.name,
+            spec,
+            WorkloadStatus::default(),
+        )
+    }
+
+    pub(super) fn endpoint(&self, serves: &Serves, port_name: &str) -> Endpoint {
+        let spec = EndpointSpec {
+            service: serves.service.clone(),
+            address: self.address,
+            ports: BTreeMap::from([(port_name.to_owned(), serves.port)]),
+            weight: 1,
+            version: None,
+            draining: false,
+        };
+        self.object(
+            Kind::Endpoint,
+            &self.key.name,
+            spec,
+            EndpointStatus::default(),
+        )
+    }
+
+    /// The service as it is made where there is none.
+    pub(super) fn service(&self, serves: &Serves) -> Service {
+        let spec = ServiceSpec {
+            addresses: Vec::new(),
+            ports: vec![Port {
+                name: PORT_NAME.to_owned(),
+                port: serves.port,
+                protocol: Protocol::Auto,
+            }],
+            mode: Mode::Auto,
+            balancing: Balancing::default(),
+            version: None,
+        };
+        self.object(
+            Kind::Service,
+            &serves.service,
+            spec,
+            ServiceStatus::default(),
+        )
+    }
+
+    fn object<S, T: Default>(&self, kind: Kind, name: &str, spec: S, status: T) -> Object<S, T> {
+        let made_by = BTreeMap::from([(MADE_BY.to_owned(), EXEC.to_owned())]);
+        Object {
+            api_version: API_VERSION.to_owned(),
+            kind,
+            metadata: Metadata {
+                name: name.to_owned(),
+                namespace: self.key.namespace.clone(),
+                annotations: made_by,
+                ..Metadata::default()
+            },
+            spec,
+            status,
+        }
+    }
+}
+
+/// Whether `exec` has made an object, so that it may replace it.
+pub(super) fn is_ours(metadata: &Metadata) -> bool {
+    metadata.annotations.get(MADE_BY).map(String::as_str) == Some(EXEC)
+}
+
+/// The name of the service's port that a command on `port` serves: the only one, or the one with that number.
+pub(super) fn port_of(ports: &[Port], port: u16) -> Option<String> {
+    let found = match ports {
+        [only] => Some(only),
+        several => several.iter().find(|candidate| candidate.port == port),
+    };
+    found.map(|port| port.name.clone())
+}
+
+/// How far the agent is with a workload.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Enrolment {
+    /// Its listeners stand and the kernel knows it.
+    Done,
+    /// Not yet, and this is what is known.
+    Pending(String),
+    /// It never will be, for this reason.
+    Refused(String),
+}
+
+/// Reads how far the agent is from the workload's conditions.
+pub(super) fn enrolment(workload: &Workload) -> Enrolment {
+    let current = workload.metadata.generation;
+    let find = |kind: &str| {
+        let mut conditions = workload.status.conditions.iter();
+        // What was said of an earlier version of the object does not count.
+        conditions.find(|condition| {
+            condition.kind == kind
+                && (condition.observed_generation == 0 || condition.observed_generation >= current)
+        })
+    };
+    let said = |condition: &Condition| match condition.message.as_str() {
+        "" => condition.reason.clone(),
+        message => format!("{}: {message}", condition.reason),
+    };
+    if let Some(accepted) = find("Accepted")
+        && accepted.status == ConditionStatus::False
+    {
+        return Enrolment::Refused(said(accepted));
+    }
+    match find("Enrolled") {
+        Some(enrolled) if enrolled.status == ConditionStatus::True => Enrolment::Done,
+        Some(enrolled) => Enrolment::Pending(said(enrolled)),
+        None => Enrolment::Pending("the agent has not looked at it".to_owned()),
+    }
+}
+
+/// Name of the port of a service that `exec` makes.
+pub(super) const PORT_NAME: &str = "main";
+const MADE_BY: &str = "mesh.dev/made-by";
+const EXEC: &str = "exec";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cli::{Cli, Command};
+
+    #[test]
+    fn the_workload_has_a_cgroup_of_its_own_and_its_name_as_account() {
+        let plan = plan("--workload client --namespace shop --acceleration --fail-mode closed");
+        let workload = plan.workload();
+        assert_eq!(
+            workload.spec.cgroup.as_deref(),
+            Some(Path::new("/cg/mesh-exec-shop-client-42"))
+        );
+        assert_eq!(workload.spec.service_account, "client");
+        assert_eq!(workload.spec.fail_mode, FailMode::Closed);
+        assert!(workload.spec.acceleration && is_ours(&workload.metadata));
+        assert!(plan.serves.is_none());
+    }
+
+    #[test]
+    fn the_endpoint_maps_the_port_of_the_service_to_the_command() {
+        let plan = plan("--workload web-1 --service web --port 8080");
+        let serves = plan.serves.as_ref().expect("it serves");
+        let endpoint = plan.endpoint(serves, "http");
+        assert_eq!(
+            endpoint.spec.ports,
+            BTreeMap::from([("http".to_owned(), 8080)])
+        );
+        assert_eq!(endpoint.spec.service, "web");
+        assert_eq!(endpoint.metadata.name, "web-1");
+        let service = plan.service(serves);
+        assert_eq!(
+            port_of(&service.spec.ports, 8080).as_deref(),
+            Some(PORT_NAME)
+        );
+    }
+
+    #[test]
+    fn the_only_port_serves_whatever_its_number_and_several_are_told_apart() {
+        let port = |name: &str, port| Port {
+            name: name.to_owned(),
+            port,
+            protocol: Protocol::Auto,
+        };
+        assert_eq!(port_of(&[port("a", 80)], 8080).as_deref(), Some("a"));
+        let two = [port("a", 80), port("b", 90)];
+        assert_eq!(port_of(&two, 90).as_deref(), Some("b"));
+        assert_eq!(port_of(&two, 8080), None);
+        assert_eq!(port_of(&[], 80), None);
+    }
+
+    #[test]
+    fn only_conditions_of_this_version_count() {
+        let mut workload = plan("--workload a").workload();
+        workload.metadata.generation = 2;
+        assert!(matches!(enrolment(&workload), Enrolment::Pending(_)));
+        workload.status.conditions = vec![condition("Enrolled", ConditionStatus::True, 1)];
+        assert!(matches!(enrolment(&workload), Enrolment::Pending(_)));
+        workload.status.conditions = vec![condition("Enrolled", ConditionStatus::True, 2)];
+        assert_eq!(enrolment(&workload), Enrolment::Done);
+        workload.status.conditions = vec![
+            condition("Enrolled", ConditionStatus::False, 2),
+            condition("Accepted", ConditionStatus::False, 2),
+        ];
+        assert_eq!(
+            enrolment(&workload),
+            Enrolment::Refused("Why: text".to_owned())
+        );
+    }
+
+    fn condition(kind: &str, status: ConditionStatus, observed_generation: u64) -> Condition {
+        Condition {
+            kind: kind.to_owned(),
+            status,
+            reason: "Why".to_owned(),
+            message: "text".to_owned(),
+            observed_generation,
+        }
+    }
+
+    fn plan(flags: &str) -> Plan {
+        let words = format!("mesh-agent exec {flags} -- true");
+        let cli = Cli::from_words(words.split_whitespace()).expect(&words);
+        let Command::Exec(exec) = cli.command else {
+            panic!("it is exec")
+        };
+        let address = "10.0.0.2".parse().expect("it is an address");
+        Plan::new(&exec, Path::new("/cg"), 42, address)
+    }
+}

@@ -1,0 +1,190 @@
+//! Questions: asks, narrows down to a namespace, and shows the answer in the form that was asked for.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::client::{Client, checked, path_of, read_value};
+use super::error::Error;
+use super::{print, table};
+use crate::config::cli::{Explain, Filter, List, Output, Query};
+use crate::state::object::Kind;
+use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+
+pub(super) async fn status(query: &Query) -> Result<(), Error> {
+    let value = ask(query, "/api/v1/status").await?;
+    show::<Status>(value, query.output, table::status)
+}
+
+pub(super) async fn bpf(query: &Query) -> Result<(), Error> {
+    let value = ask(query, "/api/v1/bpf").await?;
+    show::<BpfReport>(value, query.output, table::bpf)
+}
+
+pub(super) async fn services(list: &List) -> Result<(), Error> {
+    objects(list, Kind::Service, table::services).await
+}
+
+pub(super) async fn endpoints(list: &List) -> Result<(), Error> {
+    objects(list, Kind::Endpoint, table::endpoints).await
+}
+
+pub(super) async fn workloads(list: &List) -> Result<(), Error> {
+    objects(list, Kind::Workload, table::workloads).await
+}
+
+pub(super) async fn policies(list: &List) -> Result<(), Error> {
+    objects(list, Kind::AuthorizationPolicy, table::policies).await
+}
+
+pub(super) async fn connections(filter: &Filter) -> Result<(), Error> {
+    let mut value = ask(&filter.query, "/api/v1/connections").await?;
+    if let Some(namespace) = &filter.namespace {
+        let prefix = format!("{}/", checked(namespace)?);
+        let starts = |part: Option<&Value>| {
+            part.and_then(Value::as_str)
+                .is_some_and(|text| text.starts_with(&prefix))
+        };
+        keep(&mut value, |item| {
+            starts(item.pointer("/source/workload")) || starts(item.get("service"))
+        });
+    }
+    show::<ConnectionList>(value, filter.query.output, table::connections)
+}
+
+pub(super) async fn coverage(filter: &Filter) -> Result<(), Error> {
+    let mut value = ask(&filter.query, "/api/v1/coverage").await?;
+    if let Some(namespace) = &filter.namespace {
+        keep(&mut value, |item| {
+            item.get("namespace").and_then(Value::as_str) == Some(namespace)
+        });
+    }
+    show::<CoverageList>(value, filter.query.output, table::coverage)
+}
+
+pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
+    let path = explain_path(&explain.source, &explain.destination.to_string())?;
+    let value = ask(&explain.query, &path).await?;
+    show::<Explanation>(value, explain.query.output, table::explanation)
+}
+
+pub(super) fn version(output: Output, version: &str, rustc: &str) -> Result<(), Error> {
+    let text = match output {
+        Output::Table => format!("mesh-agent {version} (rustc {rustc})"),
+        Output::Json | Output::Yaml => {
+            structured(&json!({"version": version, "rustc": rustc}), output)?
+        }
+    };
+    print(&text)
+}
+
+/// A value as JSON or YAML.
+pub(super) fn structured(value: &impl Serialize, output: Output) -> Result<String, Error> {
+    match output {
+        Output::Yaml => Ok(serde_saphyr::to_string(value)?),
+        Output::Json | Output::Table => {
+            serde_json::to_string_pretty(value).map_err(|source| Error::Answer {
+                path: "itself".to_owned(),
+                source,
+            })
+        }
+    }
+}
+
+async fn ask(query: &Query, path: &str) -> Result<Value, Error> {
+    Client::new(&query.target)?.get(path).await
+}
+
+/// Shows a list of objects, or one.
+async fn objects<T: DeserializeOwned>(
+    list: &List,
+    kind: Kind,
+    rows: impl FnOnce(&[T]) -> String,
+) -> Result<(), Error> {
+    let namespace = list.filter.namespace.as_deref();
+    let path = path_of(kind.plural(), namespace, list.name.as_deref())?;
+    let mut value = ask(&list.filter.query, &path).await?;
+    let output = list.filter.query.output;
+    if output != Output::Table {
+        return print(&structured(&value, output)?);
+    }
+    let items = if list.name.is_some() {
+        Value::Array(vec![value])
+    } else {
+        value.get_mut("items").map(Value::take).unwrap_or_default()
+    };
+    let items: Vec<T> = read_value(&path, items)?;
+    print(&rows(&items))
+}
+
+fn show<T: DeserializeOwned>(
+    value: Value,
+    output: Output,
+    rows: impl FnOnce(&T) -> String,
+) -> Result<(), Error> {
+    let text = match output {
+        // What this version does not know is shown all the same.
+        Output::Json | Output::Yaml => structured(&value, output)?,
+        Output::Table => rows(&read_value("the question", value)?),
+    };
+    print(&text)
+}
+
+fn keep(list: &mut Value, mut is_wanted: impl FnMut(&Value) -> bool) {
+    if let Some(Value::Array(items)) = list.get_mut("items") {
+        items.retain(|item| is_wanted(item));
+    }
+}
+
+fn explain_path(source: &str, destination: &str) -> Result<String, Error> {
+    let (namespace, name) = source.split_once('/').unwrap_or(("default", source));
+    let source = format!("{}/{}", checked(namespace)?, checked(name)?);
+    // Of what an address is written with, only the brackets are not allowed in a query.
+    let destination = destination.replace('[', "%5B").replace(']', "%5D");
+    Ok(format!(
+        "/api/v1/explain?source={source}&destination={destination}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explain_asks_for_workload_and_address() {
+        check(
+            "shop/client",
+            "10.0.0.1:80",
+            "source=shop/client&destination=10.0.0.1:80",
+        );
+        check(
+            "client",
+            "[::1]:80",
+            "source=default/client&destination=%5B::1%5D:80",
+        );
+        assert!(explain_path("shop/client&x=y", "10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn yaml_and_json_say_the_same() {
+        let value = json!({"items": [{"name": "on", "count": 2}]});
+        let yaml = structured(&value, Output::Yaml).expect("it can be written");
+        let json = structured(&value, Output::Json).expect("it can be written");
+        let from_yaml: Value = serde_saphyr::from_str(&yaml).expect("it is YAML");
+        let from_json: Value = serde_json::from_str(&json).expect("it is JSON");
+        assert_eq!(from_yaml, value);
+        assert_eq!(from_json, value);
+    }
+
+    #[test]
+    fn a_namespace_narrows_the_list() {
+        let mut list = json!({"items": [{"namespace": "a"}, {"namespace": "b"}]});
+        keep(&mut list, |item| item["namespace"] == "b");
+        assert_eq!(list, json!({"items": [{"namespace": "b"}]}));
+    }
+
+    fn check(source: &str, destination: &str, wanted: &str) {
+        let path = explain_path(source, destination).expect("it is right");
+        assert_eq!(path, format!("/api/v1/explain?{wanted}"));
+    }
+}

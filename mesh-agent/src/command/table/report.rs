@@ -1,0 +1,166 @@
+//! Tables of what the agent tells about itself.
+
+use comfy_table::Cell;
+
+use super::{NONE, join, number, pairs, render, text, yes_no};
+use crate::state::report::{
+    BpfReport, Connection, ConnectionList, CoverageList, Explanation, Status,
+};
+
+pub(in crate::command) fn connections(list: &ConnectionList) -> String {
+    let header = [
+        "WORKLOAD",
+        "SOURCE",
+        "DIALLED",
+        "DESTINATION",
+        "SERVICE",
+        "VERDICT",
+        "PROTOCOL",
+        "SENT",
+        "RECEIVED",
+        "RTT",
+        "RETRANS",
+        "ACCEL",
+        "STATE",
+    ];
+    render(&header, list.items.iter().map(connection))
+}
+
+fn connection(connection: &Connection) -> Vec<Cell> {
+    vec![
+        text(&connection.source.workload),
+        text(connection.source.address),
+        text(connection.original),
+        text(connection.destination),
+        text(connection.service.as_deref().unwrap_or(NONE)),
+        text(&connection.verdict),
+        text(&connection.protocol),
+        number(size(connection.bytes_sent)),
+        number(size(connection.bytes_received)),
+        number(format!("{}us", connection.rtt_micros)),
+        number(connection.retransmits),
+        text(yes_no(connection.accelerated)),
+        text(if connection.closed { "closed" } else { "open" }),
+    ]
+}
+
+pub(in crate::command) fn coverage(list: &CoverageList) -> String {
+    let header = [
+        "NAMESPACE",
+        "NAME",
+        "CAPTURED",
+        "DIRECT",
+        "PASSED",
+        "DENIED",
+        "BYPASSED",
+        "REASONS",
+    ];
+    render(
+        &header,
+        list.items.iter().map(|item| {
+            let reasons = item.reasons.iter();
+            let reasons = reasons.map(|(reason, count)| format!("{reason}={count}"));
+            vec![
+                text(&item.namespace),
+                text(&item.name),
+                number(item.captured),
+                number(item.direct),
+                number(item.passed),
+                number(item.denied),
+                number(item.bypassed),
+                text(join(reasons)),
+            ]
+        }),
+    )
+}
+
+pub(in crate::command) fn explanation(explanation: &Explanation) -> String {
+    let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| NONE.to_owned());
+    pairs([
+        ("Verdict", explanation.verdict.clone()),
+        ("Reason", explanation.reason.clone()),
+        ("Service", or_none(&explanation.service)),
+        ("Mode", or_none(&explanation.mode)),
+        ("Policies", join(&explanation.policy)),
+        ("Endpoints", join(&explanation.endpoints)),
+    ])
+}
+
+pub(in crate::command) fn status(status: &Status) -> String {
+    let ready = match (status.ready, status.draining) {
+        (_, true) => "draining".to_owned(),
+        (true, false) => "yes".to_owned(),
+        (false, false) => format!("no, waits for: {}", join(&status.pending)),
+    };
+    let acceleration = if status.acceleration.enabled {
+        "on".to_owned()
+    } else {
+        format!("off: {}", status.acceleration.reason)
+    };
+    let programmed = if status.programmed_revision >= status.revision {
+        "all in the kernel".to_owned()
+    } else {
+        format!("{} in the kernel", status.programmed_revision)
+    };
+    let objects = status.objects.iter();
+    pairs([
+        ("Ready", ready),
+        ("Version", status.version.clone()),
+        ("Up", format!("{}s", status.uptime_seconds)),
+        (
+            "Registry",
+            format!("revision {}, {programmed}", status.revision),
+        ),
+        (
+            "Objects",
+            join(objects.map(|(kind, count)| format!("{kind}={count}"))),
+        ),
+        ("Cgroup", status.cgroup.clone()),
+        ("Pins", status.pin_dir.clone()),
+        ("Kernel", status.kernel.clone()),
+        ("Acceleration", acceleration),
+        ("Workers", status.workers.to_string()),
+        (
+            "Proxied connections",
+            status.proxied_connections.to_string(),
+        ),
+    ])
+}
+
+pub(in crate::command) fn bpf(report: &BpfReport) -> String {
+    let programs = render(
+        &["PROGRAM", "ID", "ATTACHED"],
+        report.programs.iter().map(|program| {
+            vec![
+                text(&program.name),
+                number(program.id),
+                text(&program.attached),
+            ]
+        }),
+    );
+    let maps = render(
+        &["MAP", "ENTRIES", "CAPACITY", "USED"],
+        report.maps.iter().map(|map| {
+            let used = (map.entries * 100).checked_div(map.capacity).unwrap_or(0);
+            vec![
+                text(&map.name),
+                number(map.entries),
+                number(map.capacity),
+                number(format!("{used}%")),
+            ]
+        }),
+    );
+    format!("{programs}\n\n{maps}")
+}
+
+/// A size in binary units, with at most four digits.
+pub(super) fn size(bytes: u64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 10 * 1024 {
+            return format!("{value}{unit}");
+        }
+        value /= 1024;
+    }
+    format!("{value}TiB")
+}

@@ -1,0 +1,98 @@
+//! Tests of the tables: what people see.
+
+use serde_json::json;
+
+use super::report::size;
+use super::*;
+use crate::state::endpoint::Endpoint;
+use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::service::Service;
+
+#[test]
+fn services_are_shown_with_what_is_wrong() {
+    let service: Service = serde_json::from_value(json!({
+        "apiVersion": "mesh.dev/v1alpha1", "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"ports": [{"name": "http", "port": 80, "protocol": "http"}, {"name": "dns", "port": 53, "protocol": "udp"}]},
+        "status": {"addresses": ["240.240.0.10"], "conditions": [
+            {"type": "Accepted", "status": "True", "reason": "Accepted"},
+            {"type": "Programmed", "status": "False", "reason": "NotSupported"}]}
+    }))
+    .expect("it is a service");
+    assert_eq!(
+        services(&[service]),
+        "\
+NAMESPACE  NAME  ADDRESSES     PORTS           MODE  BALANCING     STATUS
+shop       web   240.240.0.10  80/http,53/udp  auto  LeastRequest  Programmed=False(NotSupported)"
+    );
+}
+
+#[test]
+fn coverage_has_numbers_on_the_right() {
+    let list: CoverageList = serde_json::from_value(json!({"items": [
+        {"namespace": "shop", "name": "client", "captured": 12, "direct": 3, "passed": 0, "denied": 1, "bypassed": 0,
+         "reasons": {"policy": 1, "service": 15}}]}))
+    .expect("it is coverage");
+    assert_eq!(
+        coverage(&list),
+        "\
+NAMESPACE  NAME    CAPTURED  DIRECT  PASSED  DENIED  BYPASSED  REASONS
+shop       client        12       3       0       1         0  policy=1,service=15"
+    );
+}
+
+#[test]
+fn an_explanation_without_a_service_has_dashes() {
+    let explanation = Explanation {
+        verdict: "pass".to_owned(),
+        reason: "unknown".to_owned(),
+        ..Explanation::default()
+    };
+    let shown = super::explanation(&explanation);
+    assert!(shown.starts_with("Verdict:    pass\n"), "{shown}");
+    assert!(shown.contains("Endpoints:  -"), "{shown}");
+}
+
+#[test]
+fn a_status_says_what_readiness_waits_for() {
+    let report = Status {
+        pending: vec!["the first sync".to_owned()],
+        revision: 3,
+        programmed_revision: 1,
+        ..Status::default()
+    };
+    let shown = status(&report);
+    assert!(shown.contains("no, waits for: the first sync"), "{shown}");
+    assert!(shown.contains("revision 3, 1 in the kernel"), "{shown}");
+}
+
+#[test]
+fn text_cannot_steer_the_terminal() {
+    let endpoint: Endpoint = serde_json::from_value(json!({
+        "apiVersion": "mesh.dev/v1alpha1", "kind": "Endpoint", "metadata": {"name": "web-1"},
+        "spec": {"service": "web", "address": "10.0.0.3", "version": "v1\u{1b}[2J"}
+    }))
+    .expect("it is an endpoint");
+    let shown = endpoints(&[endpoint]);
+    assert!(
+        !shown.contains('\u{1b}') && shown.contains("v1\u{fffd}[2J"),
+        "{shown}"
+    );
+    assert!(shown.contains("pending"), "{shown}");
+}
+
+#[test]
+fn an_empty_list_is_its_header() {
+    assert_eq!(workloads(&[]).lines().count(), 1);
+    assert!(policies(&[]).starts_with("NAMESPACE"));
+    assert!(connections(&ConnectionList::default()).starts_with("WORKLOAD"));
+    assert!(bpf(&BpfReport::default()).contains("CAPACITY"));
+}
+
+#[test]
+fn sizes_keep_at_least_four_digits_before_they_change_the_unit() {
+    assert_eq!(size(0), "0B");
+    assert_eq!(size(10_239), "10239B");
+    assert_eq!(size(10_240), "10KiB");
+    assert_eq!(size(u64::MAX), "16777215TiB");
+}

@@ -1,0 +1,165 @@
+//! The settings as the user wrote them: one struct for flags, environment and file, so that their names cannot differ.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::span::Span;
+
+/// What the user said, nothing filled in. `Settings` says what each means.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Options {
+    /// Cgroup that is hooked; processes below it can be enrolled [default: root of the cgroup2 mount]
+    #[arg(long, env = "MESH_CGROUP", value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Directory on a bpffs for maps and links [default: /sys/fs/bpf/mesh]
+    #[arg(long, env = "MESH_PIN_DIR", value_name = "PATH")]
+    pub pin_dir: Option<PathBuf>,
+
+    /// Directory of the registry [default: /var/lib/mesh]
+    #[arg(long, env = "MESH_STATE_DIR", value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Where the API listens; not loopback: with --token-file only [default: 127.0.0.1:15000]
+    #[arg(long, env = "MESH_API", value_name = "ADDR:PORT")]
+    pub api: Option<SocketAddr>,
+
+    /// Where metrics and probes answer [default: 127.0.0.1:15020]
+    #[arg(long, env = "MESH_METRICS", value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Where the API listens too, for its own user only [default: /run/mesh/agent.sock, or agent.sock in another --state-dir]
+    #[arg(long, env = "MESH_UNIX_SOCKET", value_name = "PATH")]
+    pub unix_socket: Option<PathBuf>,
+
+    /// File with the token that callers of the API must show
+    #[arg(long, env = "MESH_TOKEN_FILE", value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
+
+    /// Host that the API answers to, besides loopback names and its own address; may be repeated
+    #[arg(
+        long,
+        env = "MESH_ALLOWED_HOST",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allowed_host: Option<Vec<String>>,
+
+    /// Threads of the data plane [default: one per processor]
+    #[arg(long, env = "MESH_WORKERS", value_name = "N")]
+    pub workers: Option<u16>,
+
+    /// Whether bytes may move from socket to socket for workloads that ask for it [default: opt-in]
+    #[arg(long, env = "MESH_ACCELERATION", value_name = "WHEN")]
+    pub acceleration: Option<Acceleration>,
+
+    /// Level, or directives as in `RUST_LOG` [default: info]
+    #[arg(long, env = "MESH_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// Shape of a line of the log [default: text]
+    #[arg(long, env = "MESH_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Whether each connection and request is written to stdout [default: on]
+    #[arg(long, env = "MESH_ACCESS_LOG", value_name = "SWITCH")]
+    pub access_log: Option<Switch>,
+
+    /// Time that connections have to end after SIGTERM [default: 30s]
+    #[arg(long, env = "MESH_DRAIN_TIMEOUT", value_name = "TIME")]
+    pub drain_timeout: Option<Span>,
+
+    /// Range for virtual addresses; may be repeated [default: 240.240.0.0/16 and `fd00:240:240::/64`]
+    #[arg(
+        long,
+        env = "MESH_VIRTUAL_RANGE",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub virtual_range: Option<Vec<IpNet>>,
+
+    /// Limits and deadlines of the proxy: in the file only.
+    #[arg(skip)]
+    pub proxy: ProxyOptions,
+}
+
+/// Limits and deadlines of the proxy, as the user wrote them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[expect(
+    missing_docs,
+    reason = "`ProxySettings` has the same fields, with their meaning"
+)]
+pub struct ProxyOptions {
+    pub connect_timeout: Option<Span>,
+    pub header_timeout: Option<Span>,
+    pub detect_timeout: Option<Span>,
+    pub idle_timeout: Option<Span>,
+    pub pool_idle_timeout: Option<Span>,
+    pub max_connections: Option<usize>,
+    pub max_connections_per_workload: Option<usize>,
+    pub max_header_bytes: Option<usize>,
+    pub buffer_bytes: Option<usize>,
+}
+
+/// When bytes may move from socket to socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acceleration {
+    /// Never.
+    Off,
+    /// For workloads that ask for it.
+    #[default]
+    OptIn,
+}
+
+/// Shape of a line of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// It is done.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl Options {
+    /// These options where they are given, `below` where they are not.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            cgroup: self.cgroup.or(below.cgroup),
+            pin_dir: self.pin_dir.or(below.pin_dir),
+            state_dir: self.state_dir.or(below.state_dir),
+            api: self.api.or(below.api),
+            metrics: self.metrics.or(below.metrics),
+            unix_socket: self.unix_socket.or(below.unix_socket),
+            token_file: self.token_file.or(below.token_file),
+            allowed_host: self.allowed_host.or(below.allowed_host),
+            workers: self.workers.or(below.workers),
+            acceleration: self.acceleration.or(below.acceleration),
+            log_level: self.log_level.or(below.log_level),
+            log_format: self.log_format.or(below.log_format),
+            access_log: self.access_log.or(below.access_log),
+            drain_timeout: self.drain_timeout.or(below.drain_timeout),
+            virtual_range: self.virtual_range.or(below.virtual_range),
+            proxy: below.proxy,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Tests over tables in memory, filled by the mirror.
+
+use mesh_common::address::{Address, SocketAddress};
+use mesh_common::endpoint::Endpoint;
+use mesh_common::policy::Authorization;
+use mesh_common::service::{Service, ServiceKey, SlotKey};
+use mesh_common::verdict::{self, Facts, Liveness};
+use mesh_common::workload::{Caller, Workload};
+use serde_json::json;
+
+use super::decide;
+use crate::ebpf::mirror::desired::desired;
+use crate::ebpf::mirror::diff::diff;
+use crate::ebpf::mirror::{Enrolled, Held, Place};
+use crate::state::object::ObjectKey;
+use crate::state::report::Explanation;
+use crate::traffic::fixture::Fixture;
+
+/// Maps in memory.
+struct Picture {
+    held: Held,
+    liveness: Liveness,
+}
+
+impl verdict::Tables for Picture {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.held.services.get(key).copied()
+    }
+
+    fn slot(&self, key: &SlotKey) -> Option<u32> {
+        self.held.slots.get(key).copied()
+    }
+
+    fn endpoint(&self, id: u32) -> Option<Endpoint> {
+        self.held.endpoints.get(&id).copied()
+    }
+
+    fn identity(&self, address: &Address) -> Option<Workload> {
+        self.held.identities.get(address).copied()
+    }
+
+    fn authorize(
+        &self,
+        key: &SocketAddress,
+        caller: &Caller,
+        source: &Address,
+        port: u16,
+    ) -> Authorization {
+        let policy = self.held.policies.get(key);
+        policy.map_or_else(Authorization::default, |policy| {
+            policy.authorize(caller, source, port)
+        })
+    }
+
+    fn open_connections(&self, _endpoint: u32) -> u64 {
+        0
+    }
+
+    fn next(&self, _port_id: u32) -> u32 {
+        0
+    }
+
+    fn random(&self) -> u32 {
+        0
+    }
+
+    fn liveness(&self, _netns: u64, _family: u32) -> Liveness {
+        self.liveness
+    }
+}
+
+fn node() -> Fixture {
+    Fixture::default()
+        .workload("client", &json!({"netns": "/n", "addresses": ["10.0.0.2"], "serviceAccount": "client"}))
+        .service("web", &json!({"addresses": ["240.240.0.1"], "ports": [{"name": "http", "port": 80, "protocol": "http"}]}))
+        .service("db", &json!({"addresses": ["240.240.0.2"], "ports": [{"name": "main", "port": 6379, "protocol": "tcp"}]}))
+        .endpoint("web-1", &["http"], &json!({"service": "web", "address": "10.0.0.3", "ports": {"http": 8080}}))
+        .endpoint("db-1", &["main"], &json!({"service": "db", "address": "10.0.0.4"}))
+        .endpoint("db-2", &["main"], &json!({"service": "db", "address": "fd00::4"}))
+}
+
+fn explain(fixture: &Fixture, liveness: Liveness, destination: &str) -> Explanation {
+    let snapshot = fixture.snapshot();
+    let mut enrolled = Enrolled::default();
+    let client = ObjectKey::new("shop", "client");
+    enrolled.places.insert(client, Place::Netns(7));
+    let mut held = Held::default();
+    for write in diff(&Held::default(), &desired(&snapshot, &enrolled)) {
+        held.follow(&write);
+    }
+    let facts = Facts {
+        workload: held.workloads[&7],
+        destination: destination.parse::<std::net::SocketAddr>().unwrap().into(),
+        bound: Address::UNSPECIFIED,
+        netns: 7,
+        is_stream: true,
+        is_bound_to_device: false,
+    };
+    decide(&Picture { held, liveness }, &snapshot, &facts)
+}
+
+#[test]
+fn a_direct_service_shows_the_endpoints_of_the_sockets_family() {
+    let said = explain(&node(), Liveness::Alive, "240.240.0.2:6379");
+    assert_eq!(
+        (said.verdict.as_str(), said.reason.as_str()),
+        ("direct", "service")
+    );
+    assert_eq!(said.service.as_deref(), Some("shop/db"));
+    assert_eq!(said.mode.as_deref(), Some("direct"));
+    assert_eq!(said.endpoints, ["10.0.0.4:6379"]);
+    assert!(said.policy.is_empty());
+}
+
+#[test]
+fn a_proxied_service_is_balanced_in_the_kernel_while_the_agent_is_away() {
+    let said = explain(&node(), Liveness::Alive, "240.240.0.1:80");
+    assert_eq!(
+        (said.verdict.as_str(), said.mode.as_deref()),
+        ("proxy", Some("proxy"))
+    );
+    assert_eq!(said.endpoints, ["10.0.0.3:8080"]);
+    let said = explain(&node(), Liveness::Absent, "240.240.0.1:80");
+    assert_eq!(
+        (said.verdict.as_str(), said.reason.as_str()),
+        ("direct", "agent-absent")
+    );
+}
+
+#[test]
+fn a_refusal_names_service_and_policy() {
+    let node = node().policy(
+        "nobody",
+        &json!({"target": {"kind": "Service", "name": "db"}, "action": "Allow"}),
+    );
+    let said = explain(&node, Liveness::Alive, "240.240.0.2:6379");
+    assert_eq!(
+        (said.verdict.as_str(), said.reason.as_str()),
+        ("deny", "policy")
+    );
+    assert_eq!(said.service.as_deref(), Some("shop/db"));
+    assert_eq!(said.policy, ["shop/nobody"]);
+    let said = explain(&node, Liveness::Alive, "10.0.0.4:6379");
+    assert_eq!((said.verdict.as_str(), said.policy.len()), ("deny", 1));
+}
+
+#[test]
+fn a_policy_of_the_picked_endpoint_is_named_too() {
+    let node = node()
+        .workload("db", &json!({"netns": "/m", "addresses": ["10.0.0.4"]}))
+        .policy(
+            "closed",
+            &json!({"target": {"kind": "Workload", "name": "db"}, "action": "Allow"}),
+        );
+    let said = explain(&node, Liveness::Alive, "240.240.0.2:6379");
+    assert_eq!(
+        (said.verdict.as_str(), said.reason.as_str()),
+        ("deny", "policy")
+    );
+    assert_eq!(said.policy, ["shop/closed"]);
+}
+
+#[test]
+fn what_is_no_service_passes() {
+    let said = explain(&node(), Liveness::Alive, "192.0.2.1:443");
+    assert_eq!(
+        (said.verdict.as_str(), said.reason.as_str()),
+        ("pass", "no-service")
+    );
+    assert_eq!((said.service, said.mode), (None, None));
+}

@@ -1,0 +1,105 @@
+//! Tests of what a scrape shows.
+
+use std::sync::Arc;
+
+use mesh_common::names::map;
+use mesh_common::stats::{Counter, StatKey};
+use mesh_common::verdict::Reason;
+use serde_json::json;
+
+use super::{Source, register};
+use crate::metrics::Registry;
+use crate::state::Snapshot;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
+use crate::state::report::MapReport;
+use crate::traffic::fixture::Fixture;
+
+struct Fixed {
+    snapshot: Arc<Snapshot>,
+    stats: Vec<(StatKey, u64)>,
+}
+
+impl Source for Fixed {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    fn stats(&self) -> Vec<(StatKey, u64)> {
+        self.stats.clone()
+    }
+
+    fn maps(&self) -> Vec<MapReport> {
+        vec![MapReport {
+            name: map::SLOTS.to_owned(),
+            entries: 5,
+            capacity: 8,
+        }]
+    }
+}
+
+fn stat(subject: u32, counter: Counter, reason: Reason, count: u64) -> (StatKey, u64) {
+    let key = StatKey {
+        subject,
+        counter: counter as u16,
+        reason: reason as u16,
+    };
+    (key, count)
+}
+
+#[test]
+fn a_scrape_shows_verdicts_acceleration_and_maps() {
+    let snapshot = Fixture::default()
+        .workload("client", &json!({"netns": "/n"}))
+        .service(
+            "web",
+            &json!({"ports": [{"name": "http", "port": 80, "protocol": "http"}]}),
+        )
+        .snapshot();
+    let client = snapshot
+        .ids
+        .number(&Subject::Workload(ObjectKey::new("shop", "client")));
+    let web = snapshot
+        .ids
+        .number(&Subject::Service(ObjectKey::new("shop", "web")));
+    let source = Fixed {
+        snapshot: Arc::new(snapshot),
+        stats: vec![
+            stat(client, Counter::Proxy, Reason::Service, 5),
+            stat(client, Counter::Deny, Reason::Policy, 2),
+            stat(client, Counter::Bypass, Reason::NoVerdict, 3),
+            stat(9_999, Counter::Pass, Reason::NoService, 7),
+            stat(web, Counter::AcceleratedBytes, Reason::None, 100),
+            stat(9_999, Counter::AcceleratedBytes, Reason::None, 11),
+            stat(web, Counter::AccelerationFallback, Reason::PeerFull, 1),
+            stat(client, Counter::EventLost, Reason::None, 1),
+            stat(0, Counter::EventLost, Reason::None, 1),
+        ],
+    };
+    let mut registry = Registry::new();
+    let metrics = register(&mut registry, source);
+    metrics.count_write_error(map::SLOTS);
+    let text = registry.encode().unwrap();
+    for line in [
+        r#"mesh_connections_total{workload_namespace="shop",workload="client",verdict="proxy",reason="service"} 5"#,
+        r#"mesh_connections_total{workload_namespace="shop",workload="client",verdict="deny",reason="policy"} 2"#,
+        r#"mesh_bypassed_total{workload_namespace="shop",workload="client",reason="no-verdict"} 3"#,
+        r#"mesh_accelerated_bytes_total{service_namespace="shop",service="web"} 100"#,
+        r#"mesh_accelerated_bytes_total{service_namespace="unknown",service="unknown"} 11"#,
+        r#"mesh_acceleration_fallback_total{service_namespace="shop",service="web",reason="peer-full"} 1"#,
+        "mesh_events_lost_total 2",
+        r#"mesh_map_entries{map="SLOTS"} 5"#,
+        r#"mesh_map_capacity{map="SLOTS"} 8"#,
+        r#"mesh_map_write_errors_total{map="SLOTS"} 1"#,
+        "# TYPE mesh_accelerated_messages counter",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line}\nis not in\n{text}"
+        );
+    }
+    assert!(
+        !text.contains("no-service"),
+        "a workload that is gone has no series"
+    );
+}

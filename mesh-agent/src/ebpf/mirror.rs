@@ -1,0 +1,140 @@
+//! Mirrors a snapshot into the kernel's maps: what they should hold, what they hold, and the writes between.
+
+pub mod apply;
+pub mod desired;
+pub mod diff;
+
+pub use apply::{Failure, Mirror, SyncReport};
+pub use desired::{Enrolled, Place};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::address::{Address, SocketAddress};
+use mesh_common::endpoint::Endpoint;
+use mesh_common::policy::Policy;
+use mesh_common::service::{Service, ServiceKey, SlotKey};
+use mesh_common::workload::Workload;
+
+/// What the maps hold, as far as the mirror writes them. Kept in memory beside the maps, so that a sync reads nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// `POLICY`.
+    pub policies: BTreeMap<SocketAddress, Policy>,
+    /// `ENDPOINTS`.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Keys of `OPEN`; the kernel owns the values.
+    pub open: BTreeSet<u32>,
+    /// Keys of `CURSORS`; the kernel owns the values.
+    pub cursors: BTreeSet<u32>,
+    /// `SLOTS`.
+    pub slots: BTreeMap<SlotKey, u32>,
+    /// `SERVICES`.
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// `IDENTITIES`.
+    pub identities: BTreeMap<Address, Workload>,
+    /// `WORKLOADS`.
+    pub workloads: BTreeMap<u64, Workload>,
+    /// `CGROUPS`.
+    pub cgroups: BTreeMap<u64, Workload>,
+}
+
+impl Held {
+    /// Whether the maps hold nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Does to the picture what `write` did to the maps.
+    pub fn follow(&mut self, write: &Write) {
+        match write {
+            Write::PutPolicy(key, policy) => {
+                self.policies.insert(*key, **policy);
+            }
+            Write::PutEndpoint(id, endpoint) => {
+                self.endpoints.insert(*id, *endpoint);
+            }
+            Write::PutOpen(id) => {
+                self.open.insert(*id);
+            }
+            Write::PutCursor(id) => {
+                self.cursors.insert(*id);
+            }
+            Write::PutSlot(key, id) => {
+                self.slots.insert(*key, *id);
+            }
+            Write::PutService(key, service) => {
+                self.services.insert(*key, *service);
+            }
+            Write::PutIdentity(address, workload) => {
+                self.identities.insert(*address, *workload);
+            }
+            Write::PutWorkload(cookie, workload) => {
+                self.workloads.insert(*cookie, *workload);
+            }
+            Write::PutCgroup(id, workload) => {
+                self.cgroups.insert(*id, *workload);
+            }
+            Write::WaitForReaders => {}
+            removal => self.follow_removal(removal),
+        }
+    }
+
+    fn follow_removal(&mut self, write: &Write) {
+        match write {
+            Write::RemovePolicy(key) => drop(self.policies.remove(key)),
+            Write::RemoveEndpoint(id) => drop(self.endpoints.remove(id)),
+            Write::RemoveOpen(id) => drop(self.open.remove(id)),
+            Write::RemoveCursor(id) => drop(self.cursors.remove(id)),
+            Write::RemoveSlot(key) => drop(self.slots.remove(key)),
+            Write::RemoveService(key) => drop(self.services.remove(key)),
+            Write::RemoveIdentity(address) => drop(self.identities.remove(address)),
+            Write::RemoveWorkload(cookie) => drop(self.workloads.remove(cookie)),
+            Write::RemoveCgroup(id) => drop(self.cgroups.remove(id)),
+            _ => {}
+        }
+    }
+}
+
+/// One write to one map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// New or changed rules.
+    PutPolicy(SocketAddress, Box<Policy>),
+    /// No rules any more.
+    RemovePolicy(SocketAddress),
+    /// New or changed endpoint.
+    PutEndpoint(u32, Endpoint),
+    /// Endpoint that is gone.
+    RemoveEndpoint(u32),
+    /// A count of open connections, from zero; never over one that is there.
+    PutOpen(u32),
+    /// The count of an endpoint that is gone.
+    RemoveOpen(u32),
+    /// A round-robin cursor, from zero; never over one that is there.
+    PutCursor(u32),
+    /// The cursor of a port that is gone.
+    RemoveCursor(u32),
+    /// A slot of a generation that nobody reads yet.
+    PutSlot(SlotKey, u32),
+    /// A slot of a generation that nobody reads any more.
+    RemoveSlot(SlotKey),
+    /// New or changed service port: from here on its slots are read.
+    PutService(ServiceKey, Service),
+    /// Service port that is gone.
+    RemoveService(ServiceKey),
+    /// Who has an address.
+    PutIdentity(Address, Workload),
+    /// Address that nobody has.
+    RemoveIdentity(Address),
+    /// Enrols a network namespace.
+    PutWorkload(u64, Workload),
+    /// Takes it out.
+    RemoveWorkload(u64),
+    /// Enrols a cgroup.
+    PutCgroup(u64, Workload),
+    /// Takes it out.
+    RemoveCgroup(u64),
+    /// Not a write: waits until no hook runs that began before, and so might still read what is removed next.
+    WaitForReaders,
+}

@@ -1,0 +1,174 @@
+//! Tests of syncs against maps that are full.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use mesh_common::names::map;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+
+use super::{Kernel, Mirror};
+use crate::ebpf::metrics::Metrics;
+use crate::ebpf::mirror::desired::Enrolled;
+use crate::ebpf::mirror::diff::tests::{check_equal, check_readable, random_node};
+use crate::ebpf::mirror::{Held, Write};
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
+use crate::traffic::fixture::Fixture;
+
+/// Maps in memory, some of them full at times.
+#[derive(Default)]
+struct Maps {
+    held: RefCell<Held>,
+    capacity: BTreeMap<&'static str, usize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the map is full")]
+struct Full;
+
+fn entries(held: &Held, name: &str) -> usize {
+    match name {
+        map::POLICY => held.policies.len(),
+        map::ENDPOINTS => held.endpoints.len(),
+        map::OPEN => held.open.len(),
+        map::CURSORS => held.cursors.len(),
+        map::SLOTS => held.slots.len(),
+        map::SERVICES => held.services.len(),
+        map::IDENTITIES => held.identities.len(),
+        map::WORKLOADS => held.workloads.len(),
+        map::CGROUPS => held.cgroups.len(),
+        other => panic!("{other} is not mirrored"),
+    }
+}
+
+impl Kernel for Maps {
+    type Error = Full;
+
+    fn write(&self, write: &Write) -> Result<(), Full> {
+        let mut after = self.held.borrow().clone();
+        after.follow(write);
+        check_readable(&after);
+        let is_full = self
+            .capacity
+            .get(write.map())
+            .is_some_and(|capacity| entries(&after, write.map()) > *capacity);
+        if is_full && entries(&after, write.map()) > entries(&self.held.borrow(), write.map()) {
+            return Err(Full);
+        }
+        *self.held.borrow_mut() = after;
+        Ok(())
+    }
+}
+
+fn mirror() -> Mirror {
+    Mirror {
+        held: Held::default(),
+        metrics: Metrics::default(),
+    }
+}
+
+fn web(endpoints: u8) -> Fixture {
+    let mut fixture = Fixture::default().service(
+        "web",
+        &json!({"addresses": ["240.240.0.1"], "ports": [{"name": "main", "port": 80, "protocol": "tcp"}]}),
+    );
+    for n in 0..endpoints {
+        fixture = fixture.endpoint(
+            &format!("e{n}"),
+            &["main"],
+            &json!({"service": "web", "address": format!("10.0.0.{n}")}),
+        );
+    }
+    fixture
+}
+
+#[test]
+fn a_sync_writes_once_and_then_nothing() {
+    let maps = Maps::default();
+    let mut mirror = mirror();
+    assert!(!mirror.is_kernel_populated());
+    let snapshot = web(3).snapshot();
+    let report = mirror.sync(&maps, &snapshot, &Enrolled::default());
+    assert!(report.is_complete() && report.written > 0);
+    assert_eq!(
+        mirror.sync(&maps, &snapshot, &Enrolled::default()).written,
+        0
+    );
+    assert!(mirror.is_kernel_populated());
+    assert_eq!(*mirror.held(), *maps.held.borrow());
+}
+
+#[test]
+fn a_full_map_keeps_the_old_service_and_names_the_object() {
+    let mut maps = Maps::default();
+    let mut mirror = mirror();
+    let small = web(3).snapshot();
+    mirror.sync(&maps, &small, &Enrolled::default());
+    let before = maps.held.borrow().services.clone();
+
+    maps.capacity.insert(map::SLOTS, 6);
+    let report = mirror.sync(&maps, &web(5).snapshot(), &Enrolled::default());
+    assert!(report.failed > 0 && report.held_back > 0);
+    assert_eq!(maps.held.borrow().services, before);
+    let failure = report.failures.first().unwrap();
+    assert_eq!(failure.map, map::SLOTS);
+    let port = Subject::Port(ObjectKey::new("shop", "web"), "main".to_owned());
+    assert_eq!(failure.subject, Some(port));
+
+    maps.capacity.clear();
+    let report = mirror.sync(&maps, &web(5).snapshot(), &Enrolled::default());
+    assert!(report.is_complete());
+    assert_eq!(
+        maps.held.borrow().slots.len(),
+        5,
+        "what was left over is gone"
+    );
+}
+
+#[test]
+fn a_service_is_not_opened_when_its_policy_does_not_fit() {
+    let mut maps = Maps::default();
+    maps.capacity.insert(map::POLICY, 0);
+    let snapshot = web(1)
+        .policy(
+            "p",
+            &json!({"target": {"kind": "Service", "name": "web"}, "action": "Allow"}),
+        )
+        .snapshot();
+    let report = mirror().sync(&maps, &snapshot, &Enrolled::default());
+    assert!(!report.is_complete());
+    assert!(maps.held.borrow().services.is_empty() && maps.held.borrow().endpoints.is_empty());
+}
+
+#[test]
+fn full_maps_never_leave_something_unreadable_and_later_syncs_repair() {
+    let names = [
+        map::POLICY,
+        map::ENDPOINTS,
+        map::OPEN,
+        map::CURSORS,
+        map::SLOTS,
+        map::SERVICES,
+    ];
+    let mut rng = StdRng::seed_from_u64(15);
+    let mut maps = Maps::default();
+    let mut mirror = mirror();
+    for round in 0..90 {
+        maps.capacity.clear();
+        if round % 3 != 2 {
+            for name in names {
+                let entries = entries(&maps.held.borrow(), name);
+                maps.capacity.insert(name, entries + rng.random_range(0..6));
+            }
+        }
+        let desired = random_node(&mut rng);
+        let report = mirror.sync_desired(&maps, &desired, &crate::state::Ids::default());
+        assert_eq!(*mirror.held(), *maps.held.borrow());
+        if maps.capacity.is_empty() {
+            assert!(report.is_complete());
+            check_equal(&maps.held.borrow(), &desired);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What the kernel's maps should hold for a snapshot. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_common::address::{Address, SocketAddress};
+use mesh_common::balance::Balancing;
+use mesh_common::endpoint::{Endpoint, State};
+use mesh_common::policy::Policy;
+use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey, TCP};
+use mesh_common::workload::{Caller, Workload};
+
+use crate::state::Ids;
+use crate::state::Snapshot;
+use crate::state::endpoint::Endpoint as EndpointObject;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
+use crate::state::service::Balancing as BalancingSpec;
+use crate::state::service::{Port, Protocol, Service as ServiceObject};
+use crate::state::workload::Workload as WorkloadObject;
+use crate::state::workload::{Egress, FailMode};
+use crate::traffic::authz;
+
+#[cfg(test)]
+mod tests;
+
+/// Which workloads the kernel steers, and how it recognises them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enrolled {
+    /// Where each enrolled workload is found.
+    pub places: BTreeMap<ObjectKey, Place>,
+    /// Whether the node accelerates workloads that ask for it.
+    pub is_accelerated: bool,
+}
+
+/// How the kernel recognises a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// By the cookie of its network namespace.
+    Netns(u64),
+    /// By the id of its cgroup, in the agent's own network namespace.
+    Cgroup(u64),
+}
+
+/// What the maps should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// `POLICY`.
+    pub policies: BTreeMap<SocketAddress, Policy>,
+    /// `ENDPOINTS`; each has a count in `OPEN`.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// `SLOTS` by number of the service's port, whatever the generation; each port has a cursor in `CURSORS`.
+    pub slots: BTreeMap<u32, Slots>,
+    /// `SERVICES`, without the generation of their slots.
+    pub services: BTreeMap<ServiceKey, ServicePort>,
+    /// `IDENTITIES`.
+    pub identities: BTreeMap<Address, Workload>,
+    /// `WORKLOADS`.
+    pub workloads: BTreeMap<u64, Workload>,
+    /// `CGROUPS`.
+    pub cgroups: BTreeMap<u64, Workload>,
+    /// Policies that are not in force as written: too many rules.
+    pub too_many: Vec<ObjectKey>,
+}
+
+/// The endpoints of a service port, by slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// For IPv4 sockets.
+    pub v4: Vec<u32>,
+    /// For IPv6 sockets.
+    pub v6: Vec<u32>,
+}
+
+/// A service's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Number of the service.
+    pub id: u32,
+    /// Number of the port.
+    pub port_id: u32,
+    /// How its connections travel.
+    pub mode: Mode,
+    /// How an endpoint is picked.
+    pub balancing: Balancing,
+}
+
+/// What the maps should hold for `snapshot`. What has no number yet is left out: the kernel could not name it.
+#[must_use]
+pub fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
+    let compiled = authz::compile(snapshot);
+    let mut desired = Desired {
+        policies: compiled.policies,
+        too_many: compiled.too_many,
+        ..Desired::default()
+    };
+    let mut endpoints: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
+    for (key, endpoint) in snapshot.endpoints.iter() {
+        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
+        endpoints.entry(service).or_default().push((key, endpoint));
+    }
+    for (key, service) in snapshot.services.iter() {
+        let endpoints = endpoints
+            .get(&(key.namespace.as_str(), key.name.as_str()))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        desired.add_service(&snapshot.ids, key, service, endpoints);
+    }
+    for (key, workload) in snapshot.workloads.iter() {
+        desired.add_workload(&snapshot.ids, key, workload, enrolled);
+    }
+    desired
+}
+
+type Named<'a> = (&'a ObjectKey, &'a Arc<EndpointObject>);
+
+impl Desired {
+    fn add_service(
+        &mut self,
+        ids: &Ids,
+        key: &ObjectKey,
+        service: &ServiceObject,
+        endpoints: &[Named<'_>],
+    ) {
+        let id = ids.number(&Subject::Service(key.clone()));
+        for port in &service.spec.ports {
+            let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
+            if port.protocol == Protocol::Udp || id == 0 || port_id == 0 {
+                continue;
+            }
+            let value = ServicePort {
+                id,
+                port_id,
+                mode: if service.spec.is_direct(port) {
+                    Mode::Direct
+                } else {
+                    Mode::Proxy
+                },
+                balancing: balancing(service.spec.balancing),
+            };
+            for address in authz::virtual_addresses(service) {
+                // Two services with one address are refused by the store; should it happen, the first one stays.
+                self.services
+                    .entry(ServiceKey {
+                        address: Address::from(*address),
+                        port: port.port,
+                        protocol: TCP,
+                        padding: 0,
+                    })
+                    .or_insert(value);
+            }
+            self.add_slots(ids, port, port_id, endpoints);
+        }
+    }
+
+    fn add_slots(&mut self, ids: &Ids, port: &Port, port_id: u32, endpoints: &[Named<'_>]) {
+        let mut v4 = Vec::new();
+        let mut v6 = Vec::new();
+        for (key, endpoint) in endpoints {
+            let id = ids.number(&Subject::Endpoint((*key).clone(), port.name.clone()));
+            if id == 0 {
+                continue;
+            }
+            let spec = &endpoint.spec;
+            let value = Endpoint {
+                address: spec.address.into(),
+                port: spec.port_of(port),
+                state: if spec.draining {
+                    State::Draining
+                } else {
+                    State::Ready
+                } as u8,
+                padding: 0,
+                weight: spec.weight.max(1),
+            };
+            self.endpoints.insert(id, value);
+            if !spec.draining && spec.weight > 0 {
+                let family = if value.address.is_v4() {
+                    &mut v4
+                } else {
+                    &mut v6
+                };
+                family.push((id, spec.weight));
+            }
+        }
+        let slots = Slots {
+            v4: interleave(&v4),
+            v6: interleave(&v6),
+        };
+        self.slots.insert(port_id, slots);
+    }
+
+    fn add_workload(
+        &mut self,
+        ids: &Ids,
+        key: &ObjectKey,
+        workload: &WorkloadObject,
+        enrolled: &Enrolled,
+    ) {
+        let place = enrolled.places.get(key);
+        let value = Workload {
+            id: ids.number(&Subject::Workload(key.clone())),
+            flags: flags(workload, place.is_some() && enrolled.is_accelerated),
+            caller: caller(ids, key, workload),
+            ipv4: first(workload, IpAddr::is_ipv4),
+            ipv6: first(workload, IpAddr::is_ipv6),
+        };
+        if value.id == 0 {
+            return;
+        }
+        for address in &workload.spec.addresses {
+            // Addresses are unique on a node; should two workloads claim one, the first one stays.
+            self.identities
+                .entry(Address::from(*address))
+                .or_insert(value);
+        }
+        match place {
+            Some(Place::Netns(cookie)) => drop(self.workloads.insert(*cookie, value)),
+            Some(Place::Cgroup(id)) => drop(self.cgroups.insert(*id, value)),
+            None => {}
+        }
+    }
+}
+
+/// The identity of a workload, in numbers.
+#[must_use]
+pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
+    Caller {
+        namespace: ids.number(&Subject::Namespace(key.namespace.clone())),
+        service_account: ids.number(&Subject::ServiceAccount(
+            workload.spec.service_account.clone(),
+        )),
+    }
+}
+
+const fn balancing(balancing: BalancingSpec) -> Balancing {
+    match balancing {
+        BalancingSpec::RoundRobin => Balancing::RoundRobin,
+        BalancingSpec::Random => Balancing::Random,
+        BalancingSpec::LeastRequest => Balancing::LeastRequest,
+    }
+}
+
+fn flags(workload: &WorkloadObject, may_accelerate: bool) -> u32 {
+    let mut flags = 0;
+    if workload.spec.fail_mode == FailMode::Closed {
+        flags |= Workload::FAIL_CLOSED;
+    }
+    if workload.spec.egress == Egress::Locked {
+        flags |= Workload::EGRESS_LOCKED;
+    }
+    if workload.spec.acceleration && may_accelerate {
+        flags |= Workload::ACCELERATED;
+    }
+    flags
+}
+
+fn first(workload: &WorkloadObject, is_family: impl Fn(&IpAddr) -> bool) -> Address {
+    let canonical = workload.spec.addresses.iter().map(IpAddr::to_canonical);
+    canonical
+        .into_iter()
+        .find(is_family)
+        .map_or(Address::UNSPECIFIED, Address::from)
+}
+
+/// Fills slots by weight so that taking them in order is smooth: 3 and 1 become a, a, b, a.
+fn interleave(weighted: &[(u32, u32)]) -> Vec<u32> {
+    let weights = fit(weighted);
+    let mut places: Vec<(u64, u64, u32)> = Vec::new();
+    for ((id, _), weight) in weighted.iter().zip(weights) {
+        // Turn k of an endpoint stands at (k + 1/2) / weight of the round.
+        places.extend((0..weight).map(|turn| (2 * turn + 1, weight, *id)));
+    }
+    places.sort_by_key(|(_, _, id)| *id);
+    places.sort_by(|left, right| (left.0 * right.1).cmp(&(right.0 * left.1)));
+    places.into_iter().map(|(_, _, id)| id).collect()
+}
+
+/// Weights without their common divisor, and scaled down where they would fill more than [`MAX_SLOTS`]. Endpoints
+/// beyond that number take no slot.
+fn fit(weighted: &[(u32, u32)]) -> Vec<u64> {
+    let most = u64::from(MAX_SLOTS);
+    let divisor = weighted
+        .iter()
+        .fold(0, |gcd, (_, weight)| common(gcd, *weight));
+    let weights = weighted
+        .iter()
+        .take(MAX_SLOTS as usize)
+        .map(|(_, weight)| u64::from(weight.checked_div(divisor).unwrap_or(0)));
+    let total: u64 = weights.clone().sum();
+    if total <= most {
+        return weights.collect();
+    }
+    // One slot for each, and the rest of the slots for the rest of the weights.
+    let count = weights.len() as u64;
+    weights
+        .map(|weight| 1 + (weight - 1) * (most - count) / (total - count))
+        .collect()
+}
+
+/// The greatest common divisor.
+const fn common(left: u32, right: u32) -> u32 {
+    let (mut left, mut right) = (left, right);
+    while right != 0 {
+        (left, right) = (right, left % right);
+    }
+    left
+}

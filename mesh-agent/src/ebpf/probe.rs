@@ -1,0 +1,148 @@
+//! What this kernel can do, and who else hooks it.
+
+use std::fmt;
+use std::os::fd::AsFd as _;
+use std::str::FromStr;
+
+use aya::programs::loaded_programs;
+
+use super::attach::{CGROUP_HOOKS, Cgroup};
+use super::sys::{self, AttachType};
+
+/// Version of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+/// Oldest kernel whose helpers the programs need (`bpf_loop`).
+pub(super) const OLDEST: Version = Version::new(5, 17, 0);
+
+/// Lines of kernels that got every fix that acceleration needs, and from which release on. Newer lines were born with
+/// them.
+const FIXED: [Version; 2] = [Version::new(6, 1, 189), Version::new(6, 12, 111)];
+
+impl Version {
+    const fn new(major: u32, minor: u32, patch: u32) -> Self {
+        Self {
+            major,
+            minor,
+            patch,
+        }
+    }
+
+    /// That of the running kernel.
+    pub(super) fn of_kernel() -> Option<Self> {
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    /// Whether sockets may be paired on this kernel without known corruption or panics.
+    pub(super) fn can_accelerate(self) -> bool {
+        let line = |version: Self| (version.major, version.minor);
+        let newest = FIXED.iter().copied().map(line).max();
+        newest < Some(line(self))
+            || FIXED
+                .iter()
+                .any(|fixed| line(*fixed) == line(self) && *fixed <= self)
+    }
+}
+
+impl FromStr for Version {
+    type Err = ();
+
+    fn from_str(release: &str) -> Result<Self, Self::Err> {
+        let mut numbers = release.trim().split(['.', '-', '+', '_']).map(str::parse);
+        let mut number = || numbers.next().and_then(Result::ok);
+        let major = number().ok_or(())?;
+        let minor = number().ok_or(())?;
+        Ok(Self::new(major, minor, number().unwrap_or(0)))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// Number of the helper `bpf_get_netns_cookie`.
+const GET_NETNS_COOKIE: i32 = 122;
+
+/// Whether `cgroup_skb` programs may ask for the network namespace: a program that does is offered to the kernel.
+pub(super) fn has_skb_netns() -> bool {
+    let cgroup_skb = aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB;
+    sys::is_helper_allowed(cgroup_skb, GET_NETNS_COOKIE)
+}
+
+/// A program of somebody else on one of our hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    /// The hook.
+    pub(super) hook: &'static str,
+    /// Whether it is one that acceleration cannot share.
+    pub(super) forbids_acceleration: bool,
+    /// Name and number of the program.
+    pub(super) program: String,
+}
+
+/// Programs that also run for processes of `cgroup`, attached there or above; `ours` are numbers of programs.
+pub(super) fn foreign_programs(cgroup: &Cgroup, ours: &[u32]) -> Vec<Foreign> {
+    let mut foreign = Vec::new();
+    for (hook, attach_type) in CGROUP_HOOKS {
+        // An old kernel that cannot answer for a hook cannot have a program there either.
+        let attached = sys::attached(cgroup.directory.as_fd(), attach_type).unwrap_or_default();
+        for number in attached.into_iter().filter(|number| !ours.contains(number)) {
+            foreign.push(Foreign {
+                hook,
+                forbids_acceleration: attach_type == AttachType::BPF_CGROUP_SOCK_OPS,
+                program: format!("{} ({number})", name_of(number)),
+            });
+        }
+    }
+    foreign
+}
+
+fn name_of(number: u32) -> String {
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == number)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    fn version(release: &str) -> Version {
+        release.parse().expect("a release")
+    }
+
+    #[test]
+    fn a_release_is_read_with_and_without_a_suffix() {
+        assert_eq!(version("6.12.111-amd64\n"), Version::new(6, 12, 111));
+        assert_eq!(version("6.1"), Version::new(6, 1, 0));
+        assert!("linux".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn acceleration_asks_for_the_fixes_of_each_line() {
+        for (release, expected) in [
+            ("5.15.200", false),
+            ("6.1.188", false),
+            ("6.1.189", true),
+            ("6.6.150", false),
+            ("6.12.110", false),
+            ("6.12.111", true),
+            ("6.18.44-fc", true),
+            ("7.0.0", true),
+        ] {
+            assert_eq!(version(release).can_accelerate(), expected, "{release}");
+        }
+    }
+}

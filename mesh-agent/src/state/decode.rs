@@ -1,0 +1,287 @@
+//! From a document as somebody wrote it to an object; every refusal names the field.
+//!
+//! What only the agent writes (`status`, and of the metadata `generation`, `uid`, `creationTimestamp`) is dropped, so
+//! that what was read can be written back. A field that this version knows of and does not do yet is refused as
+//! `NotSupported`; any other unknown field as `Invalid`. Nothing is ever ignored.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::endpoint::Endpoint;
+use super::object::{API_VERSION, Kind, ObjectKey};
+use super::policy::AuthorizationPolicy;
+use super::service::Service;
+use super::workload::Workload;
+use super::{Manifest, Refusal};
+
+/// Kinds that the model has and this version does not.
+pub const LATER_KINDS: [&str; 10] = [
+    "httproutes",
+    "grpcroutes",
+    "tcproutes",
+    "tlsroutes",
+    "trafficpolicies",
+    "requestauthentications",
+    "peerauthentications",
+    "alerts",
+    "gateways",
+    "referencegrants",
+];
+
+/// Fields that the model has and this version does not, without the indices of lists.
+const LATER_FIELDS: [(Kind, &[&str]); 4] = [
+    (
+        Kind::Service,
+        &[
+            "spec.metadata",
+            "spec.tags",
+            "spec.dependencies",
+            "spec.configuration",
+            "spec.mtls",
+            "spec.retries",
+            "spec.timeouts",
+            "spec.healthChecks",
+            "spec.trafficPolicy",
+        ],
+    ),
+    (
+        Kind::Endpoint,
+        &[
+            "spec.metadata",
+            "spec.locality",
+            "spec.health",
+            "spec.healthChecks",
+            "spec.status",
+            "spec.lifeCycle",
+        ],
+    ),
+    (
+        Kind::Workload,
+        &["spec.mtls", "spec.quotas", "spec.limits", "spec.dns"],
+    ),
+    (
+        Kind::AuthorizationPolicy,
+        &[
+            "spec.rules.when",
+            "spec.rules.from.identities",
+            "spec.rules.from.principals",
+            "spec.rules.from.requestPrincipals",
+            "spec.rules.from.claims",
+            "spec.rules.from.jwt",
+            "spec.rules.to.methods",
+            "spec.rules.to.paths",
+            "spec.rules.to.hosts",
+            "spec.rules.to.headers",
+        ],
+    ),
+];
+
+/// Reads the object of kind `kind` and key `key` from `document`. Where the document says what it is, it must agree.
+pub fn manifest(kind: Kind, key: &ObjectKey, document: Value) -> Result<Manifest, Refusal> {
+    let document = complete(kind, key, document)?;
+    Ok(match kind {
+        Kind::Service => Manifest::Service(read::<Service>(kind, document)?),
+        Kind::Endpoint => Manifest::Endpoint(read::<Endpoint>(kind, document)?),
+        Kind::Workload => Manifest::Workload(read::<Workload>(kind, document)?),
+        Kind::AuthorizationPolicy => {
+            Manifest::AuthorizationPolicy(read::<AuthorizationPolicy>(kind, document)?)
+        }
+    })
+}
+
+fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refusal> {
+    let Value::Object(mut document) = document else {
+        return Err(Refusal::invalid("", "a JSON object is expected"));
+    };
+    agree(&mut document, "apiVersion", "apiVersion", API_VERSION)?;
+    agree(&mut document, "kind", "kind", &kind.to_string())?;
+    document.remove("status");
+    let metadata = document
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()));
+    let Value::Object(metadata) = metadata else {
+        return Err(Refusal::invalid("metadata", "an object is expected"));
+    };
+    agree(metadata, "name", "metadata.name", &key.name)?;
+    agree(metadata, "namespace", "metadata.namespace", &key.namespace)?;
+    for written_by_the_agent in ["generation", "uid", "creationTimestamp"] {
+        metadata.remove(written_by_the_agent);
+    }
+    Ok(Value::Object(document))
+}
+
+/// Fills in what is absent; what is there must be `expected`.
+fn agree(
+    object: &mut Map<String, Value>,
+    name: &str,
+    field: &str,
+    expected: &str,
+) -> Result<(), Refusal> {
+    match object.get(name) {
+        None => {
+            object.insert(name.to_owned(), Value::from(expected));
+            Ok(())
+        }
+        Some(Value::String(text)) if text == expected => Ok(()),
+        Some(other) => Err(Refusal::invalid(
+            field,
+            format!("{expected:?} is expected here, not {other}"),
+        )),
+    }
+}
+
+fn read<T: DeserializeOwned>(kind: Kind, document: Value) -> Result<Arc<T>, Refusal> {
+    serde_path_to_error::deserialize(document)
+        .map(Arc::new)
+        .map_err(|error| refusal(kind, &error.path().to_string(), &error.inner().to_string()))
+}
+
+fn refusal(kind: Kind, path: &str, message: &str) -> Refusal {
+    let mut field = if path == "." {
+        String::new()
+    } else {
+        path.to_owned()
+    };
+    if let Some(missing) = quoted(message, "missing field `") {
+        if !field.is_empty() {
+            field.push('.');
+        }
+        field.push_str(missing);
+        return Refusal::invalid(field, "is needed");
+    }
+    if quoted(message, "unknown field `").is_some() {
+        return if is_later(kind, &field) {
+            Refusal::not_supported(field, "this version does not do this yet")
+        } else {
+            Refusal::invalid(field, message)
+        };
+    }
+    Refusal::invalid(field, message)
+}
+
+/// What stands between `start` and the next backquote.
+fn quoted<'a>(message: &'a str, start: &str) -> Option<&'a str> {
+    message.strip_prefix(start)?.split('`').next()
+}
+
+fn is_later(kind: Kind, field: &str) -> bool {
+    let plain: Vec<&str> = field
+        .split('.')
+        .map(|part| part.split('[').next().unwrap_or(part))
+        .collect();
+    let plain = plain.join(".");
+    LATER_FIELDS
+        .iter()
+        .any(|(owner, fields)| *owner == kind && fields.contains(&plain.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(kind: Kind, document: Value) -> (String, String) {
+        match manifest(kind, &ObjectKey::new("shop", "web"), document) {
+            Err(Refusal::Invalid { field, reason, .. }) => (field, reason),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_path_says_is_filled_in_and_what_the_agent_writes_is_dropped() {
+        let document = json!({
+            "metadata": {"uid": "x", "generation": 7, "creationTimestamp": null, "resourceVersion": "4"},
+            "spec": {"ports": [{"name": "http", "port": 80}]},
+            "status": {"nonsense": true},
+        });
+
+        let read = manifest(Kind::Service, &ObjectKey::new("shop", "web"), document).unwrap();
+
+        assert_eq!(read.key(), ObjectKey::new("shop", "web"));
+        assert_eq!(read.metadata().resource_version, "4");
+        assert_eq!(read.metadata().generation, 0);
+        assert_eq!(read.metadata().uid, "");
+    }
+
+    fn check(kind: Kind, document: Value, field: &str, reason: &str) {
+        assert_eq!(
+            refused(kind, document.clone()),
+            (field.to_owned(), reason.to_owned()),
+            "{document}"
+        );
+    }
+
+    #[test]
+    fn every_refusal_names_the_field() {
+        let service = Kind::Service;
+        check(service, json!([]), "", "Invalid");
+        check(service, json!({}), "spec", "Invalid");
+        check(service, json!({"spec": {}}), "spec.ports", "Invalid");
+        check(service, json!({"spec": 1}), "spec", "Invalid");
+        check(service, json!({"kind": "Endpoint"}), "kind", "Invalid");
+        check(
+            service,
+            json!({"apiVersion": "v1"}),
+            "apiVersion",
+            "Invalid",
+        );
+        check(service, json!({"metadata": 1}), "metadata", "Invalid");
+        check(
+            service,
+            json!({"metadata": {"name": "db"}}),
+            "metadata.name",
+            "Invalid",
+        );
+        check(
+            service,
+            json!({"metadata": {"namespace": 3}}),
+            "metadata.namespace",
+            "Invalid",
+        );
+        check(
+            service,
+            json!({"spec": {"ports": [{"name": "a", "port": 70_000}]}}),
+            "spec.ports[0].port",
+            "Invalid",
+        );
+        check(
+            service,
+            json!({"spec": {"ports": [{"name": "a", "port": 1, "protocol": "smtp"}]}}),
+            "spec.ports[0].protocol",
+            "Invalid",
+        );
+        check(
+            service,
+            json!({"spec": {"ports": [], "prots": []}}),
+            "spec.prots",
+            "Invalid",
+        );
+    }
+
+    #[test]
+    fn field_of_a_later_version_is_not_supported() {
+        let service = Kind::Service;
+        check(
+            service,
+            json!({"spec": {"ports": [], "dependencies": []}}),
+            "spec.dependencies",
+            "NotSupported",
+        );
+        check(
+            Kind::Workload,
+            json!({"spec": {"mtls": "Strict"}}),
+            "spec.mtls",
+            "NotSupported",
+        );
+        check(
+            Kind::AuthorizationPolicy,
+            json!({"spec": {"target": {"kind": "Service", "name": "web"}, "action": "Allow",
+                "rules": [{}, {"to": [{"methods": ["GET"]}]}]}}),
+            "spec.rules[1].to[0].methods",
+            "NotSupported",
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! From the rows of the file to a snapshot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
+
+use super::{IDS, META, META_LAST_ID, META_REVISION, META_SCHEMA, OBJECTS, OpenError, SCHEMA};
+use crate::state::Snapshot;
+use crate::state::endpoint::Endpoint;
+use crate::state::id::{Ids, Subject};
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::policy::AuthorizationPolicy;
+use crate::state::resource::Resource;
+use crate::state::service::Service;
+use crate::state::workload::Workload;
+
+/// Everything that the file holds.
+#[derive(Default)]
+pub(super) struct Rows {
+    objects: Vec<(String, Vec<u8>)>,
+    ids: Vec<(u32, Vec<u8>)>,
+    schema: u64,
+    pub(super) revision: u64,
+    last_id: u64,
+}
+
+pub(super) fn read(database: &Database) -> Result<Rows, redb::Error> {
+    let transaction = database.begin_read()?;
+    let meta = transaction.open_table(META)?;
+    let number = |name| meta.get(name).map(|row| row.map_or(0, |row| row.value()));
+    let mut rows = Rows {
+        schema: number(META_SCHEMA)?,
+        revision: number(META_REVISION)?,
+        last_id: number(META_LAST_ID)?,
+        ..Rows::default()
+    };
+    if rows.schema != SCHEMA {
+        return Ok(rows);
+    }
+    for row in transaction.open_table(OBJECTS)?.iter()? {
+        let (key, value) = row?;
+        rows.objects
+            .push((key.value().to_owned(), value.value().to_owned()));
+    }
+    for row in transaction.open_table(IDS)?.iter()? {
+        let (key, value) = row?;
+        rows.ids.push((key.value(), value.value().to_owned()));
+    }
+    Ok(rows)
+}
+
+pub(super) fn snapshot(path: &Path, rows: Rows) -> Result<Snapshot, OpenError> {
+    if rows.schema != SCHEMA {
+        return Err(OpenError::Schema {
+            path: path.to_owned(),
+            found: rows.schema,
+        });
+    }
+    let unreadable = |row: String, source| OpenError::Row {
+        path: path.to_owned(),
+        row,
+        source,
+    };
+    let mut snapshot = Snapshot {
+        revision: rows.revision,
+        ..Snapshot::default()
+    };
+    for (key, json) in rows.objects {
+        restore(&mut snapshot, &key, &json)
+            .map_err(|source| unreadable(format!("objects/{key}"), source))?;
+    }
+    let mut numbers = BTreeMap::new();
+    for (number, json) in rows.ids {
+        let subject: Subject = serde_json::from_slice(&json)
+            .map_err(|source| unreadable(format!("ids/{number}"), source))?;
+        numbers.insert(subject, number);
+    }
+    let last = u32::try_from(rows.last_id).unwrap_or(u32::MAX);
+    snapshot.ids = Arc::new(Ids::restore(last, numbers));
+    Ok(snapshot)
+}
+
+fn restore(snapshot: &mut Snapshot, row: &str, json: &[u8]) -> Result<(), serde_json::Error> {
+    let kind = row.split('/').next().unwrap_or_default();
+    match Kind::ALL.into_iter().find(|it| it.to_string() == kind) {
+        Some(Kind::Service) => insert::<Service>(snapshot, json),
+        Some(Kind::Endpoint) => insert::<Endpoint>(snapshot, json),
+        Some(Kind::Workload) => insert::<Workload>(snapshot, json),
+        Some(Kind::AuthorizationPolicy) => insert::<AuthorizationPolicy>(snapshot, json),
+        None => Err(serde::de::Error::custom("unknown kind")),
+    }
+}
+
+fn insert<R: Resource>(snapshot: &mut Snapshot, json: &[u8]) -> Result<(), serde_json::Error> {
+    let object: R = serde_json::from_slice(json)?;
+    let metadata = object.metadata();
+    let key = ObjectKey::new(&metadata.namespace, &metadata.name);
+    Arc::make_mut(R::all_mut(snapshot)).insert(key, Arc::new(object));
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::draft::{Draft, upsert};
+use super::endpoint::Endpoint;
+use super::id::Subject;
+use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
+use super::policy::AuthorizationPolicy;
+use super::resource::Resource;
+use super::service::{Protocol, Service};
+use super::store::Config;
+use super::workload::Workload;
+use super::{Refusal, Snapshot, virtual_address};
+
+/// The part of a write that depends on the kind.
+pub(super) trait Settle: Resource {
+    /// Fills in the status before the object is written.
+    fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
+
+    /// Gives numbers and tells those that refer to the object, once it is written.
+    fn arrive(&self, draft: &mut Draft);
+
+    /// The same once it is gone.
+    fn leave(&self, draft: &mut Draft);
+}
+
+impl Settle for Service {
+    fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
+        self.status.addresses = if self.spec.addresses.is_empty() {
+            allotted(self, snapshot, config)?
+        } else {
+            self.spec.addresses.clone()
+        };
+        let programmed = if self
+            .spec
+            .ports
+            .iter()
+            .any(|it| it.protocol == Protocol::Udp)
+        {
+            let message = "datagrams are not steered yet; the other ports are";
+            condition(self, "Programmed", Err(("NotSupported", message)))
+        } else {
+            condition(self, "Programmed", Ok("Programmed"))
+        };
+        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        upsert(self.conditions_mut(), accepted);
+        upsert(self.conditions_mut(), programmed);
+        Ok(())
+    }
+
+    fn arrive(&self, draft: &mut Draft) {
+        let key = self.key();
+        draft.assign(Subject::Namespace(key.namespace.clone()));
+        draft.assign(Subject::Service(key.clone()));
+        let wanted = self.spec.ports.iter().map(|it| it.name.clone()).collect();
+        number_ports(draft, &wanted, |name| Subject::Port(key.clone(), name));
+        tell_endpoints(draft, &key);
+        tell_policies(draft, Kind::Service, &key);
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        let key = self.key();
+        draft.forget(&Subject::Service(key.clone()));
+        number_ports(draft, &BTreeSet::new(), |name| {
+            Subject::Port(key.clone(), name)
+        });
+        tell_endpoints(draft, &key);
+        tell_policies(draft, Kind::Service, &key);
+    }
+}
+
+impl Settle for Endpoint {
+    fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let resolved = endpoint_refs(self, snapshot);
+        upsert(self.conditions_mut(), accepted);
+        upsert(self.conditions_mut(), resolved);
+        Ok(())
+    }
+
+    fn arrive(&self, draft: &mut Draft) {
+        draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
+        number_endpoint(draft, self);
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        let key = self.key();
+        number_ports(draft, &BTreeSet::new(), |name| {
+            Subject::Endpoint(key.clone(), name)
+        });
+    }
+}
+
+impl Settle for Workload {
+    fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        upsert(self.conditions_mut(), accepted);
+        Ok(())
+    }
+
+    fn arrive(&self, draft: &mut Draft) {
+        let key = self.key();
+        draft.assign(Subject::Namespace(key.namespace.clone()));
+        draft.assign(Subject::ServiceAccount(self.spec.service_account.clone()));
+        draft.assign(Subject::Workload(key.clone()));
+        tell_policies(draft, Kind::Workload, &key);
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        let key = self.key();
+        draft.forget(&Subject::Workload(key.clone()));
+        tell_policies(draft, Kind::Workload, &key);
+    }
+}
+
+impl Settle for AuthorizationPolicy {
+    fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let resolved = policy_refs(self, snapshot);
+        upsert(self.conditions_mut(), accepted);
+        upsert(self.conditions_mut(), resolved);
+        Ok(())
+    }
+
+    fn arrive(&self, draft: &mut Draft) {
+        draft.assign(Subject::Policy(self.key()));
+        draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
+        // Names that nobody bears yet have numbers too: a rule about them is in force before they come.
+        for source in self.spec.rules.iter().flat_map(|rule| &rule.from) {
+            for namespace in &source.namespaces {
+                draft.assign(Subject::Namespace(namespace.clone()));
+            }
+            for account in &source.service_accounts {
+                draft.assign(Subject::ServiceAccount(account.clone()));
+            }
+        }
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        draft.forget(&Subject::Policy(self.key()));
+    }
+}
+
+/// The addresses that the service has already, where they are allotted ones, and one of every range that gave none.
+fn allotted(
+    service: &Service,
+    snapshot: &Snapshot,
+    config: &Config,
+) -> Result<Vec<IpAddr>, Refusal> {
+    let mut addresses = Vec::new();
+    let mut used: Option<BTreeSet<IpAddr>> = None;
+    for range in &config.virtual_ranges {
+        let kept = service
+            .status
+            .addresses
+            .iter()
+            .find(|it| range.contains(*it));
+        if let Some(kept) = kept {
+            addresses.push(*kept);
+            continue;
+        }
+        let used = used.get_or_insert_with(|| addresses_in_use(snapshot));
+        let free = virtual_address::allot(range, &service.key(), |it| used.contains(&it));
+        let Some(free) = free else {
+            return Err(Refusal::invalid(
+                "spec.addresses",
+                format!(
+                    "the range {range} has no free address; give one, or configure another range"
+                ),
+            ));
+        };
+        used.insert(free);
+        addresses.push(free);
+    }
+    if addresses.is_empty() {
+        return Err(Refusal::invalid(
+            "spec.addresses",
+            "an address is needed: no range is configured to allot one from",
+        ));
+    }
+    Ok(addresses)
+}
+
+fn addresses_in_use(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let services = snapshot.services.values();
+    let endpoints = snapshot.endpoints.values();
+    let workloads = snapshot.workloads.values();
+    services
+        .flat_map(|it| it.status.addresses.iter().copied())
+        .chain(endpoints.map(|it| it.spec.address))
+        .chain(workloads.flat_map(|it| it.spec.addresses.iter().copied()))
+        .collect()
+}
+
+fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {
+    let key = endpoint.key();
+    let service = ObjectKey::new(&key.namespace, &endpoint.spec.service);
+    let wanted = draft
+        .next
+        .services
+        .get(&service)
+        .map(|it| it.spec.ports.iter().map(|port| port.name.clone()).collect())
+        .unwrap_or_default();
+    number_ports(draft, &wanted, |name| Subject::Endpoint(key.clone(), name));
+}
+
+/// Gives numbers to the ports `wanted` of one owner, and takes those of its other ports back.
+fn number_ports(draft: &mut Draft, wanted: &BTreeSet<String>, subject: impl Fn(String) -> Subject) {
+    for gone in draft.next.ids.ports_of(&subject(String::new())) {
+        if !wanted.contains(&gone) {
+            draft.forget(&subject(gone));
+        }
+    }
+    for name in wanted {
+        draft.assign(subject(name.clone()));
+    }
+}
+
+/// The endpoints of a service that came, changed or went.
+fn tell_endpoints(draft: &mut Draft, service: &ObjectKey) {
+    let endpoints: Vec<_> = draft.next.endpoints_of(service).cloned().collect();
+    for endpoint in endpoints {
+        number_endpoint(draft, &endpoint);
+        let resolved = endpoint_refs(&endpoint, &draft.next);
+        draft.set_condition::<Endpoint>(&endpoint.key(), resolved);
+    }
+}
+
+/// The policies whose target came, changed or went.
+fn tell_policies(draft: &mut Draft, kind: Kind, target: &ObjectKey) {
+    let policies: Vec<_> = draft
+        .next
+        .policies
+        .range(ObjectKey::new(&target.namespace, "")..)
+        .take_while(|(key, _)| key.namespace == target.namespace)
+        .map(|(_, policy)| policy)
+        .filter(|it| it.spec.target.kind == kind && it.spec.target.name == target.name)
+        .cloned()
+        .collect();
+    for policy in policies {
+        let resolved = policy_refs(&policy, &draft.next);
+        draft.set_condition::<AuthorizationPolicy>(&policy.key(), resolved);
+    }
+}
+
+fn endpoint_refs(endpoint: &Endpoint, snapshot: &Snapshot) -> Condition {
+    let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
+    let Some(service) = snapshot.services.get(&key) else {
+        let message = format!("there is no Service {key}");
+        return condition(endpoint, "ResolvedRefs", Err(("ServiceNotFound", &message)));
+    };
+    let is_known = |name: &str| service.spec.ports.iter().any(|port| port.name == name);
+    match endpoint.spec.ports.keys().find(|name| !is_known(name)) {
+        Some(name) => {
+            let message = format!("Service {key} has no port {name}");
+            condition(endpoint, "ResolvedRefs", Err(("PortNotFound", &message)))
+        }
+        None => condition(endpoint, "ResolvedRefs", Ok("ResolvedRefs")),
+    }
+}
+
+fn policy_refs(policy: &AuthorizationPolicy, snapshot: &Snapshot) -> Condition {
+    let target = &policy.spec.target;
+    let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    let exists = match target.kind {
+        Kind::Service => snapshot.services.contains_key(&key),
+        Kind::Workload => snapshot.workloads.contains_key(&key),
+        Kind::Endpoint | Kind::AuthorizationPolicy => false,
+    };
+    if exists {
+        return condition(policy, "ResolvedRefs", Ok("ResolvedRefs"));
+    }
+    let message = format!("there is no {} {key}", target.kind);
+    condition(policy, "ResolvedRefs", Err(("TargetNotFound", &message)))
+}
+
+/// A condition of `object` as it is now: true with a reason, or false with a reason and a sentence.
+fn condition<R: Resource>(
+    object: &R,
+    kind: &str,
+    verdict: Result<&str, (&str, &str)>,
+) -> Condition {
+    let (status, reason, message) = match verdict {
+        Ok(reason) => (ConditionStatus::True, reason, ""),
+        Err((reason, message)) => (ConditionStatus::False, reason, message),
+    };
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: object.metadata().generation,
+    }
+}

@@ -1,0 +1,166 @@
+//! Random changes from a seed, with what must hold after each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+fn random_change(random: &mut StdRng) -> Change {
+    let kind = Kind::ALL[random.random_range(0..4)];
+    let name = NAMES[random.random_range(0..4)];
+    let version = random.random_bool(0.1).then(|| "1".to_owned());
+    if random.random_bool(0.3) {
+        return Change::Delete {
+            kind,
+            key: key(name),
+            resource_version: version,
+        };
+    }
+    let other = NAMES[random.random_range(0..4)];
+    let number = random.random_range(1..5);
+    let spec = match kind {
+        Kind::Service => {
+            let ports: Vec<_> = (0..number)
+                .map(|it| json!({"name": format!("p{it}"), "port": 80 + it}))
+                .collect();
+            let given = random.random_bool(0.3);
+            let addresses = if given {
+                json!([format!("10.0.0.{number}")])
+            } else {
+                json!([])
+            };
+            json!({"ports": ports, "addresses": addresses})
+        }
+        Kind::Endpoint => json!({"service": other, "address": format!("10.0.0.{number}"),
+            "ports": {format!("p{number}"): 8080}}),
+        Kind::Workload => json!({"cgroup": format!("/{other}"), "serviceAccount": other,
+            "addresses": [format!("10.0.0.{number}")]}),
+        Kind::AuthorizationPolicy => {
+            json!({"target": {"kind": "Service", "name": other}, "action": "Allow",
+            "rules": [{"from": [{"namespaces": [name]}]}]})
+        }
+    };
+    Change::Put(read(kind, name, &spec))
+}
+
+/// Every object has its numbers, no number is given twice, and none is left over.
+fn check_numbers(snapshot: &Snapshot) {
+    let mut wanted = BTreeSet::new();
+    for (key, service) in &*snapshot.services {
+        wanted.insert(Subject::Service(key.clone()));
+        for port in &service.spec.ports {
+            wanted.insert(Subject::Port(key.clone(), port.name.clone()));
+        }
+        for endpoint in snapshot.endpoints_of(key) {
+            for port in &service.spec.ports {
+                wanted.insert(Subject::Endpoint(endpoint.key(), port.name.clone()));
+            }
+        }
+    }
+    wanted.extend(snapshot.workloads.keys().cloned().map(Subject::Workload));
+    wanted.extend(snapshot.policies.keys().cloned().map(Subject::Policy));
+    let is_name = |it: &Subject| matches!(it, Subject::Namespace(_) | Subject::ServiceAccount(_));
+    let numbered = snapshot.ids.iter().map(|(it, _)| it);
+    let numbered: BTreeSet<_> = numbered.filter(|it| !is_name(it)).cloned().collect();
+    assert_eq!(numbered, wanted);
+    let numbers: BTreeSet<u32> = snapshot.ids.iter().map(|(_, number)| number).collect();
+    assert_eq!(numbers.len(), snapshot.ids.iter().count());
+    assert!(!numbers.contains(&0));
+}
+
+/// No virtual address is anybody else's.
+fn check_addresses(snapshot: &Snapshot) {
+    let mut seen = BTreeSet::new();
+    for service in snapshot.services.values() {
+        assert!(!service.status.addresses.is_empty());
+        for address in &service.status.addresses {
+            assert!(seen.insert(*address), "{address} belongs to two services");
+        }
+    }
+    for endpoint in snapshot.endpoints.values() {
+        assert!(!seen.contains(&endpoint.spec.address));
+    }
+    let workloads = snapshot.workloads.values();
+    for address in workloads.flat_map(|it| it.spec.addresses.clone()) {
+        assert!(seen.insert(address), "{address} belongs to two");
+    }
+}
+
+/// `ResolvedRefs` says whether the service is there.
+fn check_references(snapshot: &Snapshot) {
+    let resolved = |conditions: &[Condition]| {
+        let found = conditions
+            .iter()
+            .find(|it| it.kind == "ResolvedRefs")
+            .unwrap();
+        found.reason.clone()
+    };
+    for endpoint in snapshot.endpoints.values() {
+        let service = snapshot.services.get(&key(&endpoint.spec.service));
+        let expected = match service {
+            None => "ServiceNotFound",
+            Some(service) => {
+                let known = service.spec.ports.iter().map(|it| &it.name);
+                let known: BTreeSet<_> = known.collect();
+                let all = endpoint.spec.ports.keys().all(|it| known.contains(it));
+                if all { "ResolvedRefs" } else { "PortNotFound" }
+            }
+        };
+        assert_eq!(resolved(&endpoint.status.conditions), expected);
+    }
+    for policy in snapshot.policies.values() {
+        let exists = snapshot
+            .services
+            .contains_key(&key(&policy.spec.target.name));
+        let expected = if exists {
+            "ResolvedRefs"
+        } else {
+            "TargetNotFound"
+        };
+        assert_eq!(resolved(&policy.status.conditions), expected);
+    }
+}
+
+#[test]
+fn whatever_happens_the_registry_is_whole_and_watchers_have_the_same() {
+    for seed in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), Config::default()).unwrap();
+        let mut notices = store.subscribe();
+        let mut replica: BTreeMap<(Kind, ObjectKey), Manifest> = BTreeMap::new();
+        let mut random = StdRng::seed_from_u64(seed);
+        for step in 0..60 {
+            let before = store.snapshot();
+            let applied = store.apply(random_change(&mut random));
+            let snapshot = store.snapshot();
+            if applied.is_err() {
+                assert!(Arc::ptr_eq(&before, &snapshot), "seed {seed} step {step}");
+            }
+            while let Ok(notice) = notices.try_recv() {
+                let place = (notice.object.kind(), notice.object.key());
+                match notice.event {
+                    NoticeKind::Added => assert!(replica.insert(place, notice.object).is_none()),
+                    NoticeKind::Modified => assert!(replica.insert(place, notice.object).is_some()),
+                    NoticeKind::Deleted => assert!(replica.remove(&place).is_some()),
+                }
+            }
+            assert!(snapshot.manifests().eq(replica.values().cloned()));
+            check_numbers(&snapshot);
+            check_addresses(&snapshot);
+            check_references(&snapshot);
+            if step % 20 == 19 {
+                drop(store);
+                store = Store::open(directory.path(), Config::default()).unwrap();
+                let restored = store.snapshot();
+                assert_eq!(restored.revision, snapshot.revision);
+                assert_eq!(restored.ids, snapshot.ids);
+                assert!(restored.manifests().eq(snapshot.manifests()));
+                notices = store.subscribe();
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `connect(2)`: decides about a workload's connection, and sends it there.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sk_storage_delete,
+};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::address::{Address, SocketAddress};
+use mesh_common::conn::{Conn, Direction};
+use mesh_common::event::{Event, Kind};
+use mesh_common::service::OUTBOUND_PORT;
+use mesh_common::settings::Settings;
+use mesh_common::stats::Counter;
+use mesh_common::verdict::{Decision, Facts, Verdict, decide};
+use mesh_common::workload::Workload;
+
+use crate::context::{
+    AF_INET, AF_INET6, SOCK_STREAM, bound_address, dialling_socket, field, set_user_address, store,
+    stored, user_address,
+};
+use crate::maps::{CGROUPS, CONN, WORKLOADS};
+use crate::tables::{Maps, settings};
+use crate::{count, count::bump};
+
+/// Verdict of a connect program: carry on with the call.
+const ALLOW: i32 = 1;
+/// Verdict of a connect program: the call fails.
+const REFUSE: i32 = 0;
+/// Its error.
+const ECONNREFUSED: i32 = 111;
+/// Levels of cgroups that are searched for a workload.
+const MAX_LEVELS: i32 = 16;
+
+/// `connect` on an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, AF_INET)
+}
+
+/// `connect` on an IPv6 socket, whose destination may be a v4-mapped address.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect(&ctx, AF_INET6)
+}
+
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
+    let socket = dialling_socket(ctx);
+    let known = stored(&CONN, socket);
+    let is_known = known.is_some();
+    if matches!(known, Some(conn) if conn.has(Conn::OWN)) {
+        return ALLOW;
+    }
+    let Some(facts) = facts(ctx, socket, family) else {
+        if is_known {
+            // A socket may be dialled again after its workload has left the mesh.
+            // SAFETY: the verifier checks map and socket.
+            let _absent = unsafe {
+                bpf_sk_storage_delete((&raw const CONN).cast_mut().cast(), socket.cast())
+            };
+        }
+        return ALLOW;
+    };
+    let mut decision = Decision::default();
+    settle(&facts, &mut decision);
+    if facts.is_stream {
+        remember(ctx, &facts, &decision);
+    }
+    count_and_report(&facts, &decision);
+    match decision.verdict {
+        Verdict::Pass => ALLOW,
+        Verdict::Direct => {
+            set_user_address(ctx.sock_addr, family, &decision.destination);
+            ALLOW
+        }
+        Verdict::Proxy => {
+            set_user_address(ctx.sock_addr, family, &outbound_listener(&facts));
+            ALLOW
+        }
+        Verdict::Deny => {
+            // SAFETY: the helper has no conditions.
+            let _set = unsafe { bpf_set_retval(-ECONNREFUSED) };
+            REFUSE
+        }
+    }
+}
+
+/// Where the agent listens for what a workload dials.
+#[inline(always)]
+fn outbound_listener(facts: &Facts) -> SocketAddress {
+    let address = if facts.destination.address.is_v4() {
+        Address::LOOPBACK_V4
+    } else {
+        Address::LOOPBACK_V6
+    };
+    SocketAddress::new(address, OUTBOUND_PORT)
+}
+
+/// What is known of the call, if a workload of the mesh makes it.
+#[inline(always)]
+fn facts(ctx: &SockAddrContext, socket: *mut bpf_sock, family: u32) -> Option<Facts> {
+    let settings = settings()?;
+    if settings.has(Settings::PASS_ALL) {
+        return None;
+    }
+    // SAFETY: the kernel passes a valid context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let workload = if netns == settings.host_netns {
+        workload_of_task()?
+    } else {
+        // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+        unsafe { WORKLOADS.get(netns) }?
+    };
+    Some(Facts {
+        workload: *workload,
+        destination: user_address(ctx.sock_addr, family),
+        bound: bound_address(socket, family),
+        netns,
+        is_stream: field!(ctx.sock_addr, type_) == SOCK_STREAM,
+        is_bound_to_device: field!(socket, bound_dev_if) != 0,
+    })
+}
+
+/// The workload whose cgroup the calling process is in, deepest first.
+#[inline(always)]
+fn workload_of_task() -> Option<&'static Workload> {
+    let mut level = MAX_LEVELS;
+    while level > 0 {
+        level -= 1;
+        // SAFETY: the helper has no conditions; it answers zero where there is no such level.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if cgroup != 0
+            // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+            && let Some(workload) = unsafe { CGROUPS.get(cgroup) }
+        {
+            return Some(workload);
+        }
+    }
+    None
+}
+
+/// A function of its own, for the sake of the kernel's limit on the stack of one function.
+#[inline(never)]
+fn settle(facts: &Facts, decision: &mut Decision) {
+    *decision = decide(&Maps, facts);
+}
+
+/// Writes down the verdict and who asked, for the hooks that follow and for the agent.
+#[inline(never)]
+fn remember(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) {
+    let conn = Conn {
+        original: facts.destination,
+        verdict: decision.verdict as u8,
+        reason: decision.reason as u8,
+        direction: Direction::Dialled as u8,
+        flags: if decision.is_accelerated {
+            Conn::ACCELERATED
+        } else {
+            0
+        },
+        workload: facts.workload.id,
+        service: decision.service,
+        endpoint: decision.endpoint,
+        caller: facts.workload.caller,
+        pid: ctx.tgid(),
+        netns: facts.netns,
+        // SAFETY: the kernel passes a valid context.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        // SAFETY: the helper has no conditions.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        // SAFETY: the helper has no conditions.
+        started_ns: unsafe { bpf_ktime_get_ns() },
+    };
+    store(&CONN, dialling_socket(ctx), &conn);
+}
+
+#[inline(never)]
+fn count_and_report(facts: &Facts, decision: &Decision) {
+    let subject = facts.workload.id;
+    count::add(subject, decision.verdict as u16, decision.reason as u16, 1);
+    let kind = if matches!(decision.verdict, Verdict::Deny) {
+        Kind::Denied
+    } else if decision.is_audited {
+        Kind::AuditDenied
+    } else {
+        return;
+    };
+    if decision.is_audited {
+        bump(subject, Counter::AuditDeny, decision.reason);
+    }
+    // SAFETY: the helper has no conditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    count::emit(&Event {
+        kind: kind as u8,
+        verdict: decision.verdict as u8,
+        reason: decision.reason as u8,
+        workload: subject,
+        service: decision.service,
+        endpoint: decision.endpoint,
+        source: SocketAddress::new(facts.source(), 0),
+        original: facts.destination,
+        destination: decision.destination,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        time_ns: now,
+        started_ns: now,
+        ..Event::default()
+    });
+}

@@ -1,0 +1,51 @@
+//! Counters and events.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use mesh_common::event::Event;
+use mesh_common::stats::{Counter, StatKey};
+use mesh_common::verdict::Reason;
+
+use crate::maps::{EVENTS, STATS};
+
+/// Adds one.
+#[inline(always)]
+pub(crate) fn bump(subject: u32, counter: Counter, reason: Reason) {
+    add(subject, counter as u16, reason as u16, 1);
+}
+
+/// Adds `amount`. A program may be preempted by another on its CPU, hence the atomic addition.
+#[inline(never)]
+pub(crate) fn add(subject: u32, counter: u16, reason: u16, amount: u64) {
+    let key = StatKey {
+        subject,
+        counter,
+        reason,
+    };
+    if STATS.get_ptr_mut(key).is_none() {
+        // Another CPU may have been faster; what counts is the look-up below.
+        let _raced = STATS.insert(key, 0, u64::from(BPF_NOEXIST));
+    }
+    if let Some(value) = STATS.get_ptr_mut(key) {
+        add_to(value, amount);
+    }
+}
+
+/// Adds `amount` to a value in a map.
+///
+/// An intrinsic, because the target claims no atomic types. What was there cannot be had: that instruction belongs to
+/// a newer set than the linker is told to use.
+#[inline(always)]
+pub(crate) fn add_to(value: *mut u64, amount: u64) {
+    // SAFETY: `value` comes from a map look-up: aligned, and valid until the program ends.
+    let _previous = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, amount) };
+}
+
+/// Sends a record to the agent, or counts that it was lost.
+#[inline(never)]
+pub(crate) fn emit(event: &Event) {
+    if EVENTS.output::<Event>(event, 0).is_err() {
+        bump(event.workload, Counter::EventLost, Reason::None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Acceleration by `sk_msg`: the same bytes in the same order, bounded, with half-close, and counted.
+
+use std::net::SocketAddr;
+
+use mesh_tests::assert_eventually;
+use mesh_tests::eventually::DEADLINE;
+use mesh_tests::protocol::{ServerKind, Task};
+use serde_json::json;
+
+use crate::shop::{Shop, cache, cache_v6};
+
+/// A shop whose cache is direct; client and server ask for acceleration, or do not.
+fn open(kind: &ServerKind, is_accelerated: bool) -> Option<Shop> {
+    let fields = json!({ "acceleration": is_accelerated });
+    let shop = Shop::open_with(1, &fields)?;
+    shop.node.enrol_with(shop.server(), &fields);
+    shop.open_cache_with(kind);
+    Some(shop)
+}
+
+fn accelerated_bytes(shop: &Shop) -> f64 {
+    shop.node.metrics().sum("mesh_accelerated_bytes_total", &[])
+}
+
+/// Whether the node says that acceleration is on; says why where it is not.
+fn is_enabled(shop: &Shop) -> bool {
+    let status = shop.node.api().get("/api/v1/status");
+    let enabled = status["acceleration"]["enabled"] == true;
+    assert!(
+        enabled
+            || status["acceleration"]["reason"]
+                .as_str()
+                .is_some_and(|why| !why.is_empty()),
+        "{status}"
+    );
+    enabled
+}
+
+#[test]
+fn bytes_arrive_as_sent_with_and_without_it() {
+    for is_accelerated in [false, true] {
+        for address in [cache(), cache_v6()] {
+            let Some(shop) = open(&ServerKind::Echo, is_accelerated) else {
+                return;
+            };
+            for chunk in [100, 10_000, 300_000] {
+                let bytes = 20_000 * chunk as u64 / 100;
+                let bytes = bytes.min(20_000_000);
+                let echo = Task::Echo {
+                    address,
+                    bytes,
+                    chunk,
+                };
+                shop.client.measure(echo).unwrap();
+            }
+            if is_accelerated && is_enabled(&shop) {
+                assert_eventually!(accelerated_bytes(&shop) > 0.0, DEADLINE);
+            } else {
+                assert!(accelerated_bytes(&shop) < 0.5);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_connections_keep_their_bytes_in_order_with_packets_spread() {
+    let Some(shop) = open(&ServerKind::Echo, true) else {
+        return;
+    };
+    shop.spread_packets();
+    let report = shop.client.many_connects(cache(), 8_000, 4);
+    assert_eq!((report.succeeded, report.failed), (8_000, 0), "{report:?}");
+    for _ in 0..20 {
+        let echo = Task::Echo {
+            address: cache(),
+            bytes: 200_000,
+            chunk: 997,
+        };
+        shop.client.measure(echo).unwrap();
+    }
+}
+
+#[test]
+fn a_receiver_that_never_reads_blocks_the_sender() {
+    let Some(shop) = open(&ServerKind::Deaf, true) else {
+        return;
+    };
+    let accepted = shop.client.fill(cache(), 1 << 30).unwrap();
+    assert!(accepted <= 4 << 20, "{accepted}");
+}
+
+#[test]
+fn closing_one_half_leaves_the_other_open() {
+    let Some(shop) = open(&ServerKind::Sink, true) else {
+        return;
+    };
+    upload(&shop, cache(), 1_000_000);
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_as_sent() {
+    let Some(shop) = open(&ServerKind::Sink, true) else {
+        return;
+    };
+    upload(&shop, cache(), 100_000_000);
+}
+
+#[track_caller]
+fn upload(shop: &Shop, address: SocketAddr, bytes: u64) {
+    let upload = Task::Upload {
+        address,
+        bytes,
+        chunk: 65_536,
+    };
+    shop.client.measure(upload).unwrap();
+}
+
+#[test]
+fn a_killed_agent_loses_no_byte_of_a_direct_flow() {
+    let Some(mut shop) = open(&ServerKind::Echo, true) else {
+        return;
+    };
+    let running = shop.client.start(Task::Echo {
+        address: cache(),
+        bytes: 100_000_000,
+        chunk: 4_000,
+    });
+    shop.node.agent().kill();
+    let report = running.wait();
+    assert_eq!(report.bytes, 100_000_000);
+    shop.node.start_agent();
+    shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+}
+
+#[test]
+fn who_did_not_ask_for_it_is_not_accelerated() {
+    let fields = json!({ "acceleration": true });
+    let Some(shop) = Shop::open_with(1, &fields) else {
+        return;
+    };
+    shop.node.enrol(shop.server());
+    shop.open_cache();
+    shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+    assert!(accelerated_bytes(&shop) < 0.5, "the server did not ask");
+}
+
+#[test]
+fn the_proxy_is_accelerated_towards_its_workload() {
+    let Some(shop) = open(&ServerKind::Echo, true) else {
+        return;
+    };
+    shop.open_web();
+    let mut load = crate::shop::steady(true, crate::shop::web(), true);
+    load.millis = 1_000;
+    let report = shop.client.load(load).wait();
+    assert_eq!(report.failed, 0, "{report:?}");
+    if is_enabled(&shop) {
+        assert_eventually!(accelerated_bytes(&shop) > 0.0);
+    }
+}

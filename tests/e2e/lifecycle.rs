@@ -1,0 +1,218 @@
+//! The agent starts, hangs, dies and comes back; workloads fail as they have declared.
+
+use std::time::{Duration, Instant};
+
+use mesh_tests::assert_eventually;
+use mesh_tests::node::Node;
+use mesh_tests::registry::policy;
+use serde_json::json;
+
+use crate::shop::{Shop, WEB, cache, steady, web};
+
+#[test]
+fn direct_services_do_not_notice_that_the_agent_is_killed_and_restarted() {
+    let Some(mut shop) = Shop::open(2) else {
+        return;
+    };
+    shop.open_cache();
+    let load = shop.client.load(steady(false, cache(), false));
+    let kept = shop.client.connect(cache()).unwrap();
+    for _ in 0..3 {
+        shop.node.agent().kill();
+        kept.echo("while it is dead").unwrap();
+        shop.node.start_agent();
+        kept.echo("when it is back").unwrap();
+    }
+    let report = load.stop();
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert!(report.succeeded > 100, "{report:?}");
+}
+
+#[test]
+fn with_fail_mode_open_a_dead_agent_is_worked_around_and_counted() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_web();
+    shop.server().serve_echo(9_000);
+    assert_eq!(shop.client.get(WEB).status, 200);
+    shop.node.agent().kill();
+    for _ in 0..5 {
+        assert_eq!(shop.client.get(WEB).header("x-server"), "web-1");
+    }
+    let elsewhere = shop.client.connect(shop.server().at(9_000)).unwrap();
+    elsewhere.echo("hello").unwrap();
+    shop.node.start_agent();
+    assert_eventually!(shop.coverage()["reasons"]["agent-absent"] == 5);
+    assert_eventually!(shop.coverage()["captured"] == 1);
+    assert_eq!(shop.client.get(WEB).status, 200);
+    assert_eventually!(shop.coverage()["captured"] == 2);
+}
+
+#[test]
+fn with_fail_mode_closed_a_dead_agent_means_refusal() {
+    let Some(mut shop) = Shop::open_with(1, &json!({ "failMode": "closed" })) else {
+        return;
+    };
+    shop.open_web();
+    shop.open_cache();
+    shop.node.agent().kill();
+    assert_eq!(
+        shop.client.connect(web()).unwrap_err().kind,
+        "ConnectionRefused"
+    );
+    shop.client
+        .connect(cache())
+        .unwrap()
+        .echo("direct goes on")
+        .unwrap();
+    shop.node.start_agent();
+    assert_eq!(shop.client.get(WEB).status, 200);
+    assert_eventually!(shop.coverage()["reasons"]["agent-absent"] == 1);
+}
+
+#[test]
+fn a_hung_agent_is_found_out_by_its_heartbeat() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_web();
+    shop.node.agent().freeze();
+    let begin = Instant::now();
+    assert_eventually!(
+        shop.client
+            .try_get(WEB)
+            .is_ok_and(|answer| answer.status == 200)
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begin.elapsed()
+    );
+    let quick = Instant::now();
+    assert_eq!(shop.client.get(WEB).header("x-server"), "web-1");
+    assert!(
+        quick.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        quick.elapsed()
+    );
+    shop.node.agent().thaw();
+    assert_eventually!(shop.coverage()["reasons"]["agent-hung"].as_u64() >= Some(1));
+    let before = shop.coverage()["captured"].as_u64();
+    assert_eventually!({
+        assert_eq!(shop.client.get(WEB).status, 200);
+        shop.coverage()["captured"].as_u64() > before
+    });
+}
+
+#[test]
+fn policy_is_in_force_while_the_agent_is_dead() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_cache();
+    let from = json!({ "serviceAccounts": ["client"] });
+    shop.node
+        .apply(&[policy("no", "Deny", ("Service", "cache"), &from)]);
+    shop.node.agent().kill();
+    assert!(shop.client.connect(cache()).is_err());
+    shop.node.start_agent();
+    assert!(shop.client.connect(cache()).is_err());
+    assert_eventually!(shop.coverage()["denied"] == 2);
+}
+
+#[test]
+fn a_restart_keeps_the_registry_and_enrolment() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_web();
+    shop.open_cache();
+    let path = "/api/v1/namespaces/shop/services/web";
+    let before = shop.node.api().get(path);
+    assert_eq!(shop.node.agent().stop(), 0);
+    shop.node.start_agent();
+    let after = shop.node.api().get(path);
+    for field in ["uid", "generation", "creationTimestamp"] {
+        assert_eq!(
+            before["metadata"][field], after["metadata"][field],
+            "{field}"
+        );
+    }
+    assert_eq!(before["spec"], after["spec"]);
+    assert_eventually!(
+        shop.client
+            .try_get(WEB)
+            .is_ok_and(|answer| answer.status == 200)
+    );
+    shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+}
+
+#[test]
+fn a_restart_under_http_load_fails_only_what_was_under_way() {
+    let Some(mut shop) = Shop::open(2) else {
+        return;
+    };
+    shop.open_web();
+    let load = shop.client.load(steady(true, web(), false));
+    shop.node.restart_agent();
+    let report = load.stop();
+    assert!(
+        report.failed <= 8,
+        "two rounds of four connections: {report:?}"
+    );
+    assert!(report.succeeded > 100, "{report:?}");
+}
+
+#[test]
+fn sigterm_drains_within_the_deadline() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_web();
+    let slow = [("x-delay-ms", "1000")];
+    let answer = std::thread::scope(|scope| {
+        let client = &shop.client;
+        let request = scope.spawn(|| client.request("GET", WEB, &slow, ""));
+        assert_eventually!(shop.node.api().coverage("shop", "client")["captured"] == 1);
+        assert_eq!(shop.node.agent().stop(), 0);
+        request.join().unwrap()
+    });
+    assert_eq!(
+        answer.unwrap().status,
+        200,
+        "what was under way is finished"
+    );
+}
+
+#[test]
+fn a_registry_that_is_gone_beside_full_maps_deletes_nothing() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.open_cache();
+    shop.node.agent().kill();
+    for entry in std::fs::read_dir(shop.node.state_dir()).unwrap().flatten() {
+        if entry.path().is_file() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    shop.node.start_agent_unready();
+    assert_eventually!({
+        let answer = shop.node.api().try_call("GET", "/readyz", &json!(null));
+        answer.is_ok_and(|answer| answer.status == 503 && !answer.body.is_empty())
+    });
+    shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+}
+
+#[test]
+fn an_agent_that_cannot_be_hooked_refuses_to_start() {
+    let Some(node) = Node::start_with(&[]) else {
+        return;
+    };
+    let mut command = node.command(&["run", "--config", "/nonexistent/mesh.yaml"]);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("/nonexistent/mesh.yaml"), "{message}");
+}

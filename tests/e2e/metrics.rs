@@ -1,0 +1,84 @@
+//! What the metrics say after known traffic.
+
+use mesh_tests::assert_eventually;
+
+use crate::shop::{Shop, WEB, cache};
+
+const CLIENT: [(&str, &str); 2] = [("workload_namespace", "shop"), ("workload", "client")];
+
+#[test]
+fn connections_are_counted_by_workload_verdict_and_reason() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_web();
+    shop.open_cache();
+    for _ in 0..3 {
+        assert_eq!(shop.client.get(WEB).status, 200);
+        shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+    }
+    let count = |verdict: &str| {
+        let [namespace, workload] = CLIENT;
+        let labels = [
+            namespace,
+            workload,
+            ("verdict", verdict),
+            ("reason", "service"),
+        ];
+        shop.node.metrics().sum("mesh_connections_total", &labels)
+    };
+    assert_eventually!((count("proxy") - 3.0).abs() < 0.5);
+    assert_eventually!((count("direct") - 3.0).abs() < 0.5);
+}
+
+#[test]
+fn requests_have_the_series_of_istio() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_web();
+    for _ in 0..3 {
+        assert_eq!(shop.client.get(WEB).status, 200);
+    }
+    let labels = [
+        ("reporter", "source"),
+        ("response_code", "200"),
+        ("source_workload", "client"),
+        ("source_workload_namespace", "shop"),
+        ("destination_service_name", "web"),
+        ("destination_service_namespace", "shop"),
+        ("request_protocol", "http"),
+    ];
+    let requests = || shop.node.metrics().sum("istio_requests_total", &labels);
+    assert_eventually!((requests() - 3.0).abs() < 0.5);
+    let metrics = shop.node.metrics();
+    assert!(metrics.has("istio_request_duration_milliseconds_bucket", &labels));
+}
+
+#[test]
+fn direct_connections_have_the_tcp_series_of_istio() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_cache();
+    let conn = shop.client.connect(cache()).unwrap();
+    conn.echo("hello").unwrap();
+    conn.close();
+    let labels = [
+        ("source_workload", "client"),
+        ("destination_service_name", "cache"),
+    ];
+    let sum = |family: &str| shop.node.metrics().sum(family, &labels);
+    assert_eventually!(sum("istio_tcp_connections_opened_total") >= 1.0);
+    assert_eventually!(sum("istio_tcp_connections_closed_total") >= 1.0);
+    assert_eventually!(sum("istio_tcp_sent_bytes_total") >= 5.0);
+}
+
+#[test]
+fn maps_build_and_process_are_shown() {
+    let Some(shop) = Shop::open(1) else { return };
+    let metrics = shop.node.metrics();
+    for family in ["mesh_map_entries", "mesh_map_capacity", "mesh_build_info"] {
+        assert!(metrics.has(family, &[]), "{family}: {}", metrics.text());
+    }
+    for (name, _) in [
+        ("process_resident_memory_bytes", 0),
+        ("process_open_fds", 0),
+    ] {
+        assert!(metrics.sum(name, &[]) > 0.0, "{name}: {}", metrics.text());
+    }
+}

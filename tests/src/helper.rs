@@ -1,0 +1,139 @@
+//! What runs inside a pod: reads commands, does them side by side, answers. Ends when its input does.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
+
+use crate::client::{self, Connection};
+use crate::protocol::{Answer, Command, Failure, Reply, Task};
+use crate::server::Server;
+use crate::{load, stream};
+
+/// Serves commands until the end of the input.
+pub fn run() -> io::Result<()> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let helper = Arc::new(Helper::default());
+    for line in io::stdin().lock().lines() {
+        let command: Command = serde_json::from_str(&line?)?;
+        let helper = Arc::clone(&helper);
+        drop(runtime.spawn(async move {
+            let result = helper.perform(command.task).await;
+            let id = command.id;
+            Reply { id, result }.print();
+        }));
+    }
+    // Nobody listens any more: what is under way does not matter.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+impl Reply {
+    fn print(&self) {
+        let mut line = serde_json::to_vec(self).unwrap();
+        line.push(b'\n');
+        // Where nobody reads any more the input ends as well, and with it this process.
+        drop(io::stdout().lock().write_all(&line));
+    }
+}
+
+#[derive(Default)]
+struct Helper {
+    next: AtomicU64,
+    servers: Mutex<HashMap<u64, Server>>,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    loads: Mutex<Arc<AtomicBool>>,
+}
+
+impl Helper {
+    async fn perform(&self, task: Task) -> Result<Answer, Failure> {
+        match task {
+            Task::Serve { .. } | Task::Seen { .. } | Task::StopServer { .. } => {
+                self.serve(task).await
+            }
+            Task::Connect { .. }
+            | Task::Send { .. }
+            | Task::Receive { .. }
+            | Task::FinishSending { .. }
+            | Task::Close { .. } => self.converse(task).await,
+            Task::Http(call) => client::call(call).await.map(Answer::Http),
+            Task::Load(load) => {
+                let stop = Arc::clone(&self.loads.lock().unwrap());
+                Ok(Answer::Report(load::run(load, stop).await))
+            }
+            Task::StopLoads => {
+                let mut stop = self.loads.lock().unwrap();
+                stop.store(true, Ordering::Relaxed);
+                *stop = Arc::default();
+                Ok(Answer::Done)
+            }
+            task => spawn_blocking(|| stream::perform(task)).await.unwrap(),
+        }
+    }
+
+    async fn serve(&self, task: Task) -> Result<Answer, Failure> {
+        match task {
+            Task::Serve { kind, address } => {
+                let server = Server::start(kind, address)?;
+                let address = server.address();
+                let number = self.number();
+                self.servers.lock().unwrap().insert(number, server);
+                let server = number;
+                Ok(Answer::Serving { server, address })
+            }
+            Task::Seen { server } => {
+                let servers = self.servers.lock().unwrap();
+                let server = servers.get(&server).ok_or_else(|| unknown("server"))?;
+                Ok(Answer::Seen(server.seen()))
+            }
+            Task::StopServer { server } => {
+                let server = self.servers.lock().unwrap().remove(&server);
+                server.ok_or_else(|| unknown("server"))?.stop().await;
+                Ok(Answer::Done)
+            }
+            _ => Err(unknown("task")),
+        }
+    }
+
+    async fn converse(&self, task: Task) -> Result<Answer, Failure> {
+        match task {
+            Task::Connect { address, bind } => {
+                let conn = self.number();
+                let (connection, connected) = Connection::open(conn, address, bind).await?;
+                let connection = Arc::new(connection);
+                self.connections.lock().unwrap().insert(conn, connection);
+                Ok(Answer::Connected(connected))
+            }
+            Task::Send { conn, text } => self.connection(conn)?.send(&text).await,
+            Task::Receive { conn, length } => self.connection(conn)?.receive(length).await,
+            Task::FinishSending { conn } => self.connection(conn)?.finish_sending().await,
+            Task::Close { conn } => {
+                let closed = self.connections.lock().unwrap().remove(&conn);
+                closed
+                    .map(|_| Answer::Done)
+                    .ok_or_else(|| unknown("connection"))
+            }
+            _ => Err(unknown("task")),
+        }
+    }
+
+    fn connection(&self, number: u64) -> Result<Arc<Connection>, Failure> {
+        let connections = self.connections.lock().unwrap();
+        let connection = connections.get(&number).map(Arc::clone);
+        connection.ok_or_else(|| unknown("connection"))
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn unknown(what: &str) -> Failure {
+    io::Error::other(format!("unknown {what}")).into()
+}

@@ -1,0 +1,328 @@
+//! What the tests tell a pod's helper process, and what it answers: one JSON value per line, matched by number.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// A command with its number.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// Comes back with the answer.
+    pub id: u64,
+    /// What to do.
+    pub task: Task,
+}
+
+/// An answer with the number of its command.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The number of the command.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Answer, Failure>,
+}
+
+/// What a helper can do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// Starts a server.
+    Serve {
+        /// What it does.
+        kind: ServerKind,
+        /// Where it listens; port 0 takes a free one.
+        address: SocketAddr,
+    },
+    /// Tells what a server has seen.
+    Seen {
+        /// The number of the server.
+        server: u64,
+    },
+    /// Closes a server's listener and connections.
+    StopServer {
+        /// The number of the server.
+        server: u64,
+    },
+    /// Opens a connection and keeps it.
+    Connect {
+        /// What is dialled; a v4-mapped address is dialled by an IPv6 socket.
+        address: SocketAddr,
+        /// What the socket is bound to before.
+        bind: Option<SocketAddr>,
+    },
+    /// Sends text on a connection.
+    Send {
+        /// The number of the connection.
+        conn: u64,
+        /// The bytes.
+        text: String,
+    },
+    /// Receives until `length` bytes, or the end of the stream.
+    Receive {
+        /// The number of the connection.
+        conn: u64,
+        /// How many bytes.
+        length: usize,
+    },
+    /// Closes the sending half.
+    FinishSending {
+        /// The number of the connection.
+        conn: u64,
+    },
+    /// Closes a connection.
+    Close {
+        /// The number of the connection.
+        conn: u64,
+    },
+    /// One HTTP exchange on a connection of its own.
+    Http(HttpCall),
+    /// Many exchanges for a while.
+    Load(Load),
+    /// Ends loads early; each answers with its report.
+    StopLoads,
+    /// Many short connections from blocking threads.
+    ManyConnects {
+        /// What is dialled.
+        address: SocketAddr,
+        /// How many.
+        connections: u64,
+        /// From how many threads.
+        threads: u64,
+    },
+    /// Sends bytes in chunks to a [`ServerKind::Sink`], closes the sending half, and compares what arrived there.
+    Upload {
+        /// What is dialled.
+        address: SocketAddr,
+        /// How many bytes.
+        bytes: u64,
+        /// Per write.
+        chunk: usize,
+    },
+    /// Sends bytes in chunks to an echo, reads them back meanwhile, and compares.
+    Echo {
+        /// What is dialled.
+        address: SocketAddr,
+        /// How many bytes.
+        bytes: u64,
+        /// Per write.
+        chunk: usize,
+    },
+    /// Sends until nothing more is accepted for half a second, or `limit` is reached.
+    Fill {
+        /// What is dialled.
+        address: SocketAddr,
+        /// Where to stop.
+        limit: u64,
+    },
+    /// Ping-pong on one connection from a blocking thread.
+    RoundTrips {
+        /// What is dialled.
+        address: SocketAddr,
+        /// Bytes each way.
+        size: usize,
+        /// For how long.
+        millis: u64,
+    },
+    /// Sends for a while as fast as possible to a [`ServerKind::Sink`], from a blocking thread.
+    Stream {
+        /// What is dialled.
+        address: SocketAddr,
+        /// For how long.
+        millis: u64,
+    },
+}
+
+/// What a fake server does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ServerKind {
+    /// HTTP/1.1 and HTTP/2: says its name in `x-server` and shows the request in a JSON body. Obeys `x-status`,
+    /// `x-delay-ms` and `x-body-bytes`; answers gRPC with trailers; accepts upgrades, and echoes on them.
+    Http {
+        /// Its name.
+        name: String,
+    },
+    /// Sends back what it receives, with half-close.
+    Echo,
+    /// The same with one blocking thread per connection, as the fastest programs do.
+    BlockingEcho,
+    /// Says a line first, then echoes.
+    Greeting {
+        /// The line.
+        line: String,
+    },
+    /// Reads to the end, then says how many bytes it was, and their hash.
+    Sink,
+    /// Accepts and never reads.
+    Deaf,
+    /// Accepts and resets.
+    Resetting,
+}
+
+/// One HTTP request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HttpCall {
+    /// Where the connection goes.
+    pub address: SocketAddr,
+    /// The authority.
+    pub host: String,
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// More headers.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: String,
+    /// HTTP/2 with prior knowledge.
+    pub http2: bool,
+}
+
+/// An HTTP response.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// Headers, lower-case.
+    pub headers: Vec<(String, String)>,
+    /// Trailers, lower-case.
+    pub trailers: Vec<(String, String)>,
+    /// The body, as text.
+    pub body: String,
+}
+
+impl HttpAnswer {
+    /// A header, or nothing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        find(&self.headers, name)
+    }
+
+    /// A trailer, or nothing.
+    #[must_use]
+    pub fn trailer(&self, name: &str) -> &str {
+        find(&self.trailers, name)
+    }
+
+    /// The body as JSON.
+    #[must_use]
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+}
+
+fn find<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
+    fields
+        .iter()
+        .find(|(field, _)| field == name)
+        .map_or("", |(_, value)| value)
+}
+
+/// Many exchanges.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Load {
+    /// HTTP/1.1, else 16 bytes there and back.
+    pub http: bool,
+    /// What is dialled.
+    pub address: SocketAddr,
+    /// At a time.
+    pub connections: u64,
+    /// Whether a connection is used again.
+    pub keep_alive: bool,
+    /// The end, unless stopped before.
+    pub millis: u64,
+    /// Between two exchanges of a connection.
+    pub pause_micros: u64,
+}
+
+/// What came of many exchanges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Exchanges that worked.
+    pub succeeded: u64,
+    /// Exchanges that did not.
+    pub failed: u64,
+    /// HTTP: by the server's name.
+    pub by_server: BTreeMap<String, u64>,
+    /// What failed, how often.
+    pub errors: BTreeMap<String, u64>,
+    /// The longest time without a success.
+    pub longest_gap_millis: u64,
+    /// How long it took.
+    pub elapsed_micros: u64,
+    /// Half of the exchanges took less.
+    pub p50_nanos: u64,
+    /// All but one in a hundred took less.
+    pub p99_nanos: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+}
+
+/// What a server has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections by the address that they came from.
+    pub sources: BTreeMap<String, u64>,
+}
+
+/// What comes back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing to say.
+    Done,
+    /// A server listens.
+    Serving {
+        /// Its number.
+        server: u64,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// What a server has seen.
+    Seen(Seen),
+    /// A connection stands.
+    Connected(Connected),
+    /// Bytes received; fewer than asked for at the end of the stream.
+    Received(String),
+    /// An HTTP response.
+    Http(HttpAnswer),
+    /// What came of many exchanges.
+    Report(Report),
+    /// How many bytes were accepted.
+    Filled(u64),
+}
+
+/// A connection that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its number.
+    pub conn: u64,
+    /// `getsockname`.
+    pub local: SocketAddr,
+    /// `getpeername`.
+    pub peer: SocketAddr,
+}
+
+/// Why something did not work, as the program in the pod sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The name of the error, for example `ConnectionRefused`.
+    pub kind: String,
+    /// The system's number.
+    pub errno: Option<i32>,
+    /// In words.
+    pub message: String,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self {
+            kind: format!("{:?}", error.kind()),
+            errno: error.raw_os_error(),
+            message: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Builds the agent with the kernel programs inside.
+
+use anyhow::{Result, bail};
+
+use crate::install;
+use crate::process::{self, cargo};
+
+/// `build [--release]`.
+pub(crate) fn agent(is_release: bool) -> Result<()> {
+    install::kernel_toolchain()?;
+    let mut arguments = vec!["build", "--package", "mesh-agent", "--bin", "mesh-agent"];
+    if is_release {
+        arguments.push("--release");
+    }
+    process::run(&mut cargo(&arguments))?;
+    let folder = if is_release { "release" } else { "debug" };
+    println!("built: target/{folder}/mesh-agent");
+    Ok(())
+}
+
+/// Reads the arguments of `build`.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    match arguments {
+        [] => agent(false),
+        [flag] if flag == "--release" => agent(true),
+        _ => bail!("usage: cargo xtask build [--release]"),
+    }
+}
+
+/// Builds the harness's programs: the helper that runs inside pods, the demo, the benchmark.
+pub(crate) fn harness(is_release: bool) -> Result<()> {
+    let mut arguments = vec!["build", "--package", "mesh-tests", "--bins"];
+    if is_release {
+        arguments.push("--release");
+    }
+    process::run(&mut cargo(&arguments))
+}
