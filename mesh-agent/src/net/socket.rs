@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;

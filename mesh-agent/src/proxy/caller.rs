@@ -53,13 +53,12 @@ impl Caller {
             // A socket that was passed to a process of another namespace: its caller is not who lives here.
             return Err(Error::NotProxied);
         }
-        let workload = match worker.views.load().workload(conn.workload).map(Arc::clone) {
-            Some(workload) => Some(workload),
-            None => {
-                worker.views.catch_up().await;
-                worker.views.load().workload(conn.workload).map(Arc::clone)
-            }
-        };
+        let find = || worker.views.load().workload(conn.workload).map(Arc::clone);
+        let mut workload = find();
+        if workload.is_none() {
+            worker.views.catch_up().await;
+            workload = find();
+        }
         let workload = workload.unwrap_or_else(|| Arc::clone(&worker.stranger));
         let permit = Permit::admit(&worker.config.limits, &worker.usage, &workload.usage)?;
         let bound = Some(peer.ip().to_canonical()).filter(|ip| !ip.is_loopback());

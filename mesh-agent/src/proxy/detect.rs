@@ -88,7 +88,8 @@ pub(crate) async fn detect_orphan(
     let patience = worker.config.timeouts.detect;
     let Ok((first, sniffed)) = timeout(patience, read_first(stream, patience))
         .await
-        .map_err(|_| Error::Idle)?
+        .ok()
+        .ok_or(Error::Idle)?
     else {
         return Ok(Detected::Nothing);
     };
@@ -160,7 +161,8 @@ async fn who_speaks(
 async fn wait(stream: &TcpStream, patience: Duration) -> Result<(), Error> {
     timeout(patience, stream.readable())
         .await
-        .map_err(|_| Error::Idle)?
+        .ok()
+        .ok_or(Error::Idle)?
         .map_err(Error::Downstream)
 }
 

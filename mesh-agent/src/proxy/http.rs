@@ -25,10 +25,11 @@ use super::worker::Worker;
 use pulse::{Beating, Pulse, Verdict};
 
 /// What one stream may hold in flight. Bounds the memory that a slow reader costs.
-pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 512 * 1024;
 /// What all streams of a connection may hold. Larger than one stream's window: else a reader that takes B before A
-/// waits for ever; and h2 charges small frames against half of it.
-pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// waits for ever. Much larger, because h2 ends a connection whose unread frames of a few bytes, each counted as 256,
+/// exceed half of it.
+pub(crate) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Streams that a client may have open.
 const MAX_STREAMS: u32 = 250;
 /// Buffers set aside for a connection of HTTP/1.1 and its endpoint's.
@@ -76,9 +77,9 @@ where
     });
     let io = TokioIo::new(Beating::new(stream, pulse));
     if is_http2 {
-        serve_http2(connection, io).await
+        serve_http2(connection, io).await;
     } else {
-        serve_http1(connection, io).await
+        serve_http1(connection, io).await;
     }
     Ok(())
 }
@@ -101,11 +102,15 @@ macro_rules! drive {
                 }
                 () = connection.worker.draining.cancelled(), if !is_draining => {
                     is_draining = true;
+                    if connection.pulse.is_untouched() {
+                        break;
+                    }
                     serving.as_mut().graceful_shutdown();
                 }
                 () = connection.worker.closing.cancelled() => break,
                 _ = looks.tick() => match connection.pulse.look() {
                     Verdict::Alive => {}
+                    Verdict::Unused if connection.pulse.is_untouched() => break,
                     Verdict::Unused => serving.as_mut().graceful_shutdown(),
                     Verdict::Overdue => break,
                 },
@@ -127,6 +132,7 @@ where
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(MIN_BUFFER))
+        .max_header_size(limits.header_bytes)
         .serve_connection(io, service)
         .with_upgrades();
     drive!(&connection, serving);
@@ -154,4 +160,4 @@ where
 }
 
 /// hyper refuses smaller buffers.
-const MIN_BUFFER: usize = 8192;
+pub(crate) const MIN_BUFFER: usize = 8192;

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::caller::Caller;
 use super::connect;
 use super::error::Error;
 use super::http::body::Outgoing;
-use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::http::{CONNECTION_WINDOW, MIN_BUFFER, STREAM_WINDOW};
 use super::view::{Endpoint, ServicePort, Table, View};
 use super::worker::Worker;
 
@@ -91,7 +91,20 @@ struct Shared {
 #[derive(Debug)]
 struct Streams {
     open: AtomicUsize,
+    /// What the peer allows, once it has said so.
     limit: AtomicUsize,
+    /// The peer has answered, so it has said so. Until then h2 itself holds back all streams but one.
+    is_settled: AtomicBool,
+}
+
+impl Streams {
+    fn limit(&self) -> usize {
+        if self.is_settled.load(Ordering::Relaxed) {
+            self.limit.load(Ordering::Relaxed)
+        } else {
+            UNSETTLED_STREAMS
+        }
+    }
 }
 
 impl Shared {
@@ -100,14 +113,13 @@ impl Shared {
         if self.sender.is_closed() {
             return None;
         }
-        let limit = self.streams.limit.load(Ordering::Relaxed);
-        if self.streams.open.load(Ordering::Relaxed) >= limit {
+        if self.streams.open.load(Ordering::Relaxed) >= self.streams.limit() {
             return None;
         }
         self.streams.open.fetch_add(1, Ordering::Relaxed);
         Some(Lease::Http2 {
             sender: self.sender.clone(),
-            _stream: Stream(Arc::clone(&self.streams)),
+            stream: Stream(Arc::clone(&self.streams)),
         })
     }
 }
@@ -137,7 +149,7 @@ pub(crate) enum Lease {
         /// The connection.
         sender: http2::SendRequest<Outgoing>,
         /// Counts the stream.
-        _stream: Stream,
+        stream: Stream,
     },
 }
 
@@ -149,7 +161,13 @@ impl Lease {
     ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
         match self {
             Self::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Self::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Self::Http2 { sender, stream } => {
+                let response = sender.try_send_request(request).await;
+                if response.is_ok() {
+                    stream.0.is_settled.store(true, Ordering::Relaxed);
+                }
+                response
+            }
         }
     }
 }
@@ -236,7 +254,8 @@ pub(crate) async fn http1(
     }
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(worker.config.limits.header_bytes)
+        .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
+        .max_header_size(worker.config.limits.header_bytes)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|source| Error::Handshake {
@@ -264,7 +283,7 @@ pub(crate) async fn http2(
     }
     let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
     // Never closed; whoever waits does so for one connect, which has a deadline.
-    let _turn = dialling.acquire().await.map_err(|_| Error::Draining)?;
+    let _turn = dialling.acquire().await.ok().ok_or(Error::Draining)?;
     if let Some(lease) = worker.pool.take_shared(&key) {
         worker.metrics.pool_reused.inc();
         return Ok(lease);
@@ -299,7 +318,7 @@ async fn handshake2(
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(INITIAL_STREAMS)
+        .initial_max_send_streams(1)
         .max_header_list_size(u32::try_from(worker.config.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -312,7 +331,8 @@ async fn handshake2(
         })?;
     let streams = Arc::new(Streams {
         open: AtomicUsize::new(0),
-        limit: AtomicUsize::new(INITIAL_STREAMS),
+        limit: AtomicUsize::new(1),
+        is_settled: AtomicBool::new(false),
     });
     let published = Arc::clone(&streams);
     worker.spawn(async move {
@@ -335,8 +355,8 @@ async fn handshake2(
     })
 }
 
-/// Streams before the peer has said how many it allows.
-const INITIAL_STREAMS: usize = 100;
+/// Streams that may wait on a fresh connection until the peer has said how many it allows.
+const UNSETTLED_STREAMS: usize = 100;
 /// How often a busy HTTP/2 connection is asked whether its peer is there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the peer may take to answer.

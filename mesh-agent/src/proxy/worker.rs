@@ -164,7 +164,7 @@ impl Worker {
                 _ = ticks.tick() => {
                     self.heartbeat_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
                     count = count.wrapping_add(1);
-                    if count % SWEEP == 0 {
+                    if count.is_multiple_of(SWEEP) {
                         self.pool.sweep(self, &self.views.load());
                     }
                 }

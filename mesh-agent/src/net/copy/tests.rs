@@ -28,7 +28,7 @@ impl Allowance for Ledger {
     }
 }
 
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 #[tokio::test(start_paused = true)]
 async fn one_side_may_close_while_the_other_still_talks() {
@@ -65,13 +65,13 @@ async fn a_silent_pair_is_ended_after_the_idle_limit() {
     let end = both_ways(
         &mut left,
         &mut right,
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         &Ledger::default(),
         &counts,
     )
     .await;
     assert!(matches!(end, End::Idle));
-    assert!(started.elapsed() >= Duration::from_secs(60));
+    assert!(started.elapsed() >= Duration::from_mins(1));
     assert!(started.elapsed() < Duration::from_secs(80));
 }
 

@@ -1,5 +1,6 @@
 //! The tries of one request: another endpoint where one refuses, another connection where one has just closed.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -30,7 +31,7 @@ pub(crate) async fn send(
     let connection = Arc::clone(&exchange.connection);
     let worker = &connection.worker;
     let mut selection = Selection::new(port);
-    let mut spare = Spare::of(&request);
+    let spare = Spare::of(&request);
     let mut last = Error::NoEndpoint;
     let mut stale = 0;
     while exchange.attempts < MAX_ATTEMPTS {
@@ -72,7 +73,7 @@ pub(crate) async fn send(
                 }
             }
             Err((error @ Error::Upstream { .. }, None)) => {
-                let Some(again) = spare.take() else {
+                let Some(again) = spare.copy(&error) else {
                     return Err(error);
                 };
                 selection.avoid(&endpoint);
@@ -119,14 +120,13 @@ async fn try_once(
     }
 }
 
-/// A copy of a request that may be sent a second time: one without a body whose repetition makes no difference.
+/// A copy of a request that has no body, for a second time.
 struct Spare(Option<Parts>);
 
 impl Spare {
     fn of(request: &Request<Outgoing>) -> Self {
-        let is_repeatable =
-            matches!(request.body(), Outgoing::Empty) && is_idempotent(request.method());
-        Self(is_repeatable.then(|| {
+        let has_no_body = matches!(request.body(), Outgoing::Empty);
+        Self(has_no_body.then(|| {
             let mut copy = Request::new(());
             *copy.method_mut() = request.method().clone();
             *copy.uri_mut() = request.uri().clone();
@@ -136,9 +136,23 @@ impl Spare {
         }))
     }
 
-    /// The copy, once more copied if it is needed again: a second failure in a row is rare.
-    fn take(&mut self) -> Option<Request<Outgoing>> {
-        let parts = self.0.clone()?;
-        Some(Request::from_parts(parts, Outgoing::Empty))
+    /// One more, if the request may be sent again after `error`: it was not processed, or its repetition makes no
+    /// difference.
+    fn copy(&self, error: &Error) -> Option<Request<Outgoing>> {
+        let parts = self.0.as_ref()?;
+        let may_repeat = is_idempotent(&parts.method) || is_refused(error);
+        may_repeat.then(|| Request::from_parts(parts.clone(), Outgoing::Empty))
     }
+}
+
+/// Whether the endpoint says that it has not looked at the request: RFC 9113, 8.7.
+fn is_refused(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -129,7 +130,7 @@ fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
 fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wish>) {
     if exchange.connection.worker.config.access_log.is_enabled() {
         let authority = wish.and_then(|wish| wish.authority.as_ref());
-        let head = Head::new(parts, authority.map(|authority| authority.as_str()));
+        let head = Head::new(parts, authority.map(Authority::as_str));
         exchange.head = Some(Box::new(head));
     }
 }

@@ -100,7 +100,10 @@ fn check_authority(parts: &Parts) -> Result<Option<Authority>, Error> {
         Some(value) if value.is_empty() => None,
         Some(value) => {
             let host = Authority::try_from(value.as_bytes());
-            Some(host.map_err(|_| Error::BadRequest("host is not a host and port"))?)
+            Some(
+                host.ok()
+                    .ok_or(Error::BadRequest("host is not a host and port"))?,
+            )
         }
         None => None,
     };
@@ -291,7 +294,7 @@ fn rewrite_target(
     const BAD: Error = Error::BadRequest("the target is not a path");
     let authority = match &wish.authority {
         Some(authority) => authority.clone(),
-        None => Authority::try_from(fallback).map_err(|_| BAD)?,
+        None => Authority::try_from(fallback).ok().ok_or(BAD)?,
     };
     let mut uri = http::uri::Parts::default();
     if wish.is_connect {
@@ -304,13 +307,13 @@ fn rewrite_target(
             uri.authority = Some(authority.clone());
         }
     }
-    parts.uri = Uri::from_parts(uri).map_err(|_| BAD)?;
+    parts.uri = Uri::from_parts(uri).ok().ok_or(BAD)?;
     if is_http2 {
         parts.headers.remove(header::HOST);
         parts.version = Version::HTTP_2;
     } else {
         parts.version = Version::HTTP_11;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
+        let host = HeaderValue::from_str(authority.as_str()).ok().ok_or(BAD)?;
         match parts.headers.entry(header::HOST) {
             Entry::Occupied(mut entry) => drop(entry.insert(host)),
             Entry::Vacant(entry) => drop(entry.insert(host).len()),

@@ -20,6 +20,8 @@ pub(crate) struct Pulse {
     is_http2: bool,
     /// Requests under way.
     requests: AtomicU32,
+    /// Bytes have come at some time.
+    is_touched: AtomicBool,
     /// Bytes have moved.
     has_moved: AtomicBool,
     /// Bytes have come that belong to no request yet.
@@ -55,6 +57,7 @@ impl Pulse {
             timeouts,
             is_http2,
             requests: AtomicU32::new(0),
+            is_touched: AtomicBool::new(false),
             has_moved: AtomicBool::new(false),
             has_head: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
@@ -64,6 +67,11 @@ impl Pulse {
                 head: None,
             }),
         }
+    }
+
+    /// Whether the client has said nothing at all. hyper waits for its first request even when told to end.
+    pub(crate) fn is_untouched(&self) -> bool {
+        !self.is_touched.load(Ordering::Relaxed)
     }
 
     /// The head of a request is complete.
@@ -80,6 +88,7 @@ impl Pulse {
     }
 
     fn has_read(&self) {
+        self.is_touched.store(true, Ordering::Relaxed);
         self.has_moved.store(true, Ordering::Relaxed);
         if self.requests.load(Ordering::Relaxed) == 0 {
             self.has_head.store(true, Ordering::Relaxed);

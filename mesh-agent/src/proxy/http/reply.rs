@@ -62,15 +62,17 @@ fn grpc(error: &Error) -> Response<Reply> {
 
 /// As gRPC wants it: printable ASCII except the percent sign stays.
 fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
         if matches!(byte, b' '..=b'~') && byte != b'%' {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+            encoded.push('%');
+            encoded.push(digit(byte >> 4).to_ascii_uppercase());
+            encoded.push(digit(byte & 15).to_ascii_uppercase());
         }
-    }
-    encoded
+        encoded
+    })
 }
 
 #[cfg(test)]

@@ -150,15 +150,22 @@ impl Node {
     }
 
     /// The value of the series whose line holds all of `parts`, once it is at least `least`.
-    pub(super) async fn metric(&self, parts: &[&str], least: f64) -> f64 {
+    pub(super) async fn metric(&self, parts: &[&str], least: u64) -> u64 {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let text = self.registry.encode().expect("encodes");
             let value = text
                 .lines()
                 .filter(|line| parts.iter().all(|part| line.contains(part)))
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum::<f64>();
+                .filter_map(|line| {
+                    line.rsplit(' ')
+                        .next()?
+                        .split('.')
+                        .next()?
+                        .parse::<u64>()
+                        .ok()
+                })
+                .sum::<u64>();
             if value >= least {
                 return value;
             }

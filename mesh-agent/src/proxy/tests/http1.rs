@@ -51,10 +51,7 @@ async fn requests_of_one_connection_are_balanced_each_on_its_own() {
         assert_eq!(distinct.len(), 2, "{bodies:?}");
         assert_eq!(bodies[0], bodies[2]);
         // The pool kept one connection to each endpoint.
-        assert_eq!(
-            node.metric(&["mesh_proxy_pool_reused_total"], 2.0).await as u64,
-            2
-        );
+        assert_eq!(node.metric(&["mesh_proxy_pool_reused_total"], 2).await, 2);
         let series = [
             "istio_requests_total",
             r#"source_app="browser""#,
@@ -62,8 +59,8 @@ async fn requests_of_one_connection_are_balanced_each_on_its_own() {
             r#"destination_version="v0""#,
             r#"response_code="200""#,
         ];
-        assert_eq!(node.metric(&series, 2.0).await as u64, 2);
-        node.metric(&["istio_request_duration_milliseconds_count", "web-1"], 2.0)
+        assert_eq!(node.metric(&series, 2).await, 2);
+        node.metric(&["istio_request_duration_milliseconds_count", "web-1"], 2)
             .await;
     }
 }
@@ -180,10 +177,8 @@ async fn a_body_goes_through_chunked_or_sized() {
         answer.starts_with("HTTP/1.1 200") && answer.contains("abc"),
         "{answer}"
     );
-    node.metric(&["istio_request_bytes_sum", "web-0"], 5.0)
-        .await;
-    node.metric(&["istio_response_bytes_sum", "web-0"], 3.0)
-        .await;
+    node.metric(&["istio_request_bytes_sum", "web-0"], 5).await;
+    node.metric(&["istio_response_bytes_sum", "web-0"], 3).await;
 }
 
 #[tokio::test]
@@ -199,10 +194,7 @@ async fn a_refused_connection_is_tried_at_another_endpoint() {
         let (head, body) = response(&mut stream).await;
         assert_eq!(body, "alive", "{head}");
     }
-    assert_eq!(
-        node.metric(&["mesh_proxy_ejections_total"], 2.0).await as u64,
-        2
-    );
+    assert_eq!(node.metric(&["mesh_proxy_ejections_total"], 2).await, 2);
 }
 
 #[tokio::test]
@@ -250,7 +242,7 @@ async fn errors_of_the_proxy_say_so() {
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-mesh-error: no-endpoint"),
         "{answer}"
     );
-    node.metric(&["mesh_proxy_errors_total", "no-endpoint"], 1.0)
+    node.metric(&["mesh_proxy_errors_total", "no-endpoint"], 1)
         .await;
     node.metric(
         &[
@@ -258,7 +250,7 @@ async fn errors_of_the_proxy_say_so() {
             r#"response_code="503""#,
             r#"response_flags="UH""#,
         ],
-        1.0,
+        1,
     )
     .await;
 
@@ -356,11 +348,8 @@ async fn websocket_and_connect_become_tunnels() {
         stream.shutdown().await.expect("closes");
         assert_eq!(within(stream.read(&mut echo)).await.expect("reads"), 0);
         let code = format!("response_code=\"{status}\"");
-        node.metric(
-            &["istio_requests_total", &code, r#"response_flags="-""#],
-            1.0,
-        )
-        .await;
+        node.metric(&["istio_requests_total", &code, r#"response_flags="-""#], 1)
+            .await;
     }
 }
 
@@ -388,7 +377,7 @@ async fn a_silent_client_of_an_unknown_protocol_may_take_its_time() {
     let node = Node::start("auto", &[endpoint]);
     let mut stream = node.connect().await;
     // The endpoint has been dialled, in case it speaks first.
-    node.metric(&["mesh_proxy_pool_dialled_total"], 1.0).await;
+    node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .await

@@ -1,1 +1,210 @@
-//! HTTP/1.1 through the proxy.
+//! HTTP/2 and gRPC through the proxy.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinHandle;
+
+use super::fixture::{Node, nobody, server, within};
+
+type Frames =
+    StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
+
+/// A gRPC server that answers with the bytes of the request, and a status in the trailers.
+async fn echo(request: Request<Incoming>) -> Result<Response<Frames>, Infallible> {
+    let te = request.headers().get("te").cloned();
+    let path = request.uri().to_string();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("5"));
+    let frames = vec![
+        Ok(Frame::data(body.unwrap_or_default())),
+        Ok(Frame::trailers(trailers)),
+    ];
+    let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("x-path", HeaderValue::try_from(path).expect("a value"));
+    if let Some(te) = te {
+        headers.insert("x-te", te);
+    }
+    Ok(response)
+}
+
+async fn grpc_server(
+    max_streams: u32,
+    connections: Arc<AtomicUsize>,
+) -> (SocketAddr, JoinHandle<()>) {
+    server(move |stream| {
+        connections.fetch_add(1, Ordering::Relaxed);
+        async move {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(max_streams)
+                .initial_connection_window_size(16 << 20)
+                .serve_connection(TokioIo::new(stream), service_fn(echo))
+                .await
+                .map_err(io::Error::other)
+        }
+    })
+    .await
+}
+
+async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
+    let io = TokioIo::new(node.connect().await);
+    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
+        .await
+        .expect("handshake");
+    tokio::spawn(connection);
+    sender
+}
+
+fn call(body: &'static str) -> Request<Full<Bytes>> {
+    Request::post("http://web.shop/Service/Method")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
+        .expect("a request")
+}
+
+#[tokio::test]
+async fn a_grpc_call_keeps_its_trailers() {
+    let (endpoint, _server) = grpc_server(100, Arc::default()).await;
+    for protocol in ["grpc", "http2", "auto"] {
+        let node = Node::start(protocol, &[endpoint]);
+        let mut client = client(&node).await;
+        let response = within(client.send_request(call("hello")))
+            .await
+            .expect("answers");
+        assert_eq!(response.headers()["x-te"], "trailers");
+        assert_eq!(
+            response.headers()["x-path"],
+            "http://web.shop/Service/Method"
+        );
+        let body = within(response.into_body().collect()).await.expect("ends");
+        assert_eq!(body.trailers().expect("trailers")["grpc-status"], "5");
+        assert_eq!(body.to_bytes(), "hello");
+        let series = [
+            "istio_requests_total",
+            r#"request_protocol="grpc""#,
+            r#"grpc_response_status="5""#,
+        ];
+        assert_eq!(node.metric(&series, 1).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn streams_share_connections_within_the_limit_of_the_endpoint() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (endpoint, _server) = grpc_server(100, Arc::clone(&connections)).await;
+    let node = Node::start("grpc", &[endpoint]);
+    let client = client(&node).await;
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                within(client.send_request(call("x")))
+                    .await
+                    .map(|response| response.status())
+            })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("runs").expect("answers"), StatusCode::OK);
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_small_limit_of_the_endpoint_is_respected() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (endpoint, _server) = grpc_server(2, Arc::clone(&connections)).await;
+    let node = Node::start("grpc", &[endpoint]);
+    let mut first = client(&node).await;
+    // The limit is known once the endpoint's settings have come.
+    for _ in 0..2 {
+        let answer = within(first.send_request(call("x"))).await;
+        answer.expect("answers");
+    }
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = first.clone();
+            tokio::spawn(async move {
+                let response = within(client.send_request(call("x"))).await?;
+                response
+                    .into_body()
+                    .collect()
+                    .await
+                    .map(|body| body.to_bytes())
+            })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("runs").expect("answers"), "x");
+    }
+    assert!(connections.load(Ordering::Relaxed) > 1);
+}
+
+#[tokio::test]
+async fn an_error_of_the_proxy_is_a_status_to_a_grpc_client() {
+    let node = Node::start("grpc", &[nobody().await]);
+    let mut client = client(&node).await;
+    let response = within(client.send_request(call("x")))
+        .await
+        .expect("answers");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert_eq!(response.headers()["x-mesh-error"], "connect");
+    let request = Request::get("http://web.shop/")
+        .body(Full::default())
+        .expect("a request");
+    let response = within(client.send_request(request)).await.expect("answers");
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_authority_and_a_host_that_differ_are_refused() {
+    let (endpoint, _server) = grpc_server(100, Arc::default()).await;
+    let node = Node::start("http2", &[endpoint]);
+    let mut client = client(&node).await;
+    let mut request = call("x");
+    request
+        .headers_mut()
+        .insert("host", HeaderValue::from_static("other"));
+    request.headers_mut().remove("content-type");
+    let response = within(client.send_request(request)).await.expect("answers");
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn thousands_of_small_messages_do_not_end_a_connection() {
+    let (endpoint, _server) = grpc_server(100, Arc::default()).await;
+    let node = Node::start("grpc", &[endpoint]);
+    let io = TokioIo::new(node.connect().await);
+    let (mut sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
+        .await
+        .expect("handshake");
+    tokio::spawn(connection);
+    let frames: Vec<_> = (0..20_000)
+        .map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"ab"))))
+        .collect();
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let request = Request::post("http://web/").body(body).expect("a request");
+    let response = within(sender.send_request(request)).await.expect("answers");
+    let body = within(response.into_body().collect()).await.expect("ends");
+    assert_eq!(body.to_bytes().len(), 40_000);
+}
