@@ -10,6 +10,7 @@ pub(crate) mod access_log;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;
+pub(crate) mod handles;
 pub(crate) mod http;
 pub(crate) mod limits;
 pub(crate) mod listener;

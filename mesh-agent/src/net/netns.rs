@@ -114,7 +114,34 @@ fn cookie_here() -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+    use nix::sched::{CloneFlags, unshare};
+
     use super::Netns;
+
+    #[test]
+    fn work_runs_inside_and_the_thread_comes_back() {
+        // A thread of its own makes a namespace, and ends in it.
+        let made = std::thread::spawn(|| match unshare(CloneFlags::CLONE_NEWNET) {
+            Err(Errno::EPERM) => None,
+            result => {
+                result.expect("unshares");
+                Some(Netns::current().expect("opens"))
+            }
+        });
+        let Some(other) = made.join().expect("no panic") else {
+            // Needs root; the tests of whole agents run as root.
+            return;
+        };
+        let home = Netns::current().expect("opens");
+        assert_ne!(
+            (home.cookie(), home.inode()),
+            (other.cookie(), other.inode())
+        );
+        let inside = other.run(|| Netns::current().expect("opens").cookie());
+        assert_eq!(inside.expect("enters"), other.cookie());
+        assert_eq!(Netns::current().expect("opens").cookie(), home.cookie());
+    }
 
     #[test]
     fn the_current_namespace_has_a_cookie_and_needs_no_privilege() {

@@ -24,7 +24,7 @@ pub(crate) async fn dial(
     let result = dial_once(worker, caller, port, endpoint).await;
     match &result {
         Ok(_) => endpoint.live.accepted(),
-        Err(error) if error.is_retryable() => {
+        Err(error) if error.blames_endpoint() => {
             if endpoint.live.refused() {
                 worker.metrics.ejections.inc();
                 tracing::info!(endpoint = %endpoint.key, address = %endpoint.address, reason = error.reason(), "endpoint put aside");
@@ -45,7 +45,8 @@ async fn dial_once(
         endpoint: endpoint.address,
         source,
     };
-    let socket = socket::dial(&caller.netns, endpoint.address, caller.bound).map_err(failed)?;
+    let socket =
+        socket::dial(&caller.netns, endpoint.address, caller.bound).map_err(Error::Socket)?;
     worker
         .table
         .mark(socket.as_fd(), &own(caller, port, endpoint))

@@ -41,6 +41,9 @@ pub enum Error {
     /// The request breaks the rules of HTTP.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// There is no socket to be had in the caller's network namespace.
+    #[error("cannot make a socket for the caller")]
+    Socket(#[source] io::Error),
     /// The endpoint did not accept a connection.
     #[error("cannot connect to {endpoint}")]
     Connect {
@@ -95,7 +98,7 @@ impl Error {
         match self {
             Self::Downstream(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
-            Self::ConnTable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ConnTable(_) | Self::Socket(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectionLimit
             | Self::BufferLimit
             | Self::NoService(_)
@@ -120,6 +123,7 @@ impl Error {
             | Self::NoConnection
             | Self::NotProxied
             | Self::ConnTable(_)
+            | Self::Socket(_)
             | Self::ConnectionLimit
             | Self::BufferLimit
             | Self::NoService(_)
@@ -135,6 +139,23 @@ impl Error {
         }
     }
 
+    /// Whether the endpoint is to blame, so that others should leave it alone for a while: it refused, or is not
+    /// there. A route that the caller's namespace lacks says nothing about the endpoint.
+    #[must_use]
+    pub fn blames_endpoint(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::HostUnreachable
+            ),
+            Self::ConnectTimeout(_) => true,
+            _ => false,
+        }
+    }
+
     /// The word in metrics, in the access log and in `x-mesh-error`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -143,6 +164,7 @@ impl Error {
             Self::NoConnection => "no-connection",
             Self::NotProxied => "not-proxied",
             Self::ConnTable(_) => "conn-table",
+            Self::Socket(_) => "socket",
             Self::ConnectionLimit => "connection-limit",
             Self::BufferLimit => "buffer-limit",
             Self::NoService(_) => "no-service",
@@ -167,7 +189,7 @@ impl Error {
             Self::Downstream(_) => "DC",
             Self::BadRequest(_) => "DPE",
             Self::NoConnection | Self::NotProxied | Self::ConnTable(_) | Self::Policy(_) => "UAEX",
-            Self::ConnectionLimit | Self::BufferLimit => "UO",
+            Self::ConnectionLimit | Self::BufferLimit | Self::Socket(_) => "UO",
             Self::NoService(_) => "NR",
             Self::NoEndpoint => "UH",
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",

@@ -6,12 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::Gauge;
+pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
+use super::handles::Handles;
 use crate::metrics::Registry;
 use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
 
@@ -304,40 +304,6 @@ impl EncodeLabelSet for Outcome {
         }
         label("response_flags", self.key.flags)?;
         label("connection_security_policy", "none")
-    }
-}
-
-/// Handles found so far, for readers that never wait. There are few per list.
-#[derive(Debug)]
-pub(crate) struct Handles<K, V>(ArcSwap<Vec<(K, Arc<V>)>>);
-
-impl<K, V> Default for Handles<K, V> {
-    fn default() -> Self {
-        Self(ArcSwap::default())
-    }
-}
-
-impl<K: Clone + PartialEq, V> Handles<K, V> {
-    /// The handle of `key`; the first who asks makes it.
-    pub(crate) fn find_or_make(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
-        let find = |list: &[(K, Arc<V>)]| {
-            list.iter()
-                .find(|(candidate, _)| candidate == key)
-                .map(|(_, value)| Arc::clone(value))
-        };
-        if let Some(value) = find(&self.0.load()) {
-            return value;
-        }
-        // Two who make the same handle get the same counters from the family, so it does not matter which is kept.
-        let value = Arc::new(make());
-        self.0.rcu(|list| {
-            let mut list = Vec::clone(list);
-            if find(&list).is_none() {
-                list.push((key.clone(), Arc::clone(&value)));
-            }
-            list
-        });
-        value
     }
 }
 

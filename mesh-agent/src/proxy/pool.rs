@@ -13,6 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_common::workload::Caller as Identity;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -35,6 +36,7 @@ pub(crate) struct Key {
     address: SocketAddr,
     netns: u64,
     workload: u32,
+    identity: Identity,
     bound: Option<IpAddr>,
 }
 
@@ -45,6 +47,7 @@ impl Key {
             address: endpoint.address,
             netns: caller.netns.cookie(),
             workload: caller.workload.number,
+            identity: caller.conn.caller,
             bound: caller.bound,
         }
     }

@@ -11,8 +11,9 @@ use std::sync::{Mutex, PoisonError};
 
 use mesh_common::address::{Address, SocketAddress};
 
+use super::handles::Handles;
 use super::limits::Usage;
-use super::metrics::{Handles, Series};
+use super::metrics::Series;
 use crate::net::clock;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Balancing, Protocol};

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::config::Config;
 use super::limits::Usage;
 use super::listener::{Accepted, Listener, Peers};
-use super::metrics::Metrics;
+use super::metrics::{Gauge, Metrics};
 use super::outbound;
 use super::pool::Pool;
 use super::view::Workload;
