@@ -1,11 +1,10 @@
 //! `connect(2)`: decides about a workload's connection, and sends it there.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval, bpf_sk_storage_delete,
+    bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+    bpf_sk_storage_delete,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -13,17 +12,13 @@ use mesh_common::address::{Address, SocketAddress};
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::event::{Event, Kind};
 use mesh_common::service::OUTBOUND_PORT;
-use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::{Decision, Facts, Verdict, decide};
-use mesh_common::workload::Workload;
 
-use crate::context::{
-    AF_INET, AF_INET6, SOCK_STREAM, bound_address, dialling_socket, field, set_user_address, store,
-    stored, user_address,
-};
-use crate::maps::{CGROUPS, CONN, WORKLOADS};
-use crate::tables::{Maps, settings};
+use crate::caller::facts;
+use crate::context::{AF_INET, AF_INET6, dialling_socket, set_user_address, store, stored};
+use crate::maps::CONN;
+use crate::tables::Maps;
 use crate::{count, count::bump};
 
 /// Verdict of a connect program: carry on with the call.
@@ -32,8 +27,6 @@ const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 /// Its error.
 const ECONNREFUSED: i32 = 111;
-/// Levels of cgroups that are searched for a workload.
-const MAX_LEVELS: i32 = 16;
 
 /// `connect` on an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -98,49 +91,6 @@ fn outbound_listener(facts: &Facts) -> SocketAddress {
         Address::LOOPBACK_V6
     };
     SocketAddress::new(address, OUTBOUND_PORT)
-}
-
-/// What is known of the call, if a workload of the mesh makes it.
-#[inline(always)]
-fn facts(ctx: &SockAddrContext, socket: *mut bpf_sock, family: u32) -> Option<Facts> {
-    let settings = settings()?;
-    if settings.has(Settings::PASS_ALL) {
-        return None;
-    }
-    // SAFETY: the kernel passes a valid context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let workload = if netns == settings.host_netns {
-        workload_of_task()?
-    } else {
-        // SAFETY: entries are replaced whole, and their memory outlives the program's run.
-        unsafe { WORKLOADS.get(netns) }?
-    };
-    Some(Facts {
-        workload: *workload,
-        destination: user_address(ctx.sock_addr, family),
-        bound: bound_address(socket, family),
-        netns,
-        is_stream: field!(ctx.sock_addr, type_) == SOCK_STREAM,
-        is_bound_to_device: field!(socket, bound_dev_if) != 0,
-    })
-}
-
-/// The workload whose cgroup the calling process is in, deepest first.
-#[inline(always)]
-fn workload_of_task() -> Option<&'static Workload> {
-    let mut level = MAX_LEVELS;
-    while level > 0 {
-        level -= 1;
-        // SAFETY: the helper has no conditions; it answers zero where there is no such level.
-        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-        if cgroup != 0
-            // SAFETY: entries are replaced whole, and their memory outlives the program's run.
-            && let Some(workload) = unsafe { CGROUPS.get(cgroup) }
-        {
-            return Some(workload);
-        }
-    }
-    None
 }
 
 /// A function of its own, for the sake of the kernel's limit on the stack of one function.

@@ -7,14 +7,12 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
-    bpf_skb_load_bytes,
 };
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::event::{Event, Kind};
-use mesh_common::service::TCP;
 use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Tables as _};
@@ -24,6 +22,7 @@ use crate::context::{SOCK_STREAM, field, store, stored};
 use crate::count::{bump, emit};
 use crate::globals::HAS_SKB_NETNS;
 use crate::maps::{CGROUPS, CONN, WORKLOADS};
+use crate::packet::dialled;
 use crate::tables::{Maps, settings};
 
 /// Verdict of an egress program: the packet leaves.
@@ -32,14 +31,6 @@ const ALLOW: i32 = 1;
 const DROP: i32 = 0;
 /// Levels of cgroups that are searched for a workload.
 const MAX_LEVELS: i32 = 16;
-/// `ETH_P_IP`, as the context shows it.
-const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
-/// `ETH_P_IPV6`, as the context shows it.
-const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
-/// SYN and ACK in the flags of a TCP header.
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-
 /// A packet leaves.
 #[cgroup_skb(egress)]
 pub(crate) fn mesh_egress(ctx: SkBuffContext) -> i32 {
@@ -54,81 +45,6 @@ pub(crate) fn mesh_egress(ctx: SkBuffContext) -> i32 {
         return ALLOW;
     };
     guard(skb, &workload, &source, &destination)
-}
-
-/// Source and destination, if the packet opens a connection.
-#[inline(always)]
-fn dialled(skb: *mut __sk_buff) -> Option<(SocketAddress, SocketAddress)> {
-    let protocol = field!(skb, protocol);
-    if is_segment_of_old(skb, protocol) {
-        return None;
-    }
-    let (source, destination, header) = if protocol == ETH_P_IP {
-        let first: u8 = load(skb, 0)?;
-        if load::<u8>(skb, 9)? != TCP {
-            return None;
-        }
-        let source = Address::v4(load(skb, 12)?);
-        (
-            source,
-            Address::v4(load(skb, 16)?),
-            u32::from(first & 15) * 4,
-        )
-    } else if protocol == ETH_P_IPV6 {
-        if load::<u8>(skb, 6)? != TCP {
-            return None;
-        }
-        (load(skb, 8)?, load(skb, 24)?, 40)
-    } else {
-        return None;
-    };
-    if load::<u8>(skb, header + 13)? & (SYN | ACK) != SYN {
-        return None;
-    }
-    Some((
-        SocketAddress::new(source, u16::from_be(load(skb, header)?)),
-        SocketAddress::new(destination, u16::from_be(load(skb, header + 2)?)),
-    ))
-}
-
-/// Whether this is plainly not a SYN: of nearly every packet that can be said by looking at two bytes in place.
-#[inline(always)]
-fn is_segment_of_old(skb: *mut __sk_buff, protocol: u32) -> bool {
-    let (data, end) = (field!(skb, data) as usize, field!(skb, data_end) as usize);
-    let (next, flags) = if protocol == ETH_P_IP {
-        (9, 33)
-    } else {
-        (6, 53)
-    };
-    if data + 54 > end {
-        return false;
-    }
-    let packet = data as *const u8;
-    // SAFETY: 54 bytes are there, as compared above; the verifier insists on it.
-    let (first, next, flags) = unsafe {
-        (
-            packet.read_volatile(),
-            packet.add(next).read_volatile(),
-            packet.add(flags).read_volatile(),
-        )
-    };
-    let has_options = protocol == ETH_P_IP && first != 0x45;
-    !has_options && next == TCP && flags & (SYN | ACK) != SYN
-}
-
-#[inline(always)]
-fn load<T: Default>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
-    let mut value = T::default();
-    // SAFETY: the helper checks the offset, and `value` is as large as it is told.
-    let failed = unsafe {
-        bpf_skb_load_bytes(
-            skb.cast(),
-            offset,
-            (&raw mut value).cast(),
-            size_of::<T>() as u32,
-        )
-    };
-    (failed == 0).then_some(value)
 }
 
 /// The socket that sends the packet, if it has a full one.

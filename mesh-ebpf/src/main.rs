@@ -21,6 +21,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod caller;
+#[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
 mod context;
@@ -34,6 +36,8 @@ mod getpeername;
 mod globals;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
 #[cfg(target_arch = "bpf")]
 mod pair;
 #[cfg(target_arch = "bpf")]

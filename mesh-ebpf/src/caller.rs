@@ -1,0 +1,59 @@
+//! Who calls `connect`: the workload of the network namespace or, in the agent's own, of the cgroup.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::settings::Settings;
+use mesh_common::verdict::Facts;
+use mesh_common::workload::Workload;
+
+use crate::context::{SOCK_STREAM, bound_address, field, user_address};
+use crate::maps::{CGROUPS, WORKLOADS};
+use crate::tables::settings;
+
+/// Levels of cgroups that are searched for a workload.
+const MAX_LEVELS: i32 = 16;
+
+/// What is known of the call, if a workload of the mesh makes it.
+#[inline(always)]
+pub(crate) fn facts(ctx: &SockAddrContext, socket: *mut bpf_sock, family: u32) -> Option<Facts> {
+    let settings = settings()?;
+    if settings.has(Settings::PASS_ALL) {
+        return None;
+    }
+    // SAFETY: the kernel passes a valid context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let workload = if netns == settings.host_netns {
+        workload_of_task()?
+    } else {
+        // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+        unsafe { WORKLOADS.get(netns) }?
+    };
+    Some(Facts {
+        workload: *workload,
+        destination: user_address(ctx.sock_addr, family),
+        bound: bound_address(socket, family),
+        netns,
+        is_stream: field!(ctx.sock_addr, type_) == SOCK_STREAM,
+        is_bound_to_device: field!(socket, bound_dev_if) != 0,
+    })
+}
+
+/// The workload whose cgroup the calling process is in, deepest first.
+#[inline(always)]
+fn workload_of_task() -> Option<&'static Workload> {
+    let mut level = MAX_LEVELS;
+    while level > 0 {
+        level -= 1;
+        // SAFETY: the helper has no conditions; it answers zero where there is no such level.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if cgroup != 0
+            // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+            && let Some(workload) = unsafe { CGROUPS.get(cgroup) }
+        {
+            return Some(workload);
+        }
+    }
+    None
+}
