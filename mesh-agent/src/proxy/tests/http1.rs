@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
+use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
 
 /// Reads one response with a content-length: head and body.
 async fn response(stream: &mut TcpStream) -> (String, String) {
@@ -451,6 +451,7 @@ async fn each_request_and_connection_makes_one_line() {
         let node = Node::start_with(protocol, &[endpoint], config);
         node.raw("GET /a?secret HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
             .await;
+        eventually("no connection", || node.proxy().connections() == 0).await;
         drop(node);
         let written: String = lines.iter().collect();
         let [line] = written.lines().collect::<Vec<_>>()[..] else {
