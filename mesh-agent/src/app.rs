@@ -56,7 +56,11 @@ pub fn check(check: &Check) -> Result<Vec<Line>> {
         Some(cgroup) => cgroup.clone(),
         None => config::default_cgroup()?,
     };
-    let config = ebpf::Config { cgroup, pin_dir: check.pin_dir.clone(), acceleration: true };
+    let config = ebpf::Config {
+        cgroup,
+        pin_dir: check.pin_dir.clone(),
+        acceleration: true,
+    };
     let lines = ebpf::check::run(&config).into_iter().map(|check| Line {
         name: check.name.to_owned(),
         ok: check.ok,
@@ -99,7 +103,11 @@ async fn serve(parts: &Arc<Parts>, drain_timeout: Duration) -> Result<()> {
 
 /// Lets the proxy finish what it carries, until the deadline or a second signal.
 async fn drain(parts: &Parts, timeout: Duration, stops: &mut Stops) {
-    info!(?timeout, connections = parts.proxy.connections(), "draining");
+    info!(
+        ?timeout,
+        connections = parts.proxy.connections(),
+        "draining"
+    );
     parts.withdraw();
     tokio::select! {
         () = parts.proxy.drain(timeout) => {}
@@ -113,7 +121,9 @@ async fn drain(parts: &Parts, timeout: Duration, stops: &mut Stops) {
 
 /// What a part that ended has to say: none should.
 fn outcome(ended: Result<Result<()>, JoinError>) -> Result<()> {
-    ended.context("a part of the agent has panicked")?.context("a part of the agent has failed")?;
+    ended
+        .context("a part of the agent has panicked")?
+        .context("a part of the agent has failed")?;
     anyhow::bail!("a part of the agent has ended")
 }
 
@@ -127,7 +137,10 @@ impl Stops {
     fn new() -> Result<Self> {
         let terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        Ok(Self { terminate, interrupt })
+        Ok(Self {
+            terminate,
+            interrupt,
+        })
     }
 
     async fn next(&mut self) {

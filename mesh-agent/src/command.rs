@@ -65,6 +65,12 @@ pub fn report_removed(removed: &[String]) -> Result<Exit, Error> {
     Ok(Exit::OK)
 }
 
+/// Writes a word that is no error to stderr.
+fn remark(text: &str) {
+    // With stderr gone there is nobody to tell.
+    drop(writeln!(io::stderr().lock(), "note: {text}"));
+}
+
 async fn dispatch(command: Command) -> Result<Exit, Error> {
     match command {
         Command::Status(query) => show::status(&query).await?,

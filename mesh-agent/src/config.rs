@@ -8,6 +8,7 @@ mod mountinfo;
 mod options;
 mod resolve;
 mod span;
+mod validate;
 
 use std::fmt;
 use std::io;
@@ -72,39 +73,57 @@ pub struct Settings {
     pub proxy: ProxySettings,
 }
 
-/// Limits and deadlines of the proxy.
+/// Limits and deadlines of the proxy, in the file under `proxy`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxySettings {
-    /// For one attempt to connect to an endpoint. Default: 5 s. Too short fails endpoints that are far away; too long
+    /// For one attempt to connect to an endpoint. Default: 1 s. Too short fails endpoints that are far away; too long
     /// delays the next attempt.
     #[serde(serialize_with = "span::serialize")]
     pub connect_timeout: Duration,
-    /// For the head of a request to arrive once its first byte has. Default: 30 s. Too long lets slow clients hold
-    /// connections.
+    /// From the first byte of a request's head to its last. Default: 10 s. Too long lets slow clients hold connections.
     #[serde(serialize_with = "span::serialize")]
     pub header_timeout: Duration,
-    /// For the first bytes on a port whose protocol is not known. Default: 100 ms. Too short takes slow clients for
-    /// opaque; too long delays protocols in which the server speaks first.
+    /// From the end of a request to the head of the response. Default: 5 min. Too short fails slow requests; too long
+    /// keeps clients waiting for endpoints that hang.
     #[serde(serialize_with = "span::serialize")]
-    pub detect_timeout: Duration,
-    /// After which a connection that carries nothing is closed. Default: 1 h. Too short cuts quiet database connections.
+    pub response_timeout: Duration,
+    /// How long a client's connection may be open without a request. Default: 10 min. Too short makes clients connect
+    /// anew; too long keeps descriptors busy.
+    #[serde(serialize_with = "span::serialize")]
+    pub keep_alive_timeout: Duration,
+    /// How long a connection, request or tunnel may move no byte. Default: 1 h. Too short cuts quiet database
+    /// connections; too long keeps what the other side has forgotten.
     #[serde(serialize_with = "span::serialize")]
     pub idle_timeout: Duration,
-    /// After which an upstream connection that waits for a next request is closed. Default: 60 s. Longer than the
-    /// server's own limit means requests sent into a closing connection.
+    /// How long an unused connection to an endpoint is kept. Default: 1 min. Longer than the server keeps it means
+    /// requests sent into a closing connection; too short means connecting anew.
     #[serde(serialize_with = "span::serialize")]
     pub pool_idle_timeout: Duration,
-    /// Most connections that the proxy carries. Default: 65536. More are refused and counted; each takes two descriptors.
+    /// From the first byte of an unknown protocol until it counts as opaque. Default: 1 s. Too short takes slow HTTP
+    /// clients for opaque; too long delays others.
+    #[serde(serialize_with = "span::serialize")]
+    pub detect_timeout: Duration,
+    /// How long both sides of an unknown protocol may be silent before the endpoint is dialled too. Default: 20 ms. Too
+    /// short dials endpoints in vain; too long delays protocols in which the server speaks first.
+    #[serde(serialize_with = "span::serialize")]
+    pub detect_race: Duration,
+    /// Most connections that the proxy carries. Default: 16384. More are refused and counted; each takes two descriptors.
     pub max_connections: usize,
-    /// Most connections that it carries for one workload. Default: 16384. Equal to `maxConnections` lets one workload
+    /// Most connections that it carries for one workload. Default: 8192. Equal to `maxConnections` lets one workload
     /// take everything.
     pub max_connections_per_workload: usize,
-    /// Largest head of a request or reply, in bytes. Default: 65536. Smaller refuses large cookies with 431.
+    /// Most bytes in buffers for all workloads. Default: 1 GiB. Too small slows connections down; too large lets the
+    /// node run out of memory.
+    pub max_buffered_bytes: usize,
+    /// Most bytes in buffers for one workload. Default: 512 MiB. As above, for its share.
+    pub max_buffered_bytes_per_workload: usize,
+    /// Largest head of a request or response, in bytes. Default: 65536. Smaller refuses large cookies with 431; larger
+    /// costs memory per connection.
     pub max_header_bytes: usize,
-    /// Most bytes held for one direction of one connection. Default: 65536. Smaller costs throughput, larger costs
-    /// memory times connections.
-    pub buffer_bytes: usize,
+    /// Most idle HTTP/1.1 connections kept per endpoint and caller by one worker. Default: 256. 0 connects for each
+    /// request; more keeps descriptors of the endpoint busy.
+    pub max_idle_connections: usize,
 }
 
 impl Settings {

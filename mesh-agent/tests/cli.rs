@@ -24,7 +24,7 @@ fn a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default() {
     let file = directory.path().join("mesh.yaml");
     fs::write(
         &file,
-        "workers: 2\nlogLevel: warn\ndrainTimeout: 2s\nproxy: {connectTimeout: 1s}\n",
+        "workers: 2\nlogLevel: warn\ndrainTimeout: 2s\nproxy: {connectTimeout: 3s}\n",
     )
     .expect("there is a disk");
     let output = agent()
@@ -40,7 +40,7 @@ fn a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default() {
         "workers: 4\n",
         "logLevel: debug\n",
         "drainTimeout: 2s\n",
-        "  connectTimeout: 1s\n",
+        "  connectTimeout: 3s\n",
         "pinDir: /sys/fs/bpf/mesh\n",
         "cgroup: /cg\n",
     ] {
@@ -261,6 +261,60 @@ fn exec_does_not_take_a_name_that_is_in_use() {
     let output = ask(&fake, &words);
     assert_eq!(code(&output), 73, "{}", stderr(&output));
     assert_eq!(fake.get(path), Some(theirs));
+}
+
+#[test]
+fn exec_says_how_to_get_around_an_address_that_is_taken() {
+    let Some(cgroup) = Cgroup::make("taken") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    let theirs = json!({"metadata": {"name": "other"}, "spec": {"addresses": ["10.0.0.2"]}});
+    fake.put("/api/v1/namespaces/default/workloads/other", theirs);
+    let words = [
+        "exec",
+        "--workload",
+        "five",
+        "--address",
+        "10.0.0.2",
+        "--",
+        "true",
+    ];
+    let output = ask(&fake, &words);
+    assert_eq!(code(&output), 65, "{}", stderr(&output));
+    assert!(stderr(&output).contains("--address"), "{}", stderr(&output));
+}
+
+#[test]
+fn exec_shares_an_address_that_nobody_asked_for() {
+    let Some(cgroup) = Cgroup::make("shared") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    let output = ask(&fake, &["exec", "--workload", "six", "--", "true"]);
+    if code(&output) == 64 {
+        println!("skipped: {}", stderr(&output));
+        return;
+    }
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let nested = ["exec", "--workload", "seven", "--"];
+    let inner = env!("CARGO_BIN_EXE_mesh-agent");
+    let output = agent()
+        .args(nested)
+        .args([
+            inner,
+            "exec",
+            "--workload",
+            "eight",
+            "--",
+            "sh",
+            "-c",
+            "exit 5",
+        ])
+        .env("MESH_API", fake.address().to_string())
+        .output()
+        .expect("it runs");
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
 }
 
 /// A cgroup for one test, below the root of the cgroup2 mount.

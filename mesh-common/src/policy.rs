@@ -180,3 +180,131 @@ const fn refuses(seen: u32) -> bool {
 pub const fn workload_key(address: Address) -> SocketAddress {
     SocketAddress::new(address, 0)
 }
+
+#[cfg(test)]
+#[cfg(feature = "user")]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::{Authorization, Policy, Rule};
+    use crate::address::Address;
+    use crate::workload::Caller;
+
+    const CALLER: Caller = Caller {
+        namespace: 1,
+        service_account: 2,
+    };
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().expect("a literal address").into()
+    }
+
+    fn policy(rules: &[Rule]) -> Policy {
+        let mut policy = Policy::EMPTY;
+        policy.count = u32::try_from(rules.len()).expect("few rules");
+        policy.rules[..rules.len()].copy_from_slice(rules);
+        policy
+    }
+
+    fn ask(rules: &[Rule]) -> Authorization {
+        policy(rules).authorize(&CALLER, &address("10.1.2.3"), 80)
+    }
+
+    fn of_namespace(namespace: u32, flags: u8) -> Rule {
+        Rule {
+            flags,
+            caller: Caller {
+                namespace,
+                service_account: 0,
+            },
+            ..Rule::default()
+        }
+    }
+
+    #[test]
+    fn no_rules_admit_everybody() {
+        assert!(!ask(&[]).is_denied);
+    }
+
+    #[test]
+    fn an_allow_rule_refuses_whom_it_does_not_name() {
+        assert!(!ask(&[of_namespace(1, 0)]).is_denied);
+        assert!(ask(&[of_namespace(9, 0)]).is_denied);
+        assert!(!ask(&[of_namespace(9, 0), of_namespace(1, 0)]).is_denied);
+        assert!(
+            ask(&[Rule {
+                flags: Rule::NOBODY,
+                ..Rule::default()
+            }])
+            .is_denied
+        );
+    }
+
+    #[test]
+    fn deny_beats_allow_in_any_order() {
+        let allow = of_namespace(1, 0);
+        let deny = of_namespace(1, Rule::DENY);
+        assert!(ask(&[allow, deny]).is_denied && ask(&[deny, allow]).is_denied);
+        assert!(!ask(&[allow, of_namespace(9, Rule::DENY)]).is_denied);
+    }
+
+    #[test]
+    fn audited_rules_only_count() {
+        let audited = ask(&[of_namespace(1, Rule::DENY | Rule::AUDIT)]);
+        assert_eq!((audited.is_denied, audited.is_audited), (false, true));
+        let audited = ask(&[of_namespace(9, Rule::AUDIT)]);
+        assert_eq!((audited.is_denied, audited.is_audited), (false, true));
+        let both = ask(&[
+            of_namespace(1, Rule::DENY),
+            of_namespace(1, Rule::DENY | Rule::AUDIT),
+        ]);
+        assert_eq!((both.is_denied, both.is_audited), (true, false));
+    }
+
+    #[test]
+    fn a_rule_is_held_to_port_account_and_network() {
+        let matching = Rule {
+            port: 80,
+            caller: CALLER,
+            prefix: 96 + 8,
+            network: address("10.0.0.0"),
+            ..Rule::default()
+        };
+        assert!(!ask(&[matching]).is_denied);
+        for other in [
+            Rule {
+                port: 81,
+                ..matching
+            },
+            Rule {
+                network: address("11.0.0.0"),
+                ..matching
+            },
+            Rule {
+                caller: Caller {
+                    service_account: 3,
+                    ..CALLER
+                },
+                ..matching
+            },
+        ] {
+            assert!(ask(&[other]).is_denied);
+        }
+    }
+
+    #[test]
+    fn an_unknown_caller_matches_only_rules_that_ask_for_nobody_in_particular() {
+        let unknown = Caller::default();
+        let source = address("192.0.2.1");
+        assert!(
+            policy(&[of_namespace(1, 0)])
+                .authorize(&unknown, &source, 80)
+                .is_denied
+        );
+        assert!(
+            !policy(&[Rule::default()])
+                .authorize(&unknown, &source, 80)
+                .is_denied
+        );
+    }
+}

@@ -383,3 +383,7 @@ impl Reason {
         Self::ALL.get(usize::from(number)).copied()
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "user")]
+mod tests;

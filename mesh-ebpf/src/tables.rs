@@ -54,7 +54,7 @@ impl Tables for Maps {
         source: &Address,
         port: u16,
     ) -> Authorization {
-        let bits = ask(key, caller, source, u32::from(port));
+        let bits = mesh_ask(key, caller, source, u32::from(port));
         Authorization {
             is_denied: bits & DENIED != 0,
             is_audited: bits & AUDITED != 0,
@@ -64,7 +64,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)> {
         let mut endpoint = Endpoint::default();
-        match choose(service, family, &mut endpoint) {
+        match mesh_choose(service, family, &raw mut endpoint) {
             0 => None,
             id => Some((id, endpoint)),
         }
@@ -121,9 +121,21 @@ pub(crate) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
-/// A function of its own, for the sake of the kernel's limit on the stack. Zero: none; else the endpoint's number.
+/// Picks an endpoint: its number, or zero if none takes connections.
+///
+/// Exported, which makes it a global function to the kernel: verified once for any caller, not again in every state
+/// that a caller may be in. Its pointers may be null, as far as the verifier knows.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn choose(service: &Service, family: u32, endpoint: &mut Endpoint) -> u32 {
+pub(crate) extern "C" fn mesh_choose(
+    service: *const Service,
+    family: u32,
+    endpoint: *mut Endpoint,
+) -> u32 {
+    // SAFETY: the verifier checks what callers pass.
+    let (Some(service), Some(endpoint)) = (unsafe { (service.as_ref(), endpoint.as_mut()) }) else {
+        return 0;
+    };
     match balance::pick(&Maps, service, family) {
         Some((id, picked)) => {
             *endpoint = picked;
@@ -143,15 +155,27 @@ struct Question<'a> {
     seen: Seen,
 }
 
-/// Bits of [`ask`].
+/// Bits of [`mesh_ask`].
 const DENIED: u32 = 1;
 /// An audited policy would refuse.
 const AUDITED: u32 = 1 << 1;
 
 /// Looks at every rule of `key`. The kernel runs the loop, so that its verifier checks one step and not every path
-/// through 64.
+/// through 64. Exported for the same reason as [`mesh_choose`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn ask(key: &SocketAddress, caller: &Caller, source: &Address, port: u32) -> u32 {
+pub(crate) extern "C" fn mesh_ask(
+    key: *const SocketAddress,
+    caller: *const Caller,
+    source: *const Address,
+    port: u32,
+) -> u32 {
+    // SAFETY: the verifier checks what callers pass.
+    let (Some(key), Some(caller), Some(source)) =
+        (unsafe { (key.as_ref(), caller.as_ref(), source.as_ref()) })
+    else {
+        return 0;
+    };
     // SAFETY: entries are replaced whole, and their memory outlives the program's run.
     let Some(policy) = (unsafe { POLICY.get(key) }) else {
         return 0;
@@ -180,7 +204,7 @@ fn ask(key: &SocketAddress, caller: &Caller, source: &Address, port: u32) -> u32
 
 /// Looks at one rule; 1 ends the loop.
 extern "C" fn step(index: u64, question: *mut Question<'_>) -> i64 {
-    // SAFETY: `ask` passes the pointer, and nothing else refers to the question meanwhile.
+    // SAFETY: `mesh_ask` passes the pointer, and nothing else refers to the question meanwhile.
     let question = unsafe { &mut *question };
     if index >= u64::from(question.policy.count) {
         return 1;

@@ -36,6 +36,8 @@ fn whole_nodes(filter: &[String]) -> Result<Vec<String>> {
     build::harness(false)?;
     let mut arguments = vec!["test", "--package", "mesh-tests"];
     arguments.extend(filter.iter().map(String::as_str));
+    // One node at a time: heartbeats, deadlines and counts of one must not depend on the load of another.
+    arguments.extend(["--", "--test-threads=1"]);
     let mut tests = cargo(&arguments);
     if is_root() {
         // Here nothing is an excuse: a test that cannot run fails.

@@ -10,7 +10,8 @@ use crate::process::root;
 /// The layers of `mesh-agent`, top first. A module imports only from rows below its own.
 const LAYERS: &[&[&str]] = &[
     &["main"],
-    &["app", "command"],
+    &["app"],
+    &["command"],
     &["config"],
     &["api", "ebpf", "proxy"],
     &["traffic"],

@@ -86,7 +86,10 @@ impl From<Refusal> for Problem {
                 field,
                 message,
                 reason,
-            } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, &reason, message).with_field(field),
+            } => {
+                let field = if field.is_empty() { "body" } else { &field };
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &reason, message).with_field(field)
+            }
             Refusal::Conflict { .. } => {
                 Self::new(StatusCode::CONFLICT, "Conflict", refusal.to_string())
                     .with_field("metadata.resourceVersion")

@@ -11,19 +11,23 @@ use anyhow::{Context as _, Result};
 /// apart from every workload's.
 pub(super) fn enter(root: &Path) -> Result<PathBuf> {
     let own = root.join(NAME);
-    fs::create_dir_all(&own).with_context(|| format!("cannot make the agent's cgroup {}", own.display()))?;
+    fs::create_dir_all(&own)
+        .with_context(|| format!("cannot make the agent's cgroup {}", own.display()))?;
     fs::write(own.join("cgroup.procs"), std::process::id().to_string()).with_context(|| {
         let own = own.display();
         format!("cannot move the agent to {own}: is it in a cgroup2 mount, and may this process write there?")
     })?;
-    let text = fs::read_to_string("/proc/self/cgroup").context("cannot read the agent's own cgroup")?;
+    let text =
+        fs::read_to_string("/proc/self/cgroup").context("cannot read the agent's own cgroup")?;
     let path = unified(&text).context("this machine has no unified cgroup hierarchy")?;
     Ok(path.parent().unwrap_or(path).to_owned())
 }
 
 /// The path in the unified hierarchy, of the text of `/proc/PID/cgroup`.
 fn unified(text: &str) -> Option<&Path> {
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(Path::new)
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(Path::new)
 }
 
 /// Name of the agent's cgroup under the hooked one.

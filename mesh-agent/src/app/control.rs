@@ -42,7 +42,11 @@ async fn beat(parts: Arc<Parts>) -> Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        parts.node.datapath.heartbeat(parts.proxy.heartbeat()).context("cannot write the heartbeat")?;
+        parts
+            .node
+            .datapath
+            .heartbeat(parts.proxy.heartbeat())
+            .context("cannot write the heartbeat")?;
     }
 }
 
@@ -57,7 +61,9 @@ async fn report(parts: Arc<Parts>) -> Result<()> {
             access_log.write(record.line(Format::Json, &clock::timestamp()));
         }
     };
-    events::run(ring, move || store.snapshot(), closed, sink).await.context("cannot read the events of the kernel")
+    events::run(ring, move || store.snapshot(), closed, sink)
+        .await
+        .context("cannot read the events of the kernel")
 }
 
 /// Brings registry and kernel together: after each write, and regularly, because namespaces and cgroups come and go.
@@ -75,13 +81,18 @@ async fn enrol(parts: Arc<Parts>) -> Result<()> {
         }
         absorb(&mut notices);
         let parts = Arc::clone(&parts);
-        spawn_blocking(move || parts.enrol()).await.context("the enrolment has stopped")?;
+        spawn_blocking(move || parts.enrol())
+            .await
+            .context("the enrolment has stopped")?;
     }
 }
 
 /// Takes the notices that are there: one run serves them all.
 fn absorb(notices: &mut broadcast::Receiver<Notice>) {
-    while matches!(notices.try_recv(), Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))) {}
+    while matches!(
+        notices.try_recv(),
+        Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_))
+    ) {}
 }
 
 /// Time between two heartbeats; the kernel takes an agent for hung after six of them.

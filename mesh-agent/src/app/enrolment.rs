@@ -63,7 +63,10 @@ enum Obstacle {
     #[error("cannot listen in {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot hook {}", path.display())]
-    Hook { path: PathBuf, source: DatapathError },
+    Hook {
+        path: PathBuf,
+        source: DatapathError,
+    },
 }
 
 impl Obstacle {
@@ -130,7 +133,9 @@ impl Enrolment {
         }
         let last = self.standing.load_full();
         next.older = older(&snapshot, &last, &next, &self.datapath);
-        let report = self.mirror.sync(self.datapath.tables(), &snapshot, &next.enrolled);
+        let report = self
+            .mirror
+            .sync(self.datapath.tables(), &snapshot, &next.enrolled);
         let next = Arc::new(next);
         self.standing.store(Arc::clone(&next));
         self.leave(&next.enrolled);
@@ -156,7 +161,10 @@ impl Enrolment {
     }
 
     fn prepare_netns(&mut self, path: &Path) -> Result<(Place, Arc<Netns>), Obstacle> {
-        let open = |source| Obstacle::Open { path: path.to_owned(), source };
+        let open = |source| Obstacle::Open {
+            path: path.to_owned(),
+            source,
+        };
         let inode = fs::metadata(path).map_err(open)?.ino();
         let known = self.listening.values().find(|netns| netns.inode() == inode);
         let netns = match known {
@@ -164,18 +172,26 @@ impl Enrolment {
             None => Arc::new(Netns::open(path).map_err(open)?),
         };
         if netns.cookie() == self.host.cookie() {
-            return Err(Obstacle::OwnNamespace { path: path.to_owned() });
+            return Err(Obstacle::OwnNamespace {
+                path: path.to_owned(),
+            });
         }
         self.listen(&netns, path)?;
         Ok((Place::Netns(netns.cookie()), netns))
     }
 
     fn prepare_cgroup(&mut self, path: &Path) -> Result<(Place, Arc<Netns>), Obstacle> {
-        let open = |source| Obstacle::Open { path: path.to_owned(), source };
+        let open = |source| Obstacle::Open {
+            path: path.to_owned(),
+            source,
+        };
         let real = fs::canonicalize(path).map_err(open)?;
         let root = fs::canonicalize(self.datapath.cgroup()).map_err(open)?;
         if real == root || !real.starts_with(&root) {
-            return Err(Obstacle::OutsideCgroup { path: path.to_owned(), root });
+            return Err(Obstacle::OutsideCgroup {
+                path: path.to_owned(),
+                root,
+            });
         }
         let id = fs::metadata(&real).map_err(open)?.ino();
         let host = Arc::clone(&self.host);
@@ -189,20 +205,31 @@ impl Enrolment {
         if self.listening.contains_key(&cookie) {
             return Ok(());
         }
-        let listen = |source| Obstacle::Listen { path: path.to_owned(), source };
+        let listen = |source| Obstacle::Listen {
+            path: path.to_owned(),
+            source,
+        };
         let listeners = self.proxy.listen(Arc::clone(netns)).map_err(listen)?;
         self.listening.insert(cookie, Arc::clone(netns));
         self.hook(netns, &listeners)
-            .map_err(|source| Obstacle::Hook { path: path.to_owned(), source })
+            .map_err(|source| Obstacle::Hook {
+                path: path.to_owned(),
+                source,
+            })
             .inspect_err(|_| self.unlisten(cookie))
     }
 
     /// Makes the kernel send the namespace's connections to the listeners.
     fn hook(&self, netns: &Netns, listeners: &Listeners) -> Result<(), DatapathError> {
-        self.datapath.attach_netns(&netns.cookie().to_string(), netns.as_fd())?;
+        self.datapath
+            .attach_netns(&netns.cookie().to_string(), netns.as_fd())?;
         for (family, socket) in [(4, &listeners.v4), (6, &listeners.v6)] {
             if let Some(socket) = socket {
-                let key = ListenerKey { netns: netns.cookie(), family, padding: 0 };
+                let key = ListenerKey {
+                    netns: netns.cookie(),
+                    family,
+                    padding: 0,
+                };
                 self.datapath.add_listener(key, socket.as_fd())?;
             }
         }
@@ -211,16 +238,26 @@ impl Enrolment {
 
     fn forget_listeners(&self, cookie: u64) {
         for family in [4, 6] {
-            let key = ListenerKey { netns: cookie, family, padding: 0 };
+            let key = ListenerKey {
+                netns: cookie,
+                family,
+                padding: 0,
+            };
             if let Err(error) = self.datapath.remove_listener(key) {
-                warn!(error = super::describe(&error), "cannot take a listener out of the kernel");
+                warn!(
+                    error = super::describe(&error),
+                    "cannot take a listener out of the kernel"
+                );
             }
         }
     }
 
     fn unhook(&self, cookie: u64) {
         if let Err(error) = self.datapath.detach_netns(&cookie.to_string()) {
-            warn!(error = super::describe(&error), "cannot unhook a network namespace");
+            warn!(
+                error = super::describe(&error),
+                "cannot unhook a network namespace"
+            );
         }
     }
 
@@ -244,7 +281,12 @@ impl Enrolment {
         for cookie in std::mem::take(&mut self.inherited).difference(&needed) {
             self.unhook(*cookie);
         }
-        let gone: Vec<u64> = self.listening.keys().copied().filter(|cookie| !needed.contains(cookie)).collect();
+        let gone: Vec<u64> = self
+            .listening
+            .keys()
+            .copied()
+            .filter(|cookie| !needed.contains(cookie))
+            .collect();
         for cookie in gone {
             self.unlisten(cookie);
         }
@@ -263,7 +305,12 @@ impl Enrolment {
                 info!(workload = %key, "enrolled");
             }
         }
-        for key in last.enrolled.places.keys().filter(|key| !next.enrolled.places.contains_key(key)) {
+        for key in last
+            .enrolled
+            .places
+            .keys()
+            .filter(|key| !next.enrolled.places.contains_key(key))
+        {
             info!(workload = %key, "left the mesh");
         }
         for (key, workload) in snapshot.workloads.iter() {
@@ -274,7 +321,11 @@ impl Enrolment {
     fn condition(&self, key: &ObjectKey, workload: &Workload, obstacle: Option<&Obstacle>) {
         let (status, reason, message) = match obstacle {
             None => (ConditionStatus::True, "Enrolled", String::new()),
-            Some(obstacle) => (ConditionStatus::False, obstacle.reason(), super::describe(obstacle)),
+            Some(obstacle) => (
+                ConditionStatus::False,
+                obstacle.reason(),
+                super::describe(obstacle),
+            ),
         };
         let condition = Condition {
             kind: ENROLLED.to_owned(),
@@ -289,7 +340,11 @@ impl Enrolment {
         if obstacle.is_some() {
             warn!(workload = %key, reason, message = condition.message, "not enrolled");
         }
-        let change = Change::Condition { kind: Kind::Workload, key: key.clone(), condition };
+        let change = Change::Condition {
+            kind: Kind::Workload,
+            key: key.clone(),
+            condition,
+        };
         if let Err(refusal) = self.store.apply(change) {
             warn!(workload = %key, %refusal, "cannot record the enrolment");
         }
@@ -311,9 +366,15 @@ fn older(
             || {
                 let workload = snapshot.workloads.get(key)?;
                 let cgroups = workload.spec.cgroup.as_deref().map(coverage::cgroups_below);
-                coverage::older(netns, Some(Storages::of(datapath.tables())), cgroups.as_ref())
-                    .inspect_err(|error| warn!(workload = %key, %error, "cannot count older connections"))
-                    .ok()
+                coverage::older(
+                    netns,
+                    Some(Storages::of(datapath.tables())),
+                    cgroups.as_ref(),
+                )
+                .inspect_err(
+                    |error| warn!(workload = %key, %error, "cannot count older connections"),
+                )
+                .ok()
             },
             Some,
         );

@@ -15,10 +15,10 @@ use crate::api;
 use crate::api::NodeError;
 use crate::config::Settings;
 use crate::ebpf::coverage;
-use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::coverage::Unseen;
 use crate::ebpf::events::ClosedConnections;
 use crate::ebpf::explain;
+use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::numbers::Numbers;
 use crate::ebpf::{Datapath, connections};
 use crate::metrics::Registry;
@@ -93,12 +93,20 @@ impl Progress {
 
     /// Whether nothing is mirrored.
     pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.blocked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 
     fn pending(&self) -> Vec<String> {
         let mut pending = Vec::new();
-        pending.extend(self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        pending.extend(
+            self.blocked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        );
         if pending.is_empty() && self.programmed.load(Ordering::Relaxed) == 0 {
             pending.push("the registry is not in the kernel yet".to_owned());
         }
@@ -122,7 +130,10 @@ impl Node {
             Kind::Workload => snapshot.workloads.len(),
             Kind::AuthorizationPolicy => snapshot.policies.len(),
         };
-        Kind::ALL.iter().map(|kind| (kind.plural().to_owned(), count(*kind) as u64)).collect()
+        Kind::ALL
+            .iter()
+            .map(|kind| (kind.plural().to_owned(), count(*kind) as u64))
+            .collect()
     }
 }
 
@@ -136,7 +147,11 @@ impl api::Node for Node {
             draining: self.progress.is_draining.load(Ordering::Relaxed),
             uptime_seconds: self.progress.started.elapsed().as_secs(),
             revision: self.store.snapshot().revision,
-            programmed_revision: self.progress.programmed.load(Ordering::Relaxed).saturating_sub(1),
+            programmed_revision: self
+                .progress
+                .programmed
+                .load(Ordering::Relaxed)
+                .saturating_sub(1),
             cgroup: self.settings.cgroup.display().to_string(),
             pin_dir: self.settings.pin_dir.display().to_string(),
             kernel: kernel_release(),
@@ -159,10 +174,21 @@ impl api::Node for Node {
                     coverage::outside_cgroup(netns.inode(), &self.hooked)
                 };
                 let older = standing.older.get(key).copied().unwrap_or_default();
-                (key.clone(), Unseen { older, outside_cgroup })
+                (
+                    key.clone(),
+                    Unseen {
+                        older,
+                        outside_cgroup,
+                    },
+                )
             })
             .collect();
-        let stats = self.datapath.tables().stats.entries().map_err(unavailable)?;
+        let stats = self
+            .datapath
+            .tables()
+            .stats
+            .entries()
+            .map_err(unavailable)?;
         let items = coverage::coverage(&self.store.snapshot(), &stats, &unseen);
         Ok(CoverageList { items })
     }
@@ -174,12 +200,20 @@ impl api::Node for Node {
             namespaces.insert(netns.cookie(), Arc::clone(netns));
         }
         let namespaces: Vec<_> = namespaces.into_values().collect();
-        let mut items = connections::connections(&self.numbers(), &namespaces, Storages::of(self.datapath.tables()));
+        let mut items = connections::connections(
+            &self.numbers(),
+            &namespaces,
+            Storages::of(self.datapath.tables()),
+        );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
     }
 
-    fn explain(&self, source: &ObjectKey, destination: SocketAddr) -> Result<Explanation, NodeError> {
+    fn explain(
+        &self,
+        source: &ObjectKey,
+        destination: SocketAddr,
+    ) -> Result<Explanation, NodeError> {
         let snapshot = self.store.snapshot();
         let standing = self.standing.load();
         let view = explain::View {
@@ -189,7 +223,9 @@ impl api::Node for Node {
             now_ns: clock::monotonic_ns(),
         };
         explain::explain(&view, source, destination).map_err(|error| match error {
-            explain::Error::UnknownWorkload(key) => NodeError::NotFound { what: format!("workload {key}") },
+            explain::Error::UnknownWorkload(key) => NodeError::NotFound {
+                what: format!("workload {key}"),
+            },
             explain::Error::Tables(error) => unavailable(error),
         })
     }
@@ -206,10 +242,12 @@ impl api::Node for Node {
     }
 
     fn set_log_level(&self, level: &str) -> Result<(), NodeError> {
-        self.telemetry.set_level(level).map_err(|error| NodeError::Invalid {
-            field: "level".to_owned(),
-            message: super::describe(&error),
-        })
+        self.telemetry
+            .set_level(level)
+            .map_err(|error| NodeError::Invalid {
+                field: "level".to_owned(),
+                message: super::describe(&error),
+            })
     }
 
     fn drain(&self) {
@@ -227,9 +265,14 @@ impl api::Node for Node {
 }
 
 fn unavailable(error: impl std::error::Error) -> NodeError {
-    NodeError::Unavailable { message: super::describe(&error) }
+    NodeError::Unavailable {
+        message: super::describe(&error),
+    }
 }
 
 fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

@@ -56,11 +56,22 @@ impl Parts {
         let access_log = access_log(settings);
         let mut registry = Registry::with_process();
         metrics::runtime::register(&mut registry, [("control".to_owned(), control.clone())]);
-        let source = Source { store: Arc::clone(&store), datapath: Arc::clone(&datapath) };
-        let mirror = Mirror::new(datapath.tables(), ebpf::metrics::register(&mut registry, source))?;
+        let source = Source {
+            store: Arc::clone(&store),
+            datapath: Arc::clone(&datapath),
+        };
+        let mirror = Mirror::new(
+            datapath.tables(),
+            ebpf::metrics::register(&mut registry, source),
+        )?;
         let conns: Arc<dyn crate::net::conn::ConnTable> = Arc::clone(&datapath) as _;
         let config = proxy_config(settings, access_log.clone());
-        let proxy = Arc::new(Proxy::start(config, Arc::clone(&store), conns, &mut registry)?);
+        let proxy = Arc::new(Proxy::start(
+            config,
+            Arc::clone(&store),
+            conns,
+            &mut registry,
+        )?);
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),
@@ -89,7 +100,13 @@ impl Parts {
             hooked,
             progress,
         });
-        Ok(Self { proxy, node, api: api_config(settings), access_log, enrolment: Mutex::new(enrolment) })
+        Ok(Self {
+            proxy,
+            node,
+            api: api_config(settings),
+            access_log,
+            enrolment: Mutex::new(enrolment),
+        })
     }
 
     /// Brings registry and kernel together once. Blocks.
@@ -97,9 +114,16 @@ impl Parts {
         if self.node.progress.is_blocked() {
             return true;
         }
-        let (revision, report) = self.enrolment.lock().unwrap_or_else(PoisonError::into_inner).run();
+        let (revision, report) = self
+            .enrolment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .run();
         for failure in &report.failures {
-            tracing::error!(error = super::describe(failure), "the kernel refuses a write");
+            tracing::error!(
+                error = super::describe(failure),
+                "the kernel refuses a write"
+            );
         }
         if report.is_complete() {
             self.node.progress.programmed(revision);
@@ -110,13 +134,22 @@ impl Parts {
     /// Says that nobody is accepted any more: to probes, and to the kernel.
     pub(super) fn withdraw(&self) {
         self.node.progress.draining();
-        self.enrolment.lock().unwrap_or_else(PoisonError::into_inner).withdraw();
+        self.enrolment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .withdraw();
     }
 }
 
 fn open_store(settings: &Settings) -> Result<Arc<Store>> {
-    let config = state::store::Config { virtual_ranges: settings.virtual_range.clone() };
-    Ok(Arc::new(Store::open_or_reset(&settings.state_dir, config, settings.reset)?))
+    let config = state::store::Config {
+        virtual_ranges: settings.virtual_range.clone(),
+    };
+    Ok(Arc::new(Store::open_or_reset(
+        &settings.state_dir,
+        config,
+        settings.reset,
+    )?))
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {

@@ -40,12 +40,16 @@ fn as_table(lines: &[Line]) -> String {
     let mut text = table::render(
         &["", "CHECK", "FOUND"],
         lines.iter().map(|line| {
-            let mark = if line.ok { "ok" } else { "FAIL" };
+            let mark = match (line.ok, &line.hint) {
+                (true, None) => "ok",
+                (true, Some(_)) => "warn",
+                (false, _) => "FAIL",
+            };
             let cells = [mark, line.name.as_str(), line.detail.as_str()];
             cells.map(Cell::new).to_vec()
         }),
     );
-    for line in lines.iter().filter(|line| !line.ok) {
+    for line in lines {
         if let Some(hint) = &line.hint {
             text.extend(["\n", &line.name, ": ", hint]);
         }
@@ -59,24 +63,29 @@ mod tests {
 
     #[test]
     fn the_first_failure_decides_the_code_and_its_hint_is_shown() {
-        let line = |name: &str, ok, code| Line {
+        let line = |name: &str, ok, hint: Option<&str>, code| Line {
             name: name.to_owned(),
             ok,
             detail: "found".to_owned(),
-            hint: Some(format!("mend {name}")),
+            hint: hint.map(str::to_owned),
             code,
         };
         let lines = [
-            line("kernel", true, 71),
-            line("bpffs", false, 73),
-            line("caps", false, 77),
+            line("kernel", true, None, 71),
+            line("other owners", true, Some("beware"), 71),
+            line("bpffs", false, Some("mount it"), 73),
+            line("capabilities", false, None, 77),
         ];
         let text = as_table(&lines);
-        assert!(
-            text.contains("FAIL") && text.contains("bpffs: mend bpffs"),
-            "{text}"
-        );
-        assert!(!text.contains("mend kernel"), "{text}");
+        for wanted in [
+            "ok    kernel",
+            "warn  other",
+            "FAIL  bpffs",
+            "\nbpffs: mount it",
+            "\nother owners: beware",
+        ] {
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
         let exit = report_checks(&lines, Output::Table).expect("stdout is there");
         assert_eq!(exit, Exit::CANNOT_CREATE);
     }

@@ -19,8 +19,8 @@ use self::cgroup::Cgroup;
 use self::child::{Child, Signals};
 use self::plan::Plan;
 use super::client::{Client, path_of};
-use super::complain;
 use super::exit::Exit;
+use super::{complain, remark};
 use crate::config::cli;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::{Kind, ObjectKey};
@@ -37,10 +37,15 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
     let mut signals = Signals::catch()?;
     let status: Status = client.get("/api/v1/status").await?;
     let address = exec.address.map_or_else(address::first, Ok)?;
+    let may_share_address = exec.address.is_none();
     let root = PathBuf::from(status.cgroup);
     let plan = Plan::new(&exec, &root, std::process::id(), address);
 
-    let registration = Registration { client, plan };
+    let registration = Registration {
+        client,
+        plan,
+        may_share_address,
+    };
     registration.refuse_what_belongs_to_others().await?;
     let port_name = registration.ensure_service().await?;
     let cgroup = Cgroup::make(&registration.plan.cgroup)?;
@@ -63,6 +68,8 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
 struct Registration {
     client: Client,
     plan: Plan,
+    /// Nobody has asked for the address: the workload can do without one of its own.
+    may_share_address: bool,
 }
 
 impl Registration {
@@ -147,7 +154,7 @@ impl Registration {
     async fn enrol(&self) -> Result<(), super::Error> {
         let key = &self.plan.key;
         let path = path(Kind::Workload, key)?;
-        self.client.put(&path, &self.plan.workload()).await?;
+        self.put_workload(&path).await?;
         let deadline = Instant::now() + ENROL_DEADLINE;
         loop {
             let workload: Workload = self.client.get(&path).await?;
@@ -161,6 +168,26 @@ impl Registration {
                     return Err(Error::NotEnrolled { reason }.into());
                 }
             }
+        }
+    }
+
+    /// Commands of the host's namespace share its address, but an address is one workload's only: later ones are known
+    /// by their cgroup alone.
+    async fn put_workload(&self, path: &str) -> Result<(), super::Error> {
+        let mut workload = self.plan.workload();
+        match self.client.put(path, &workload).await {
+            Err(super::Error::Refused(problem)) if plan::is_about_address(&problem) => {
+                if !self.may_share_address {
+                    return Err(Error::AddressTaken { problem }.into());
+                }
+                workload.spec.addresses.clear();
+                remark(&format!(
+                    "{problem}; it is known by its cgroup alone, unless --address gives it one of its own"
+                ));
+                self.client.put(path, &workload).await?;
+                Ok(())
+            }
+            result => result.map(drop),
         }
     }
 

@@ -98,13 +98,18 @@ pub struct Options {
 pub struct ProxyOptions {
     pub connect_timeout: Option<Span>,
     pub header_timeout: Option<Span>,
-    pub detect_timeout: Option<Span>,
+    pub response_timeout: Option<Span>,
+    pub keep_alive_timeout: Option<Span>,
     pub idle_timeout: Option<Span>,
     pub pool_idle_timeout: Option<Span>,
+    pub detect_timeout: Option<Span>,
+    pub detect_race: Option<Span>,
     pub max_connections: Option<usize>,
     pub max_connections_per_workload: Option<usize>,
+    pub max_buffered_bytes: Option<usize>,
+    pub max_buffered_bytes_per_workload: Option<usize>,
     pub max_header_bytes: Option<usize>,
-    pub buffer_bytes: Option<usize>,
+    pub max_idle_connections: Option<usize>,
 }
 
 /// When bytes may move from socket to socket.

@@ -1,4 +1,4 @@
-//! What the user said, and the defaults, made into settings that fit together. Names every problem, not only the first.
+//! What the user said, and the defaults, made into settings.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Error, Options, Problem, ProxyOptions, ProxySettings, Settings, Span, Switch};
-use crate::telemetry;
+use super::{Error, Options, ProxyOptions, ProxySettings, Settings, Span, Switch, validate};
 
 /// Fills in what is not given, and checks.
 pub(super) fn resolve(
@@ -37,7 +36,7 @@ pub(super) fn resolve(
         reset,
         proxy: resolve_proxy(&options.proxy),
     };
-    let problems = check(&settings);
+    let problems = validate::validate(&settings);
     if problems.is_empty() {
         Ok(settings)
     } else {
@@ -47,15 +46,22 @@ pub(super) fn resolve(
 
 fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
     ProxySettings {
-        connect_timeout: or_default(options.connect_timeout, 5_000),
-        header_timeout: or_default(options.header_timeout, 30_000),
-        detect_timeout: or_default(options.detect_timeout, 100),
+        connect_timeout: or_default(options.connect_timeout, 1000),
+        header_timeout: or_default(options.header_timeout, 10_000),
+        response_timeout: or_default(options.response_timeout, 300_000),
+        keep_alive_timeout: or_default(options.keep_alive_timeout, 600_000),
         idle_timeout: or_default(options.idle_timeout, 3_600_000),
         pool_idle_timeout: or_default(options.pool_idle_timeout, 60_000),
-        max_connections: options.max_connections.unwrap_or(65_536),
-        max_connections_per_workload: options.max_connections_per_workload.unwrap_or(16_384),
-        max_header_bytes: options.max_header_bytes.unwrap_or(65_536),
-        buffer_bytes: options.buffer_bytes.unwrap_or(65_536),
+        detect_timeout: or_default(options.detect_timeout, 1000),
+        detect_race: or_default(options.detect_race, 20),
+        max_connections: options.max_connections.unwrap_or(16 * 1024),
+        max_connections_per_workload: options.max_connections_per_workload.unwrap_or(8 * 1024),
+        max_buffered_bytes: options.max_buffered_bytes.unwrap_or(1 << 30),
+        max_buffered_bytes_per_workload: options
+            .max_buffered_bytes_per_workload
+            .unwrap_or(512 << 20),
+        max_header_bytes: options.max_header_bytes.unwrap_or(64 * 1024),
+        max_idle_connections: options.max_idle_connections.unwrap_or(256),
     }
 }
 
@@ -83,134 +89,6 @@ fn virtual_ranges() -> Vec<IpNet> {
     ]
 }
 
-fn check(settings: &Settings) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut refuse = |key, message: String| problems.push(Problem { key, message });
-
-    for (key, path) in [
-        ("cgroup", &settings.cgroup),
-        ("pinDir", &settings.pin_dir),
-        ("stateDir", &settings.state_dir),
-    ] {
-        if !path.is_absolute() {
-            refuse(key, format!("{} is not absolute", path.display()));
-        }
-    }
-    let socket = settings.unix_socket.as_ref();
-    if socket.is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
-        let message = format!("use at most {MAX_SOCKET_PATH} bytes: the kernel takes no more");
-        refuse("unixSocket", message);
-    }
-    check_listeners(settings, &mut refuse);
-    if !(1..=MAX_WORKERS).contains(&settings.workers) {
-        refuse("workers", format!("use 1 to {MAX_WORKERS}"));
-    }
-    if let Err(error) = telemetry::check_level(&settings.log_level) {
-        refuse("logLevel", error.to_string());
-    }
-    if settings.drain_timeout > MAX_DRAIN {
-        refuse("drainTimeout", "use at most 1h".to_owned());
-    }
-    check_ranges(&settings.virtual_range, &mut refuse);
-    check_proxy(&settings.proxy, &mut refuse);
-    problems
-}
-
-fn check_listeners(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
-    if !settings.api.ip().is_loopback() && settings.token_file.is_none() {
-        let message = format!(
-            "{} is not a loopback address: whoever reaches it would rule the mesh; give tokenFile too",
-            settings.api
-        );
-        refuse("api", message);
-    }
-    if settings.api == settings.metrics && settings.api.port() != 0 {
-        refuse("metrics", format!("{} is the API's already", settings.api));
-    }
-    if let Some(path) = &settings.token_file
-        && let Err(error) = check_token(path)
-    {
-        refuse("tokenFile", format!("{}: {error}", path.display()));
-    }
-    for host in &settings.allowed_host {
-        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if host.is_empty() || !host.chars().all(is_host) {
-            refuse("allowedHost", format!("{host:?} is no host name"));
-        }
-    }
-}
-
-fn check_token(path: &Path) -> Result<(), TokenError> {
-    let text = std::fs::read_to_string(path)?;
-    if text.trim().is_empty() {
-        return Err(TokenError::Empty);
-    }
-    Ok(())
-}
-
-#[derive(Debug, thiserror::Error)]
-enum TokenError {
-    #[error("cannot read it: {0}")]
-    Read(#[from] std::io::Error),
-    #[error("it is empty")]
-    Empty,
-}
-
-fn check_ranges(ranges: &[IpNet], refuse: &mut impl FnMut(&'static str, String)) {
-    let key = "virtualRange";
-    if !ranges.iter().any(|range| matches!(range, IpNet::V4(_))) {
-        refuse(key, "give at least one IPv4 range".to_owned());
-    }
-    for (index, range) in ranges.iter().enumerate() {
-        if range.max_prefix_len() - range.prefix_len() < MIN_HOST_BITS {
-            refuse(key, format!("{range} is too small for services"));
-        }
-        let address = range.addr();
-        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
-            refuse(key, format!("{range} cannot be dialled"));
-        }
-        let rest = ranges.iter().skip(index + 1);
-        for other in rest.filter(|other| range.contains(*other) || other.contains(range)) {
-            refuse(key, format!("{range} and {other} overlap"));
-        }
-    }
-}
-
-fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, String)) {
-    for (key, time) in [
-        ("proxy.connectTimeout", proxy.connect_timeout),
-        ("proxy.headerTimeout", proxy.header_timeout),
-        ("proxy.detectTimeout", proxy.detect_timeout),
-        ("proxy.idleTimeout", proxy.idle_timeout),
-        ("proxy.poolIdleTimeout", proxy.pool_idle_timeout),
-    ] {
-        if time.is_zero() {
-            refuse(key, "must not be zero".to_owned());
-        }
-    }
-    for (key, number, least, most) in [
-        ("proxy.maxConnections", proxy.max_connections, 1, 1 << 24),
-        (
-            "proxy.maxConnectionsPerWorkload",
-            proxy.max_connections_per_workload,
-            1,
-            proxy.max_connections,
-        ),
-        // hyper refuses to work with less than 8 KiB.
-        (
-            "proxy.maxHeaderBytes",
-            proxy.max_header_bytes,
-            8192,
-            1 << 20,
-        ),
-        ("proxy.bufferBytes", proxy.buffer_bytes, 1024, 1 << 24),
-    ] {
-        if !(least..=most).contains(&number) {
-            refuse(key, format!("use {least} to {most}"));
-        }
-    }
-}
-
 /// A loopback address: anybody on another machine has to be let in on purpose.
 pub(super) const API: SocketAddr = loopback(15000);
 const METRICS: SocketAddr = loopback(15020);
@@ -218,12 +96,7 @@ pub(super) const PIN_DIR: &str = "/sys/fs/bpf/mesh";
 const STATE_DIR: &str = "/var/lib/mesh";
 const UNIX_SOCKET: &str = "/run/mesh/agent.sock";
 /// What fits into `sun_path`, with its end.
-const MAX_SOCKET_PATH: usize = 107;
-/// More threads than any node has processors.
-const MAX_WORKERS: usize = 1024;
-const MAX_DRAIN: Duration = Duration::from_hours(1);
-/// Sixteen addresses.
-const MIN_HOST_BITS: u8 = 4;
+pub(super) const MAX_SOCKET_PATH: usize = 107;
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
@@ -299,7 +172,7 @@ mod tests {
         assert!(error.starts_with("tokenFile: /does/not/exist"), "{error}");
 
         let token = tempfile::NamedTempFile::new().expect("there is a disk");
-        std::fs::write(token.path(), "secret\n").expect("there is a disk");
+        std::fs::write(token.path(), "0123456789abcdef\n").expect("there is a disk");
         options.token_file = Some(token.path().to_owned());
         resolved(options).expect("it is right");
     }

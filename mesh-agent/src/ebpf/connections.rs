@@ -119,6 +119,8 @@ pub(super) fn destination(
 ) -> SocketAddr {
     match verdict {
         Some(Verdict::Proxy) => original,
+        // Refused before an endpoint was chosen.
+        _ if remote.ip().is_unspecified() => original,
         _ => remote,
     }
 }

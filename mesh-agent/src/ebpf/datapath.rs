@@ -20,6 +20,7 @@ use super::offsets::Offsets;
 use super::pins::Pins;
 use super::sys::AttachType;
 use super::{Config, Error, Tables, acceleration, probe, sys};
+use crate::net::netns::Netns;
 use crate::state::report::{Acceleration, BpfReport, ProgramReport};
 
 /// Age of the heartbeat from which on the agent counts as hung.
@@ -217,7 +218,7 @@ fn first_settings(tables: &Tables) -> Result<Settings, Error> {
     settings.schema = SCHEMA;
     settings.flags &= !Settings::PASS_ALL;
     settings.stale_after_ns = STALE_AFTER_NS;
-    settings.host_netns = sys::netns_cookie().map_err(Error::Netns)?;
+    settings.host_netns = Netns::current().map_err(Error::Netns)?.cookie();
     tables.settings.insert(&0, &settings)?;
     Ok(settings)
 }

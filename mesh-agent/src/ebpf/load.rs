@@ -96,3 +96,6 @@ fn check_pins(directory: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

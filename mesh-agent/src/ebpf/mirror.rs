@@ -8,6 +8,7 @@ pub use apply::{Failure, Mirror, SyncReport};
 pub use desired::{Enrolled, Place};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::endpoint::Endpoint;
@@ -19,7 +20,7 @@ use mesh_common::workload::Workload;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// `POLICY`.
-    pub policies: BTreeMap<SocketAddress, Policy>,
+    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
     /// `ENDPOINTS`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Keys of `OPEN`; the kernel owns the values.
@@ -49,7 +50,7 @@ impl Held {
     pub fn follow(&mut self, write: &Write) {
         match write {
             Write::PutPolicy(key, policy) => {
-                self.policies.insert(*key, **policy);
+                self.policies.insert(*key, Arc::clone(policy));
             }
             Write::PutEndpoint(id, endpoint) => {
                 self.endpoints.insert(*id, *endpoint);
@@ -100,7 +101,7 @@ impl Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// New or changed rules.
-    PutPolicy(SocketAddress, Box<Policy>),
+    PutPolicy(SocketAddress, Arc<Policy>),
     /// No rules any more.
     RemovePolicy(SocketAddress),
     /// New or changed endpoint.

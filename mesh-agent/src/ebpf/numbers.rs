@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
+use crate::traffic::authz;
 
 /// The objects of one snapshot by number.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,7 @@ pub struct Numbers {
     workloads: BTreeMap<u32, ObjectKey>,
     services: BTreeMap<u32, ObjectKey>,
     addresses: BTreeMap<IpAddr, ObjectKey>,
+    virtual_addresses: BTreeMap<IpAddr, ObjectKey>,
 }
 
 impl Numbers {
@@ -40,11 +42,20 @@ impl Numbers {
                     .or_insert_with(|| key.clone());
             }
         }
+        let mut virtual_addresses = BTreeMap::new();
+        for (key, service) in snapshot.services.iter() {
+            for address in authz::virtual_addresses(service) {
+                virtual_addresses
+                    .entry(address.to_canonical())
+                    .or_insert_with(|| key.clone());
+            }
+        }
         Self {
             snapshot,
             workloads,
             services,
             addresses,
+            virtual_addresses,
         }
     }
 
@@ -70,6 +81,12 @@ impl Numbers {
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&ObjectKey> {
         self.addresses.get(&address.to_canonical())
+    }
+
+    /// The service that has a virtual address.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ObjectKey> {
+        self.virtual_addresses.get(&address.to_canonical())
     }
 
     /// What is spoken on a port of a service, as its object says.

@@ -5,7 +5,7 @@
 
 mod rows;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{self, AssertUnwindSafe};
@@ -29,7 +29,7 @@ const CACHE_BYTES: usize = 4 << 20;
 
 /// `Kind/namespace/name` -> the object as JSON.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// Number -> the [`Subject`] as JSON.
+/// Number -> the [`Subject`](super::id::Subject) as JSON.
 const IDS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("ids");
 /// The rows below.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -90,6 +90,8 @@ pub(super) struct Disk {
     path: PathBuf,
     /// `None` after a failed write: the database refuses everything from then on, and is opened again.
     database: Option<Database>,
+    /// Keeps other agents out, also while the file is set aside or opened again. Dropped last.
+    _lock: File,
 }
 
 /// What a start finds.
@@ -100,8 +102,8 @@ pub(super) struct Loaded {
     pub(super) is_new: bool,
 }
 
-/// Opens or makes the registry in `directory`.
-pub(super) fn open(directory: &Path) -> Result<Loaded, OpenError> {
+/// Opens or makes the registry in `directory`; with `reset`, sets aside what is there first.
+pub(super) fn open(directory: &Path, reset: bool) -> Result<Loaded, OpenError> {
     let path = directory.join(FILE_NAME);
     let access = |source| OpenError::Access {
         path: path.clone(),
@@ -112,6 +114,14 @@ pub(super) fn open(directory: &Path) -> Result<Loaded, OpenError> {
         .mode(0o700)
         .create(directory)
         .map_err(access)?;
+    let lock = File::open(directory).map_err(access)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse { path: path.clone() },
+        TryLockError::Error(source) => access(source),
+    })?;
+    if reset {
+        set_aside(directory, &path)?;
+    }
     let is_new = match fs::metadata(&path) {
         Ok(_) => false,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -124,6 +134,7 @@ pub(super) fn open(directory: &Path) -> Result<Loaded, OpenError> {
     let disk = Disk {
         path,
         database: Some(database),
+        _lock: lock,
     };
     Ok(Loaded {
         disk,
@@ -132,11 +143,10 @@ pub(super) fn open(directory: &Path) -> Result<Loaded, OpenError> {
     })
 }
 
-/// Sets the registry in `directory` aside, if there is one.
-pub(super) fn set_aside(directory: &Path) -> Result<(), OpenError> {
-    let path = directory.join(FILE_NAME);
-    match fs::rename(&path, directory.join(SET_ASIDE_NAME)) {
+fn set_aside(directory: &Path, path: &Path) -> Result<(), OpenError> {
+    match fs::rename(path, directory.join(SET_ASIDE_NAME)) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = path.to_owned();
             Err(OpenError::Access { path, source })
         }
         _ => Ok(()),
@@ -183,7 +193,8 @@ fn builder() -> redb::Builder {
 
 /// Reads everything, after the checksums of all pages.
 fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
-    // A damaged file can break an assertion of the database; that is a damaged file, not a reason to die.
+    // The database follows some pages before it has checked them, and a damaged one may break an assertion of its
+    // own: that is a damaged file, not a reason to die.
     let read = panic::catch_unwind(AssertUnwindSafe(|| {
         let mut database = builder().open(path).map_err(redb::Error::from)?;
         if !database.check_integrity().map_err(redb::Error::from)? {

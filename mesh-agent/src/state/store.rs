@@ -73,20 +73,17 @@ pub struct Subscription {
 impl Store {
     /// Opens or makes the store in `directory`.
     pub fn open(directory: &Path, config: Config) -> Result<Self, OpenError> {
-        let loaded = persist::open(directory)?;
+        Self::open_or_reset(directory, config, false)
+    }
+
+    /// The same; with `reset` what is there is set aside first.
+    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
+        let loaded = persist::open(directory, reset)?;
         let store = Self::new(Some(loaded.disk), loaded.snapshot, config);
         Ok(Self {
             is_new: loaded.is_new,
             ..store
         })
-    }
-
-    /// The same; with `reset` what is there is set aside first.
-    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
-        if reset {
-            persist::set_aside(directory)?;
-        }
-        Self::open(directory, config)
     }
 
     /// A store that forgets, with the default settings: for tests.

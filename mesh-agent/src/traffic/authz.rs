@@ -3,7 +3,7 @@
 //! A policy for a service holds at each of its virtual addresses and ports, and at each endpoint's address and port, so
 //! that dialling the endpoint does not go around it. A policy for a workload holds at the workload's addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ mod tests;
 /// All policies of a snapshot, by what they protect.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// The rules of each protected address and port; port 0 is a whole workload.
-    pub policies: BTreeMap<SocketAddress, Policy>,
+    /// The rules of each protected address and port; port 0 is a whole workload. The endpoints of a service share theirs.
+    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
     /// Policies that are not in force as written, because more than [`MAX_RULES`] rules meet at one key. Audited rules
     /// are left out first; where that is not enough, the key admits nobody.
     pub too_many: Vec<ObjectKey>,
@@ -79,9 +79,10 @@ pub fn compile(snapshot: &Snapshot) -> Compiled {
         }
     }
     let mut too_many = BTreeSet::new();
+    let mut shared = Shared::default();
     let policies = merged
         .into_iter()
-        .filter_map(|(address, rules)| Some((address, fit(rules, &mut too_many)?)))
+        .filter_map(|(address, rules)| Some((address, shared.policy(&fit(rules, &mut too_many))?)))
         .collect();
     Compiled {
         policies,
@@ -331,8 +332,33 @@ fn network(cidr: &IpNet) -> Network {
 /// Bits before the IPv4 address in a v4-mapped one.
 const MAPPED_PREFIX: u8 = 96;
 
-/// Makes one policy of the rules of a key; none, if there are none.
-fn fit(mut rules: Vec<Sourced<'_>>, too_many: &mut BTreeSet<ObjectKey>) -> Option<Policy> {
+/// Policies by their rules. A policy has room for all rules it may have, so that thousands of equal ones would cost
+/// much.
+#[derive(Debug, Default)]
+pub struct Shared(HashMap<Vec<Rule>, Arc<Policy>>);
+
+impl Shared {
+    /// The policy of `rules`, of which the first [`MAX_RULES`] count; none, if there are none.
+    pub fn policy(&mut self, rules: &[Rule]) -> Option<Arc<Policy>> {
+        if rules.is_empty() {
+            return None;
+        }
+        if let Some(policy) = self.0.get(rules) {
+            return Some(Arc::clone(policy));
+        }
+        let mut policy = Policy::EMPTY;
+        for (slot, rule) in policy.rules.iter_mut().zip(rules) {
+            *slot = *rule;
+            policy.count += 1;
+        }
+        let policy = Arc::new(policy);
+        self.0.insert(rules.to_vec(), Arc::clone(&policy));
+        Some(policy)
+    }
+}
+
+/// Makes the rules of a key fit in one policy.
+fn fit(mut rules: Vec<Sourced<'_>>, too_many: &mut BTreeSet<ObjectKey>) -> Vec<Rule> {
     let mut seen = BTreeSet::new();
     rules.retain(|Sourced { rule, .. }| {
         seen.insert((
@@ -355,18 +381,10 @@ fn fit(mut rules: Vec<Sourced<'_>>, too_many: &mut BTreeSet<ObjectKey>) -> Optio
     }
     if rules.len() > MAX_RULES {
         too_many.extend(rules.iter().map(|sourced| sourced.key.clone()));
-        rules.truncate(1);
-        for sourced in &mut rules {
-            sourced.rule = Rule {
-                flags: Rule::NOBODY,
-                ..Rule::default()
-            };
-        }
+        return vec![Rule {
+            flags: Rule::NOBODY,
+            ..Rule::default()
+        }];
     }
-    let mut policy = Policy::EMPTY;
-    for (slot, sourced) in policy.rules.iter_mut().zip(&rules) {
-        *slot = sourced.rule;
-        policy.count += 1;
-    }
-    (policy.count > 0).then_some(policy)
+    rules.into_iter().map(|sourced| sourced.rule).collect()
 }

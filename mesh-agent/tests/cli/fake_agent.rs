@@ -142,6 +142,10 @@ impl Shared {
                 .map_or(missing, |object| ("200 OK", object.clone())),
             "PUT" => {
                 let mut object: Value = serde_json::from_slice(body).expect("JSON");
+                if is_taken(&objects, path, &object) {
+                    let detail = json!({"detail": "it is taken", "field": "spec.addresses[0]"});
+                    return ("422 Unprocessable Entity", detail);
+                }
                 if path.contains("/workloads/") {
                     object["status"] = json!({"conditions": [self.enrolled()]});
                 }
@@ -176,4 +180,20 @@ impl Shared {
         };
         serde_json::to_value(status).expect("it can be written")
     }
+}
+
+/// Whether another workload has one of the addresses.
+fn is_taken(objects: &BTreeMap<String, Value>, path: &str, object: &Value) -> bool {
+    let addresses = object["spec"]["addresses"].as_array();
+    let mut others = objects
+        .iter()
+        .filter(|(other, _)| other.contains("/workloads/") && *other != path);
+    path.contains("/workloads/")
+        && others.any(|(_, other)| {
+            let theirs = other["spec"]["addresses"].as_array();
+            addresses
+                .into_iter()
+                .flatten()
+                .any(|address| theirs.is_some_and(|theirs| theirs.contains(address)))
+        })
 }

@@ -170,6 +170,7 @@ async fn bad_input_gets_a_problem_with_the_field() {
         "Invalid",
     )
     .await;
+    check(raw(json_type, "[]".to_owned()), 422, "body", "Invalid").await;
     check(document(json!({"ports": []})), 422, "spec.ports", "Invalid").await;
     check(
         document(json!({"ports": [], "tags": []})),

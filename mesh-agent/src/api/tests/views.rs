@@ -28,6 +28,8 @@ async fn views_show_what_the_node_says() {
     let docs = fixture.get("/docs/").await;
     assert_eq!(docs.status, 200);
     assert!(docs.text.contains("swagger-ui"));
+    let script = fixture.get("/docs/swagger-initializer.js").await;
+    assert!(script.text.contains("/openapi.json"), "{}", script.text);
     fixture.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use hyper::body::Incoming;
 
 use super::*;
+use crate::api::MAX_WATCHERS;
 use crate::state::{Change, decode};
 
 /// An open watch.
@@ -166,5 +167,21 @@ async fn idle_watcher_hears_that_the_connection_lives() {
         let frame = watch.body.frame().await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), ":\n\n");
     }
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn number_of_watchers_is_bounded() {
+    let fixture = Fixture::new().await;
+    let path = "/api/v1/services?watch=true";
+    let mut watchers = Vec::new();
+    for _ in 0..MAX_WATCHERS {
+        watchers.push(Watch::open(&fixture, path).await);
+    }
+
+    let refused = fixture.get(path).await;
+
+    assert_eq!(refused.problem().2, "TooManyWatchers");
+    assert_eq!(refused.status, 429);
     fixture.stop().await;
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use super::super::error::is_permission;
+use super::super::error::{Problem, is_permission};
 use super::super::exit::Exit;
 use crate::state::object::{Kind, ObjectKey};
 
@@ -19,6 +19,12 @@ pub enum Error {
     /// The addresses cannot be listed.
     #[error("cannot list the addresses of this network namespace")]
     Addresses(#[source] io::Error),
+    /// The address that was asked for is another workload's, or no address for a workload.
+    #[error("{problem}; give another one with --address")]
+    AddressTaken {
+        /// What the agent says.
+        problem: Problem,
+    },
     /// The name is taken.
     #[error("{kind} {key} is in use: choose another --workload, or delete it first")]
     InUse {
@@ -82,7 +88,7 @@ impl Error {
         match self {
             Self::NoAddress | Self::Port { .. } => Exit::USAGE,
             Self::Addresses(_) | Self::Watch(_) => Exit::OS,
-            Self::Refused { .. } => Exit::DATA,
+            Self::Refused { .. } | Self::AddressTaken { .. } => Exit::DATA,
             Self::NotEnrolled { .. } => Exit::UNAVAILABLE,
             Self::Cgroup { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::InUse { .. } | Self::Cgroup { .. } => Exit::CANNOT_CREATE,

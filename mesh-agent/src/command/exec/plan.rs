@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::command::Problem;
 use crate::config::cli::{Exec, FailModeName};
 use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus};
 use crate::state::object::{
@@ -129,6 +130,12 @@ impl Plan {
 /// Whether `exec` has made an object, so that it may replace it.
 pub(super) fn is_ours(metadata: &Metadata) -> bool {
     metadata.annotations.get(MADE_BY).map(String::as_str) == Some(EXEC)
+}
+
+/// Whether the agent refuses an object because of an address.
+pub(super) fn is_about_address(problem: &Problem) -> bool {
+    let field = problem.field.as_deref();
+    field.is_some_and(|field| field.starts_with("spec.addresses"))
 }
 
 /// The name of the service's port that a command on `port` serves: the only one, or the one with that number.

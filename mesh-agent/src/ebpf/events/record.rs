@@ -90,7 +90,11 @@ impl Record {
                 numbers.workload_at(destination.ip()).cloned(),
                 numbers,
             ),
-            service: numbers.service(event.service).cloned(),
+            // Policy refuses before the kernel looks for a service.
+            service: numbers
+                .service(event.service)
+                .or_else(|| numbers.service_at(original.ip()))
+                .cloned(),
             pid: event.pid,
             bytes_sent: event.bytes_sent,
             bytes_received: event.bytes_received,
@@ -185,10 +189,7 @@ impl Record {
             fields.push(("rtt_micros", Value::from(self.rtt_micros)));
             fields.push(("retransmits", Value::from(self.retransmits)));
         } else if self.kind != Kind::AuditDenied && self.kind != Kind::Bypassed {
-            fields.push((
-                "error",
-                Value::from("connection refused by policy of the mesh"),
-            ));
+            fields.push(("error", Value::from("connection refused by the mesh")));
         }
         fields
     }

@@ -96,6 +96,8 @@ fn a_refusal_names_the_workload_and_says_why() {
     let snapshot = Arc::new(node());
     let mut event = event(&snapshot, Kind::Denied, Verdict::Deny);
     event.reason = Reason::Policy as u8;
+    event.service = 0;
+    event.destination = mesh_common::address::SocketAddress::default();
     event.source = "0.0.0.0:0".parse::<std::net::SocketAddr>().unwrap().into();
     let record = Record::new(&event, &Numbers::of(Arc::clone(&snapshot))).unwrap();
     let line = record.line(Format::Text, "now");
@@ -103,9 +105,13 @@ fn a_refusal_names_the_workload_and_says_why() {
         line.contains("src.addr=10.0.0.2:0 src.workload=client"),
         "{line}"
     );
+    assert!(
+        line.contains("dst.addr=240.240.0.1:80 dst.service=shop/web"),
+        "{line}"
+    );
     assert!(line.contains("verdict=deny reason=policy"), "{line}");
     assert!(
-        line.ends_with(r#"error="connection refused by policy of the mesh""#),
+        line.ends_with(r#"error="connection refused by the mesh""#),
         "{line}"
     );
 }

@@ -2,15 +2,16 @@
 //!
 //! A write that depends on one that failed is held back, so that no service ever reads a slot that is not there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use mesh_common::address::SocketAddress;
 use mesh_common::endpoint::{Endpoint, State};
 use mesh_common::names::map;
-use mesh_common::policy::workload_key;
+use mesh_common::policy::{Policy, workload_key};
 use mesh_common::service::SlotKey;
 
 use super::desired::{Desired, Enrolled, desired};
@@ -22,6 +23,7 @@ use crate::state::Ids;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
+use crate::traffic::authz::Shared;
 
 #[cfg(test)]
 mod tests;
@@ -324,7 +326,7 @@ impl Kernel for Tables {
 
 fn read(tables: &Tables) -> Result<Held, TableError> {
     Ok(Held {
-        policies: tables.policy.entries()?.into_iter().collect(),
+        policies: read_policies(tables)?,
         endpoints: tables.endpoints.entries()?.into_iter().collect(),
         open: tables
             .open
@@ -344,6 +346,23 @@ fn read(tables: &Tables) -> Result<Held, TableError> {
         workloads: tables.workloads.entries()?.into_iter().collect(),
         cgroups: tables.cgroups.entries()?.into_iter().collect(),
     })
+}
+
+/// Reads one by one and shares at once: the whole map at full size would be a burden.
+fn read_policies(tables: &Tables) -> Result<BTreeMap<SocketAddress, Arc<Policy>>, TableError> {
+    let mut shared = Shared::default();
+    let mut policies = BTreeMap::new();
+    for key in tables.policy.keys()? {
+        if let Some(policy) = tables.policy.get(&key)? {
+            let used = policy.rules.get(..policy.count as usize);
+            // An entry without rules, or with too many, is none that we write: whatever it is, it will be replaced.
+            let policy = shared
+                .policy(used.unwrap_or_default())
+                .unwrap_or_else(|| Arc::new(policy));
+            policies.insert(key, policy);
+        }
+    }
+    Ok(policies)
 }
 
 /// Waits for one RCU grace period: kernel programs run inside RCU read sections, so one that began before is over after.

@@ -47,7 +47,7 @@ pub enum Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// `POLICY`.
-    pub policies: BTreeMap<SocketAddress, Policy>,
+    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
     /// `ENDPOINTS`; each has a count in `OPEN`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// `SLOTS` by number of the service's port, whatever the generation; each port has a cursor in `CURSORS`.

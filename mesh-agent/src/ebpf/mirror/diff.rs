@@ -9,6 +9,7 @@
 //!    then workloads and cgroups.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh_common::endpoint::{Endpoint, State};
 use mesh_common::service::{Service, ServiceKey, SlotKey};
@@ -34,7 +35,7 @@ pub fn diff(held: &Held, desired: &Desired) -> Vec<Write> {
         &held.policies,
         &desired.policies,
         &mut writes,
-        |key, policy| Write::PutPolicy(*key, Box::new(*policy)),
+        |key, policy| Write::PutPolicy(*key, Arc::clone(policy)),
     );
     let late_endpoints = put_endpoints(held, desired, &mut writes);
     put_slots(held, desired, &services, &mut writes);

@@ -1,5 +1,6 @@
 //! What the registry refuses, and the field it names.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -266,5 +267,39 @@ fn names_and_labels_are_those_of_dns_and_kubernetes() {
     ] {
         let expected = format!("metadata.labels.{key}");
         assert_eq!(check_metadata("web", "shop", (key, value)), expected);
+    }
+}
+
+/// Any JSON, with names that objects have among its keys.
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys =
+        "(spec|metadata|name|ports|port|addresses|rules|from|to|target|kind|netns|[a-z]{0,3})";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "(web|tcp|10\\.0\\.0\\.1/?8?|/run|Service|.{0,4})".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 32, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(keys, inner, 0..6)
+                .prop_map(|it| Value::Object(it.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_is_read_or_refused(spec in any_json(), document in any_json()) {
+        let snapshot = Snapshot::default();
+        for kind in Kind::ALL {
+            for document in [json!({ "spec": spec }), document.clone()] {
+                let key = ObjectKey::new("shop", "web");
+                if let Ok(manifest) = decode::manifest(kind, &key, document) {
+                    drop(check(&manifest, &snapshot));
+                }
+            }
+        }
     }
 }

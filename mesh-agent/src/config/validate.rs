@@ -1,0 +1,157 @@
+//! Whether settings fit together. Names every problem, not only the first.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::resolve::MAX_SOCKET_PATH;
+use super::{Problem, ProxySettings, Settings};
+use crate::telemetry;
+
+/// What does not fit.
+pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut refuse = |key, message: String| problems.push(Problem { key, message });
+
+    for (key, path) in [
+        ("cgroup", &settings.cgroup),
+        ("pinDir", &settings.pin_dir),
+        ("stateDir", &settings.state_dir),
+    ] {
+        if !path.is_absolute() {
+            refuse(key, format!("{} is not absolute", path.display()));
+        }
+    }
+    let socket = settings.unix_socket.as_ref();
+    if socket.is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
+        let message = format!("use at most {MAX_SOCKET_PATH} bytes: the kernel takes no more");
+        refuse("unixSocket", message);
+    }
+    check_listeners(settings, &mut refuse);
+    if !(1..=MAX_WORKERS).contains(&settings.workers) {
+        refuse("workers", format!("use 1 to {MAX_WORKERS}"));
+    }
+    if let Err(error) = telemetry::check_level(&settings.log_level) {
+        refuse("logLevel", error.to_string());
+    }
+    if settings.drain_timeout > MAX_DRAIN {
+        refuse("drainTimeout", "use at most 1h".to_owned());
+    }
+    check_ranges(&settings.virtual_range, &mut refuse);
+    check_proxy(&settings.proxy, &mut refuse);
+    problems
+}
+
+fn check_listeners(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    if !settings.api.ip().is_loopback() && settings.token_file.is_none() {
+        let message = format!(
+            "{} is not a loopback address: whoever reaches it would rule the mesh; give tokenFile too",
+            settings.api
+        );
+        refuse("api", message);
+    }
+    if settings.api == settings.metrics && settings.api.port() != 0 {
+        refuse("metrics", format!("{} is the API's already", settings.api));
+    }
+    if let Some(path) = &settings.token_file
+        && let Err(error) = check_token(path)
+    {
+        refuse("tokenFile", format!("{}: {error}", path.display()));
+    }
+    for host in &settings.allowed_host {
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if host.is_empty() || !host.chars().all(is_host) {
+            refuse("allowedHost", format!("{host:?} is no host name"));
+        }
+    }
+}
+
+fn check_token(path: &Path) -> Result<(), TokenError> {
+    let text = std::fs::read_to_string(path)?;
+    if text.trim().len() < MIN_TOKEN {
+        return Err(TokenError::Short);
+    }
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("cannot read it: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("use at least {MIN_TOKEN} characters, for example from `openssl rand -base64 32`")]
+    Short,
+}
+
+fn check_ranges(ranges: &[IpNet], refuse: &mut impl FnMut(&'static str, String)) {
+    let key = "virtualRange";
+    if !ranges.iter().any(|range| matches!(range, IpNet::V4(_))) {
+        refuse(key, "give at least one IPv4 range".to_owned());
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        if range.max_prefix_len() - range.prefix_len() < MIN_HOST_BITS {
+            refuse(key, format!("{range} is too small for services"));
+        }
+        let address = range.addr();
+        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+            refuse(key, format!("{range} cannot be dialled"));
+        }
+        let rest = ranges.iter().skip(index + 1);
+        for other in rest.filter(|other| range.contains(*other) || other.contains(range)) {
+            refuse(key, format!("{range} and {other} overlap"));
+        }
+    }
+}
+
+fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, String)) {
+    for (key, time) in [
+        ("proxy.connectTimeout", proxy.connect_timeout),
+        ("proxy.headerTimeout", proxy.header_timeout),
+        ("proxy.responseTimeout", proxy.response_timeout),
+        ("proxy.keepAliveTimeout", proxy.keep_alive_timeout),
+        ("proxy.idleTimeout", proxy.idle_timeout),
+        ("proxy.poolIdleTimeout", proxy.pool_idle_timeout),
+        ("proxy.detectTimeout", proxy.detect_timeout),
+        ("proxy.detectRace", proxy.detect_race),
+    ] {
+        if time.is_zero() {
+            refuse(key, "must not be zero".to_owned());
+        }
+    }
+    let total = proxy.max_connections;
+    let buffers = proxy.max_buffered_bytes;
+    for (key, number, allowed) in [
+        ("proxy.maxConnections", total, 1..=1 << 24),
+        (
+            "proxy.maxConnectionsPerWorkload",
+            proxy.max_connections_per_workload,
+            1..=total,
+        ),
+        ("proxy.maxBufferedBytes", buffers, MIB..=usize::MAX),
+        (
+            "proxy.maxBufferedBytesPerWorkload",
+            proxy.max_buffered_bytes_per_workload,
+            MIB..=buffers,
+        ),
+        // hyper does not work with less.
+        ("proxy.maxHeaderBytes", proxy.max_header_bytes, 8192..=MIB),
+        (
+            "proxy.maxIdleConnections",
+            proxy.max_idle_connections,
+            0..=1 << 16,
+        ),
+    ] {
+        if !allowed.contains(&number) {
+            refuse(key, format!("use {} to {}", allowed.start(), allowed.end()));
+        }
+    }
+}
+
+const MIB: usize = 1 << 20;
+/// 96 bits, in base64.
+const MIN_TOKEN: usize = 16;
+/// More threads than any node has processors.
+const MAX_WORKERS: usize = 1024;
+const MAX_DRAIN: Duration = Duration::from_hours(1);
+/// Sixteen addresses.
+const MIN_HOST_BITS: u8 = 4;
