@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,7 @@ pub struct Proxy {
     shared: Shared,
     workers: Vec<(Arc<Worker>, mpsc::Sender<Job>)>,
     threads: Vec<JoinHandle<()>>,
+    runtimes: Vec<(String, Handle)>,
     stop: CancellationToken,
     /// Listeners by the cookie of their network namespace.
     listeners: Mutex<HashMap<u64, CancellationToken>>,
@@ -121,6 +123,7 @@ impl Proxy {
             closing: CancellationToken::new(),
             stranger: Arc::new(Workload::stranger()),
         };
+        metrics::register_usage(registry, Arc::clone(&shared.usage));
         let mut workers = Vec::new();
         let mut queues = Vec::new();
         for number in 0..shared.config.workers.max(1) {
@@ -132,6 +135,7 @@ impl Proxy {
             shared,
             workers,
             threads: Vec::new(),
+            runtimes: Vec::new(),
             stop: CancellationToken::new(),
             listeners: Mutex::default(),
             next: AtomicUsize::new(0),
@@ -149,10 +153,13 @@ impl Proxy {
         for (number, (queue, (worker, _))) in queues.into_iter().zip(&self.workers).enumerate() {
             let (worker, peers) = (Arc::clone(worker), Arc::clone(&peers));
             let stop = self.stop.clone();
-            self.threads
-                .push(thread(&format!("proxy-{number}"), move || {
-                    worker.run(queue, &peers, &stop)
-                })?);
+            let name = format!("proxy-{number}");
+            let runtime = worker::runtime()?;
+            self.runtimes.push((name.clone(), runtime.handle().clone()));
+            self.threads.push(thread(&name, move || {
+                worker.run(runtime, queue, &peers, &stop);
+                Ok(())
+            })?);
         }
         Ok(())
     }
@@ -226,6 +233,11 @@ impl Proxy {
         if let Some(stop) = listeners.remove(&netns_cookie) {
             stop.cancel();
         }
+    }
+
+    /// The runtimes of the workers, by name: for their metrics.
+    pub fn runtimes(&self) -> Vec<(String, Handle)> {
+        self.runtimes.clone()
     }
 
     /// When the slowest worker last showed that it is alive, on the monotonic clock.

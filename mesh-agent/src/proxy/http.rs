@@ -102,13 +102,12 @@ macro_rules! drive {
                 }
                 () = connection.worker.draining.cancelled(), if !is_draining => {
                     is_draining = true;
-                    if connection.pulse.is_untouched() {
-                        break;
-                    }
                     serving.as_mut().graceful_shutdown();
                 }
                 () = connection.worker.closing.cancelled() => break,
                 _ = looks.tick() => match connection.pulse.look() {
+                    // Its client has had the time of a look to say something.
+                    Verdict::Alive if is_draining && connection.pulse.is_untouched() => break,
                     Verdict::Alive => {}
                     Verdict::Unused if connection.pulse.is_untouched() => break,
                     Verdict::Unused => serving.as_mut().graceful_shutdown(),

@@ -21,7 +21,6 @@ impl Usage {
     }
 
     /// Bytes set aside for buffers.
-    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
     }

@@ -79,7 +79,7 @@ impl Listener {
         let mut pause = PAUSES.0;
         loop {
             let ready = tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => break,
                 ready = listener.readable() => ready,
             };
             let accepted = ready.and_then(|mut ready| {
@@ -108,6 +108,18 @@ impl Listener {
                     pause = (pause * 2).min(PAUSES.1);
                 }
             }
+        }
+        // Who has been let in by the kernel already would be reset by the close.
+        while let Ok((stream, peer)) = socket::accept(listener.get_ref()) {
+            let netns = Arc::clone(&self.netns);
+            peers.hand_over(
+                &worker,
+                Accepted {
+                    stream,
+                    netns,
+                    peer,
+                },
+            );
         }
     }
 }

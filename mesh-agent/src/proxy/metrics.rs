@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
 use super::handles::Handles;
+use super::limits::Usage;
 use crate::metrics::Registry;
 use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
 
@@ -80,6 +81,15 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
     metrics.register_istio(registry);
     metrics.register_mesh(registry);
     metrics
+}
+
+/// Shows what all workloads hold together.
+pub(crate) fn register_usage(registry: &mut Registry, usage: Arc<Usage>) {
+    registry.register_gauge(
+        "mesh_proxy_buffered_bytes",
+        "Bytes set aside for the buffers of connections",
+        move || u64::try_from(usage.buffered()).unwrap_or(u64::MAX),
+    );
 }
 
 impl Metrics {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,14 @@ use crate::net::socket;
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two looks at the pool.
 const SWEEP: u32 = 8;
+
+/// A runtime for the thread of one worker.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+}
 
 /// What can be given to a worker.
 #[derive(Debug)]
@@ -134,18 +143,14 @@ impl Worker {
     /// The life of the worker's thread.
     pub(crate) fn run(
         self: &Arc<Self>,
+        runtime: Runtime,
         jobs: mpsc::Receiver<Job>,
         peers: &Arc<Peers>,
         stop: &CancellationToken,
-    ) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
+    ) {
         runtime.block_on(self.work(jobs, peers, stop));
         // Ends what hangs on this runtime: connections that were not finished in time.
         drop(runtime);
-        Ok(())
     }
 
     async fn work(

@@ -200,3 +200,77 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Beating<S> {
         self.inner.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::{Pulse, Verdict};
+    use crate::proxy::config::Timeouts;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        connect: Duration::from_secs(1),
+        header: Duration::from_secs(10),
+        response: Duration::from_mins(1),
+        keep_alive: Duration::from_secs(100),
+        idle: Duration::from_secs(50),
+        pool_idle: Duration::from_secs(1),
+        detect: Duration::from_secs(1),
+        detect_race: Duration::from_secs(1),
+    };
+
+    /// The first verdict that is not `Alive`, and after how many seconds, with a look each second.
+    async fn watch(pulse: &Pulse, each_second: impl Fn()) -> (Verdict, u32) {
+        for second in 0..300 {
+            each_second();
+            match pulse.look() {
+                Verdict::Alive => advance(Duration::from_secs(1)).await,
+                verdict => return (verdict, second),
+            }
+        }
+        (Verdict::Alive, 300)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_requests_is_unused_after_a_while() {
+        for is_http2 in [false, true] {
+            let pulse = Pulse::new(TIMEOUTS, is_http2);
+            assert!(pulse.is_untouched());
+            assert_eq!(watch(&pulse, || ()).await, (Verdict::Unused, 101));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_must_end_in_time_however_its_bytes_drip() {
+        let pulse = Pulse::new(TIMEOUTS, false);
+        pulse.request_started();
+        pulse.request_ended();
+        assert_eq!(pulse.look(), Verdict::Alive);
+        assert_eq!(
+            watch(&pulse, || pulse.has_read()).await,
+            (Verdict::Overdue, 11)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_take_its_time_while_bytes_move() {
+        let pulse = Pulse::new(TIMEOUTS, false);
+        pulse.request_started();
+        assert_eq!(
+            watch(&pulse, || pulse.has_read()).await,
+            (Verdict::Alive, 300)
+        );
+        assert_eq!(watch(&pulse, || ()).await, (Verdict::Overdue, 50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_of_http_2_are_no_heads() {
+        let pulse = Pulse::new(TIMEOUTS, true);
+        assert_eq!(
+            watch(&pulse, || pulse.has_read()).await,
+            (Verdict::Unused, 101)
+        );
+    }
+}

@@ -149,7 +149,7 @@ async fn a_small_limit_of_the_endpoint_is_respected() {
                     .into_body()
                     .collect()
                     .await
-                    .map(|body| body.to_bytes())
+                    .map(http_body_util::Collected::to_bytes)
             })
         })
         .collect();

@@ -1,0 +1,93 @@
+//! What is told of refusals, and of everything in the access log.
+
+use std::sync::Arc;
+
+use super::fixture::{Node, eventually, http1_server, snapshot, text};
+
+#[tokio::test]
+async fn a_caller_that_policy_refuses_at_an_endpoint_is_told_so() {
+    let (endpoint, _server) = http1_server(|_| text("reached")).await;
+    for (protocol, status) in [("http", "HTTP/1.1 403 "), ("tcp", "")] {
+        let node = Node::start(protocol, &[endpoint]);
+        node.change(denying(protocol, &[endpoint]));
+        let answer = node
+            .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await;
+        assert!(
+            answer.starts_with(status) && !answer.contains("reached"),
+            "{answer}"
+        );
+        assert_eq!(answer.contains("x-mesh-error: policy"), protocol == "http");
+        assert_eq!(
+            node.metric(&["mesh_proxy_errors_total", "policy"], 1).await,
+            1
+        );
+        assert!(
+            node.table.marks.lock().expect("no panic").is_empty(),
+            "nothing was dialled"
+        );
+    }
+}
+
+/// The registry with a policy that refuses everybody.
+fn denying(protocol: &str, endpoints: &[std::net::SocketAddr]) -> crate::state::Snapshot {
+    let mut snapshot = snapshot(protocol, endpoints);
+    let policy = serde_json::json!({
+        "apiVersion": "mesh.dev/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "nobody", "namespace": "shop"},
+        "spec": {"target": {"kind": "Service", "name": "web"}, "action": "Deny", "rules": [{}]},
+    });
+    let key = crate::state::object::ObjectKey::new("shop", "nobody");
+    let policy = serde_json::from_value(policy).expect("a policy");
+    Arc::make_mut(&mut snapshot.policies).insert(key, Arc::new(policy));
+    snapshot
+}
+
+/// Sends what is written to it.
+struct Lines(std::sync::mpsc::Sender<String>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        self.0.send(text).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_request_and_connection_makes_one_line() {
+    let (endpoint, _server) = http1_server(|_| text("hello")).await;
+    for (protocol, has_status) in [("http", true), ("tcp", false)] {
+        let (sender, lines) = std::sync::mpsc::channel();
+        let config = crate::proxy::Config {
+            access_log: crate::telemetry::AccessLog::to(Lines(sender)),
+            ..crate::proxy::Config::default()
+        };
+        let node = Node::start_with(protocol, &[endpoint], config);
+        node.raw("GET /a?secret HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+            .await;
+        eventually("no connection", || node.proxy().connections() == 0).await;
+        drop(node);
+        let written: String = lines.iter().collect();
+        let [line] = written.lines().collect::<Vec<_>>()[..] else {
+            panic!("{written}");
+        };
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(line["protocol"], protocol);
+        assert_eq!(line["src_workload"], "client");
+        assert_eq!(line["dst_service"], "web.shop.mesh");
+        assert_eq!(line["endpoint"], "shop/web-0");
+        assert_eq!(line["reason"], "ok");
+        if has_status {
+            assert_eq!(
+                (&line["status"], &line["path"]),
+                (&200.into(), &"/a".into())
+            );
+            assert_eq!(line["bytes_sent"], 5);
+        }
+    }
+}
