@@ -78,17 +78,13 @@ fn a_hung_agent_is_found_out_by_its_heartbeat() {
     };
     shop.open_web();
     shop.node.agent().freeze();
-    let begin = Instant::now();
-    assert_eventually!(
+    // The first ones may wait in the listener of the hung agent until their own deadline.
+    let goes_on = || {
         shop.client
             .try_get(WEB)
             .is_ok_and(|answer| answer.status == 200)
-    );
-    assert!(
-        begin.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        begin.elapsed()
-    );
+    };
+    assert_eventually!(goes_on(), Duration::from_secs(45));
     let quick = Instant::now();
     assert_eq!(shop.client.get(WEB).header("x-server"), "web-1");
     assert!(
