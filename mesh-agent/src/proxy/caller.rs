@@ -86,11 +86,6 @@ impl Caller {
         let source = self.source_towards(self.original);
         (!source.is_unspecified()).then(|| source.into())
     }
-
-    /// Labels of the caller.
-    pub(crate) fn labels(&self) -> End {
-        self.workload.labels()
-    }
 }
 
 impl Workload {

@@ -122,8 +122,8 @@ impl Exchange {
         let connection = &*self.connection;
         let endpoint = self.active.as_ref().map(Active::endpoint);
         let series = select::series(
-            &connection.worker,
-            &connection.caller,
+            &connection.worker.metrics,
+            &connection.caller.workload,
             port,
             endpoint.map(|endpoint| &**endpoint),
         );
