@@ -29,6 +29,8 @@ pub(crate) struct Caller {
     pub(crate) original: SocketAddr,
     /// The address that the client bound its socket to, if it did.
     pub(crate) bound: Option<IpAddr>,
+    /// The port of the client's socket.
+    pub(crate) source_port: u16,
     /// The right to this connection.
     pub(crate) permit: Permit,
 }
@@ -68,6 +70,7 @@ impl Caller {
             netns,
             workload,
             bound,
+            source_port: peer.port(),
             permit,
         })
     }

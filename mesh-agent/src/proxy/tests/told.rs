@@ -82,16 +82,23 @@ async fn each_request_and_connection_makes_one_line() {
         };
         let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(line["protocol"], protocol);
-        assert_eq!(line["src_workload"], "client");
-        assert_eq!(line["dst_service"], "web.shop.mesh");
-        assert_eq!(line["endpoint"], "shop/web-0");
+        assert_eq!(line["verdict"], "proxy");
+        assert_eq!(line["src.workload"], "client");
+        assert_eq!(line["src.identity"], "shop/default");
+        assert_eq!(line["dst.addr"], endpoint.to_string());
+        assert_eq!(line["dst.service"], "shop/web");
+        assert_eq!(line["dst.endpoint"], "shop/web-0");
+        assert_eq!(line["original"], DIALLED.to_string());
+        let duration = line["duration"].as_str().expect("text");
+        assert!(duration.ends_with("ms"), "{duration}");
         assert_eq!(line["reason"], "ok");
+        assert_eq!(line.get("error"), None);
         if has_status {
             assert_eq!(
                 (&line["status"], &line["path"]),
                 (&200.into(), &"/a".into())
             );
-            assert_eq!(line["bytes_sent"], 5);
+            assert_eq!(line["bytes_recv"], 5);
         }
     }
 }
