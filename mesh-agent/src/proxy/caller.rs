@@ -121,6 +121,7 @@ impl Workload {
             ipv6: Address::UNSPECIFIED,
             is_accelerated: false,
             usage: Arc::default(),
+            object: None,
         }
     }
 }
