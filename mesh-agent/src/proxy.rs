@@ -166,14 +166,16 @@ impl Proxy {
         Ok(())
     }
 
-    /// Keeps the view up to date, on a thread of its own: compiling delays no traffic.
+    /// Keeps view and series up to date, on a thread of its own: compiling delays no traffic.
     fn follow(&mut self, notices: broadcast::Receiver<Notice>) -> io::Result<()> {
         let (views, stop) = (Arc::clone(&self.shared.views), self.stop.clone());
+        let metrics = self.shared.metrics.clone();
         self.threads.push(thread("proxy-view", move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()?;
-            runtime.block_on(stop.run_until_cancelled(views.run(notices)));
+            let work = async { tokio::join!(views.run(notices), metrics.keep_tidy()) };
+            runtime.block_on(stop.run_until_cancelled(work));
             Ok(())
         })?);
         Ok(())

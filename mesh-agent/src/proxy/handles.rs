@@ -36,6 +36,17 @@ impl<K: Clone + PartialEq, V> Handles<K, V> {
         });
         value
     }
+
+    /// Lets go of what is not to be kept.
+    pub(crate) fn retain(&self, keep: impl Fn(&K) -> bool) {
+        if self.0.load().iter().all(|(key, _)| keep(key)) {
+            return;
+        }
+        self.0.rcu(|list| {
+            let kept = list.iter().filter(|(key, _)| keep(key));
+            kept.cloned().collect::<Vec<_>>()
+        });
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +59,8 @@ mod tests {
         assert_eq!(*handles.find_or_make(&1, || "one"), "one");
         assert_eq!(*handles.find_or_make(&2, || "two"), "two");
         assert_eq!(*handles.find_or_make(&1, || "another"), "one");
+        handles.retain(|key| *key != 1);
+        assert_eq!(*handles.find_or_make(&1, || "another"), "another");
+        assert_eq!(*handles.find_or_make(&2, || "another"), "two");
     }
 }

@@ -4,6 +4,8 @@
 //! anyway: no request looks up a family.
 
 mod labels;
+mod leases;
+mod series;
 
 use std::sync::Arc;
 
@@ -12,8 +14,9 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
+use leases::Leases;
+pub(crate) use series::{Series, TcpSeries};
 
-use super::handles::Handles;
 use super::limits::Usage;
 use crate::metrics::Registry;
 use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
@@ -32,6 +35,9 @@ pub(crate) struct Metrics {
     tcp_received: Family<Outcome, Counter>,
     tcp_opened: Family<Outcome, Counter>,
     tcp_closed: Family<Outcome, Counter>,
+    http_leases: Arc<Leases>,
+    tcp_leases: Arc<Leases>,
+    dropped: Counter,
     refused: Family<Reason, Counter>,
     errors: Family<Reason, Counter>,
     retries: Family<Reason, Counter>,
@@ -69,6 +75,9 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         tcp_received: Family::default(),
         tcp_opened: Family::default(),
         tcp_closed: Family::default(),
+        http_leases: Arc::default(),
+        tcp_leases: Arc::default(),
+        dropped: Counter::default(),
         refused: Family::default(),
         errors: Family::default(),
         retries: Family::default(),
@@ -135,6 +144,11 @@ impl Metrics {
     }
 
     fn register_mesh(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_metrics_series_dropped",
+            "Series of Istio that were counted together because there are too many",
+            self.dropped.clone(),
+        );
         registry.register(
             "mesh_refused_connections",
             "Connections that the proxy refused before it knew the protocol, by reason",
@@ -211,81 +225,5 @@ impl Metrics {
     pub(crate) fn worker(&self, number: usize) -> Gauge {
         self.worker_connections
             .get_or_create_owned(&[("worker", number.to_string())])
-    }
-}
-
-/// The series of one caller and one endpoint.
-#[derive(Debug)]
-pub(crate) struct Series {
-    ends: Arc<Ends>,
-    metrics: Metrics,
-    http: Handles<OutcomeKey, HttpSeries>,
-    tcp: Handles<OutcomeKey, TcpSeries>,
-}
-
-/// Series of requests that went alike.
-#[derive(Debug)]
-pub(crate) struct HttpSeries {
-    pub(crate) requests: Counter,
-    pub(crate) duration_ms: Histogram,
-    pub(crate) request_bytes: Histogram,
-    pub(crate) response_bytes: Histogram,
-}
-
-/// Series of connections that went alike.
-#[derive(Debug)]
-pub(crate) struct TcpSeries {
-    pub(crate) sent: Counter,
-    pub(crate) received: Counter,
-    pub(crate) opened: Counter,
-    pub(crate) closed: Counter,
-}
-
-impl Series {
-    pub(crate) fn new(metrics: &Metrics, ends: Ends) -> Self {
-        Self {
-            ends: Arc::new(ends),
-            metrics: metrics.clone(),
-            http: Handles::default(),
-            tcp: Handles::default(),
-        }
-    }
-
-    /// The handles of requests that went as `key` says.
-    pub(crate) fn http(&self, key: OutcomeKey) -> Arc<HttpSeries> {
-        self.http.find_or_make(&key, || {
-            let labels = Outcome {
-                ends: Arc::clone(&self.ends),
-                key,
-            };
-            HttpSeries {
-                requests: self.metrics.requests.get_or_create_owned(&labels),
-                duration_ms: self.metrics.durations.get_or_create_owned(&labels),
-                request_bytes: self.metrics.request_bytes.get_or_create_owned(&labels),
-                response_bytes: self.metrics.response_bytes.get_or_create_owned(&labels),
-            }
-        })
-    }
-
-    /// The handles of connections that went with these flags.
-    pub(crate) fn tcp(&self, flags: &'static str) -> Arc<TcpSeries> {
-        let key = OutcomeKey {
-            protocol: "tcp",
-            code: 0,
-            grpc: None,
-            flags,
-        };
-        self.tcp.find_or_make(&key, || {
-            let labels = Outcome {
-                ends: Arc::clone(&self.ends),
-                key,
-            };
-            TcpSeries {
-                sent: self.metrics.tcp_sent.get_or_create_owned(&labels),
-                received: self.metrics.tcp_received.get_or_create_owned(&labels),
-                opened: self.metrics.tcp_opened.get_or_create_owned(&labels),
-                closed: self.metrics.tcp_closed.get_or_create_owned(&labels),
-            }
-        })
     }
 }

@@ -67,6 +67,27 @@ pub(crate) struct Outcome {
     pub(crate) key: OutcomeKey,
 }
 
+impl Outcome {
+    /// What those share who are too many.
+    pub(crate) fn overflow() -> Self {
+        let overflow = || "overflow".to_owned();
+        Self {
+            ends: Arc::new(Ends {
+                service: overflow(),
+                service_name: overflow(),
+                service_namespace: overflow(),
+                ..Ends::unknown()
+            }),
+            key: OutcomeKey {
+                protocol: "unknown",
+                code: 0,
+                grpc: None,
+                flags: "-",
+            },
+        }
+    }
+}
+
 /// How a request or connection went, for its labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OutcomeKey {

@@ -59,7 +59,26 @@ impl View {
                 }
             }
         }
+        if self
+            .workloads
+            .keys()
+            .any(|number| !view.workloads.contains_key(number))
+        {
+            view.forget_callers();
+        }
         view
+    }
+
+    /// Lets go of the series of callers that are gone; the families keep them for a while.
+    fn forget_callers(&self) {
+        // Zero stands for all who are not in the registry.
+        let is_known = |number: &u32| *number == 0 || self.workloads.contains_key(number);
+        for live in self.lives.values() {
+            live.series.retain(is_known);
+        }
+        for port in self.ports.values() {
+            port.memory.series.retain(is_known);
+        }
     }
 
     fn next_workload(
@@ -203,6 +222,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::proxy::metrics::{Ends, Series};
     use crate::traffic::fixture::Fixture;
 
     fn service(number: u8) -> serde_json::Value {
@@ -271,6 +291,22 @@ mod tests {
             &port(&after, 1).memory
         ));
         assert!(Arc::ptr_eq(port(&before, 2), port(&after, 2)));
+    }
+
+    #[test]
+    fn a_caller_that_is_gone_holds_no_series() {
+        let mut snapshot = snapshot();
+        let server = ObjectKey::new("shop", "server");
+        let number = snapshot.ids.number(&Subject::Workload(server.clone()));
+        let before = View::default().next(&snapshot);
+        let metrics = crate::proxy::metrics::register(&mut crate::metrics::Registry::new());
+        let live = Arc::clone(&port(&before, 2).endpoints[0].live);
+        let make = || Series::new(&metrics, Ends::unknown());
+        let known = Arc::downgrade(&live.series(number, make));
+        let unknown = Arc::downgrade(&live.series(0, make));
+        Arc::make_mut(&mut snapshot.workloads).remove(&server);
+        let _after = before.next(&snapshot);
+        assert!(known.upgrade().is_none() && unknown.upgrade().is_some());
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! Which label sets are in use. There is a most of them, and those that nobody uses any more go after a while.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::labels::Outcome;
+
+/// Label sets that one family has at most.
+pub(super) const MAX_SERIES: usize = 10_000;
+
+/// How long a series stays that nobody can count in any more: long enough to be scraped with its last value.
+pub(super) const KEEP: Duration = Duration::from_mins(10);
+
+/// The label sets of families that are always used together.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<HashMap<Outcome, Use>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    /// So many can count in it.
+    Held(usize),
+    /// Nobody can.
+    Idle,
+    /// Nobody can, seen for the first time at this moment.
+    IdleSince(u64),
+}
+
+/// The right to count in the series of a label set.
+#[derive(Debug)]
+pub(super) struct Lease {
+    labels: Outcome,
+    leases: Arc<Leases>,
+}
+
+impl Leases {
+    /// Takes a label set into use, unless there are too many. `make` gets its series: before the label set is known no
+    /// sweep can take them away, and afterwards none will.
+    pub(super) fn take<T>(
+        self: &Arc<Self>,
+        labels: &Outcome,
+        make: impl FnOnce(&Outcome) -> T,
+    ) -> Option<(Lease, T)> {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = match uses.get(labels) {
+            Some(Use::Held(count)) => *count,
+            Some(Use::Idle | Use::IdleSince(_)) => 0,
+            None if uses.len() < MAX_SERIES => 0,
+            None => return None,
+        };
+        uses.insert(labels.clone(), Use::Held(now + 1));
+        // Under the lock, as is the removal.
+        let made = make(labels);
+        drop(uses);
+        let lease = Lease {
+            labels: labels.clone(),
+            leases: Arc::clone(self),
+        };
+        Some((lease, made))
+    }
+
+    /// Removes what nobody has used for [`KEEP`].
+    pub(super) fn sweep(&self, now_ns: u64, mut remove: impl FnMut(&Outcome)) {
+        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.retain(|labels, state| match *state {
+            Use::Held(_) => true,
+            Use::Idle => {
+                *state = Use::IdleSince(now_ns);
+                true
+            }
+            Use::IdleSince(since) => {
+                let stays = u128::from(now_ns.saturating_sub(since)) < KEEP.as_nanos();
+                if !stays {
+                    remove(labels);
+                }
+                stays
+            }
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut uses = self.leases.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = uses.get_mut(&self.labels) {
+            *state = match *state {
+                Use::Held(count) if count > 1 => Use::Held(count - 1),
+                _ => Use::Idle,
+            };
+        }
+    }
+}

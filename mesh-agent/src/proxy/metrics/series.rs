@@ -1,0 +1,223 @@
+//! Handles to the series of one caller and one endpoint, by outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Metrics;
+use super::labels::{Ends, Outcome, OutcomeKey};
+use super::leases::{Lease, Leases};
+use crate::metrics::histogram::Histogram;
+use crate::net::clock;
+use crate::proxy::handles::Handles;
+
+/// The series of one caller and one endpoint.
+#[derive(Debug)]
+pub(crate) struct Series {
+    ends: Arc<Ends>,
+    metrics: Metrics,
+    http: Handles<OutcomeKey, HttpSeries>,
+    tcp: Handles<OutcomeKey, TcpSeries>,
+}
+
+/// Series of requests that went alike.
+#[derive(Debug)]
+pub(crate) struct HttpSeries {
+    pub(crate) requests: Counter,
+    pub(crate) duration_ms: Histogram,
+    pub(crate) request_bytes: Histogram,
+    pub(crate) response_bytes: Histogram,
+    _lease: Option<Lease>,
+}
+
+/// Series of connections that went alike.
+#[derive(Debug)]
+pub(crate) struct TcpSeries {
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+    _lease: Option<Lease>,
+}
+
+impl Series {
+    pub(crate) fn new(metrics: &Metrics, ends: Ends) -> Self {
+        Self {
+            ends: Arc::new(ends),
+            metrics: metrics.clone(),
+            http: Handles::default(),
+            tcp: Handles::default(),
+        }
+    }
+
+    /// The handles of requests that went as `key` says.
+    pub(crate) fn http(&self, key: OutcomeKey) -> Arc<HttpSeries> {
+        let metrics = &self.metrics;
+        self.http.find_or_make(&key, || {
+            let find = |labels: &Outcome| HttpSeries {
+                requests: metrics.requests.get_or_create_owned(labels),
+                duration_ms: metrics.durations.get_or_create_owned(labels),
+                request_bytes: metrics.request_bytes.get_or_create_owned(labels),
+                response_bytes: metrics.response_bytes.get_or_create_owned(labels),
+                _lease: None,
+            };
+            let (lease, series) = self.lease(&metrics.http_leases, key, find);
+            HttpSeries {
+                _lease: lease,
+                ..series
+            }
+        })
+    }
+
+    /// The handles of connections that went with these flags.
+    pub(crate) fn tcp(&self, flags: &'static str) -> Arc<TcpSeries> {
+        let metrics = &self.metrics;
+        let key = OutcomeKey {
+            protocol: "tcp",
+            code: 0,
+            grpc: None,
+            flags,
+        };
+        self.tcp.find_or_make(&key, || {
+            let find = |labels: &Outcome| TcpSeries {
+                sent: metrics.tcp_sent.get_or_create_owned(labels),
+                received: metrics.tcp_received.get_or_create_owned(labels),
+                opened: metrics.tcp_opened.get_or_create_owned(labels),
+                closed: metrics.tcp_closed.get_or_create_owned(labels),
+                _lease: None,
+            };
+            let (lease, series) = self.lease(&metrics.tcp_leases, key, find);
+            TcpSeries {
+                _lease: lease,
+                ..series
+            }
+        })
+    }
+
+    /// The series of an outcome, or those that all share who are too many.
+    fn lease<T>(
+        &self,
+        leases: &Arc<Leases>,
+        key: OutcomeKey,
+        find: impl Fn(&Outcome) -> T,
+    ) -> (Option<Lease>, T) {
+        let labels = Outcome {
+            ends: Arc::clone(&self.ends),
+            key,
+        };
+        if let Some((lease, series)) = leases.take(&labels, &find) {
+            return (Some(lease), series);
+        }
+        self.metrics.dropped.inc();
+        (None, find(&Outcome::overflow()))
+    }
+}
+
+impl Metrics {
+    /// Removes, from time to time, series in which nobody can count any more.
+    pub(crate) async fn keep_tidy(&self) {
+        let mut ticks = interval(SWEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep(clock::monotonic_ns());
+        }
+    }
+
+    fn sweep(&self, now_ns: u64) {
+        self.http_leases.sweep(now_ns, |labels| {
+            self.requests.remove(labels);
+            self.durations.remove(labels);
+            self.request_bytes.remove(labels);
+            self.response_bytes.remove(labels);
+        });
+        self.tcp_leases.sweep(now_ns, |labels| {
+            self.tcp_sent.remove(labels);
+            self.tcp_received.remove(labels);
+            self.tcp_opened.remove(labels);
+            self.tcp_closed.remove(labels);
+        });
+    }
+}
+
+/// Time between two looks for series that are of no use.
+const SWEEP: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::super::leases::{KEEP, MAX_SERIES};
+    use super::*;
+    use crate::metrics::Registry;
+
+    fn series(metrics: &Metrics, service: &str) -> Series {
+        let ends = Ends {
+            service: service.to_owned(),
+            ..Ends::unknown()
+        };
+        Series::new(metrics, ends)
+    }
+
+    fn lines(registry: &Registry, family: &str) -> Vec<String> {
+        let text = registry.encode().expect("it encodes");
+        let lines = text.lines().filter(|line| line.starts_with(family));
+        lines.map(str::to_owned).collect()
+    }
+
+    const OPENED: &str = "istio_tcp_connections_opened_total";
+
+    #[test]
+    fn series_that_nobody_holds_go_after_a_while() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let keep = u64::try_from(KEEP.as_nanos()).expect("it fits");
+        let held = series(&metrics, "held");
+        held.tcp("-").opened.inc();
+        series(&metrics, "gone").tcp("-").opened.inc();
+        metrics.sweep(1);
+        metrics.sweep(keep);
+        assert_eq!(lines(&registry, OPENED).len(), 2);
+        metrics.sweep(keep + 1);
+        let [line] = &lines(&registry, OPENED)[..] else {
+            panic!("one is left");
+        };
+        assert!(line.contains("held") && line.ends_with(" 1"), "{line}");
+    }
+
+    #[test]
+    fn who_comes_back_in_time_counts_on() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let keep = u64::try_from(KEEP.as_nanos()).expect("it fits");
+        series(&metrics, "web").tcp("-").opened.inc();
+        metrics.sweep(1);
+        let again = series(&metrics, "web");
+        again.tcp("-").opened.inc();
+        metrics.sweep(2 * keep);
+        metrics.sweep(4 * keep);
+        again.tcp("-").opened.inc();
+        let [line] = &lines(&registry, OPENED)[..] else {
+            panic!("one is there");
+        };
+        assert!(line.ends_with(" 3"), "{line}");
+    }
+
+    #[test]
+    fn those_who_are_too_many_share_a_series() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let all: Vec<_> = (0..MAX_SERIES + 3)
+            .map(|number| series(&metrics, &number.to_string()).tcp("-"))
+            .collect();
+        for series in &all {
+            series.opened.inc();
+        }
+        let written = lines(&registry, OPENED);
+        assert_eq!(written.len(), MAX_SERIES + 1);
+        let shared = written.iter().find(|line| line.contains("overflow"));
+        assert!(shared.expect("it is there").ends_with(" 3"));
+        let dropped = lines(&registry, "mesh_metrics_series_dropped_total");
+        assert!(dropped[0].ends_with(" 3"), "{dropped:?}");
+    }
+}
