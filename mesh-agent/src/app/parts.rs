@@ -233,6 +233,10 @@ impl ebpf::metrics::Source for Source {
         self.datapath.tables().stats.entries().unwrap_or_default()
     }
 
+    fn open_connections(&self) -> Vec<(u32, u64)> {
+        self.datapath.tables().open.entries().unwrap_or_default()
+    }
+
     fn maps(&self) -> Vec<MapReport> {
         self.datapath.tables().reports().unwrap_or_default()
     }
