@@ -4,6 +4,7 @@
 //! nothing on the request path takes a lock that two workers share.
 
 pub mod config;
+pub mod direct;
 pub mod error;
 
 pub(crate) mod access_log;
@@ -46,6 +47,7 @@ use crate::state::Notice;
 use crate::state::Store;
 
 pub use config::Config;
+pub use direct::Direct;
 use limits::Usage;
 use listener::{Listener, Peers};
 use view::Workload;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use mesh_common::event::Kind;
+use mesh_common::verdict::Verdict;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Server};
 use crate::ebpf::events::{self, Format, Record};
 use crate::net::clock;
+use crate::proxy::{Direct, Proxy};
 use crate::state::Notice;
 
 use super::node::Node;
@@ -57,14 +60,29 @@ async fn report(parts: Arc<Parts>) -> Result<()> {
     let store = Arc::clone(&parts.node.store);
     let closed = Arc::clone(&parts.node.closed);
     let access_log = parts.access_log.clone();
+    let proxy = Arc::clone(&parts.proxy);
     let sink = move |record: &Record| {
-        if access_log.is_enabled() {
+        count(&proxy, record);
+        if record.is_logged() && access_log.is_enabled() {
             access_log.write(record.line(Format::Json, &clock::timestamp()));
         }
     };
     events::run(ring, move || store.snapshot(), closed, sink)
         .await
         .context("cannot read the events of the kernel")
+}
+
+/// Counts a closed connection that the proxy has not seen.
+fn count(proxy: &Proxy, record: &Record) {
+    if record.kind == Kind::Closed && record.verdict == Some(Verdict::Direct) {
+        proxy.count_direct(&Direct {
+            workload: record.workload_number(),
+            original: record.original,
+            destination: record.destination.address,
+            bytes_sent: record.bytes_sent,
+            bytes_received: record.bytes_received,
+        });
+    }
 }
 
 /// Brings registry and kernel together: after each write, and regularly, because namespaces and cgroups come and go.

@@ -29,6 +29,8 @@ pub(crate) struct Caller {
     pub(crate) original: SocketAddr,
     /// The address that the client bound its socket to, if it did.
     pub(crate) bound: Option<IpAddr>,
+    /// The port of the client's socket.
+    pub(crate) source_port: u16,
     /// The right to this connection.
     pub(crate) permit: Permit,
 }
@@ -68,6 +70,7 @@ impl Caller {
             netns,
             workload,
             bound,
+            source_port: peer.port(),
             permit,
         })
     }
@@ -85,11 +88,6 @@ impl Caller {
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let source = self.source_towards(self.original);
         (!source.is_unspecified()).then(|| source.into())
-    }
-
-    /// Labels of the caller.
-    pub(crate) fn labels(&self) -> End {
-        self.workload.labels()
     }
 }
 
@@ -123,6 +121,7 @@ impl Workload {
             ipv6: Address::UNSPECIFIED,
             is_accelerated: false,
             usage: Arc::default(),
+            object: None,
         }
     }
 }

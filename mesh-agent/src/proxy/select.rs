@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::caller::Caller;
 use super::error::Error;
-use super::metrics::{End, Ends, Series};
-use super::view::{Active, Endpoint, ServicePort};
+use super::metrics::{End, Ends, Metrics, Series};
+use super::view::{Active, Endpoint, ServicePort, Workload};
 use super::worker::Worker;
 use crate::traffic::balance::{self, Draw};
 
@@ -92,8 +92,8 @@ impl Selection {
 
 /// The series of a caller and an endpoint.
 pub(crate) fn series(
-    worker: &Worker,
-    caller: &Caller,
+    metrics: &Metrics,
+    caller: &Workload,
     port: &ServicePort,
     endpoint: Option<&Endpoint>,
 ) -> Arc<Series> {
@@ -107,9 +107,9 @@ pub(crate) fn series(
             service_name: port.service.name.clone(),
             service_namespace: port.service.namespace.clone(),
         };
-        Series::new(&worker.metrics, ends)
+        Series::new(metrics, ends)
     };
-    let number = caller.workload.number;
+    let number = caller.number;
     match endpoint {
         Some(endpoint) => endpoint.live.series(number, make),
         None => port.memory.series(number, make),

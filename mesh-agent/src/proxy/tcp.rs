@@ -160,7 +160,8 @@ struct Record<'a> {
 impl Record<'_> {
     fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
         let endpoint = self.endpoint.map(|endpoint| &**endpoint);
-        select::series(self.worker, self.caller, self.port, endpoint).tcp(flags)
+        let metrics = &self.worker.metrics;
+        select::series(metrics, &self.caller.workload, self.port, endpoint).tcp(flags)
     }
 
     fn open(&mut self) {
@@ -199,8 +200,8 @@ impl Record<'_> {
                 head: None,
                 status: None,
                 grpc_status: None,
-                bytes_received: received,
-                bytes_sent: sent,
+                bytes_sent: received,
+                bytes_received: sent,
                 duration: self.started.elapsed(),
                 attempts: self.attempts,
                 flags,

@@ -15,8 +15,10 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::Series;
 use crate::net::clock;
+use crate::state::endpoint;
 use crate::state::object::ObjectKey;
-use crate::state::service::{Balancing, Protocol};
+use crate::state::service::{Balancing, Protocol, Service};
+use crate::state::workload;
 use crate::traffic::authz;
 use crate::traffic::ejection::Ejection;
 
@@ -79,6 +81,8 @@ pub(crate) struct Workload {
     pub(crate) is_accelerated: bool,
     /// What it holds.
     pub(crate) usage: Arc<Usage>,
+    /// What it was compiled from.
+    pub(crate) object: Option<Arc<workload::Workload>>,
 }
 
 /// One port of a service.
@@ -102,6 +106,8 @@ pub(crate) struct ServicePort {
     pub(crate) slots: [Vec<u32>; 2],
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
+    /// What it was compiled from.
+    object: Arc<Service>,
 }
 
 /// What a service port remembers across views.
@@ -170,6 +176,8 @@ pub(crate) struct Endpoint {
     pub(crate) workload: Option<Arc<Workload>>,
     /// What it remembers.
     pub(crate) live: Arc<Live>,
+    /// What it was compiled from.
+    object: Arc<endpoint::Endpoint>,
 }
 
 /// What an endpoint remembers across views.

@@ -106,6 +106,12 @@ impl Record {
         })
     }
 
+    /// Number of the caller's workload, which outlives its name.
+    #[must_use]
+    pub const fn workload_number(&self) -> u32 {
+        self.numbers.0
+    }
+
     /// Whether it belongs in the access log. Connections that the proxy carried are logged by the proxy.
     #[must_use]
     pub const fn is_logged(&self) -> bool {

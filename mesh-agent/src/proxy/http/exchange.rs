@@ -122,8 +122,8 @@ impl Exchange {
         let connection = &*self.connection;
         let endpoint = self.active.as_ref().map(Active::endpoint);
         let series = select::series(
-            &connection.worker,
-            &connection.caller,
+            &connection.worker.metrics,
+            &connection.caller.workload,
             port,
             endpoint.map(|endpoint| &**endpoint),
         );
@@ -156,8 +156,8 @@ impl Exchange {
             head: Some(&head),
             status: Some(self.status),
             grpc_status: self.grpc_status,
-            bytes_received: self.request_bytes.load(Ordering::Relaxed),
-            bytes_sent: self.response_bytes,
+            bytes_sent: self.request_bytes.load(Ordering::Relaxed),
+            bytes_received: self.response_bytes,
             duration: self.started.elapsed(),
             attempts: self.attempts,
             flags: self.flags,

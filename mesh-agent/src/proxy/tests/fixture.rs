@@ -111,6 +111,11 @@ impl Node {
         }
     }
 
+    /// The number of a subject of the registry.
+    pub(super) fn number(&self, subject: Subject) -> u32 {
+        self.snapshot.load().ids.number(&subject)
+    }
+
     pub(super) fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().expect("running")
     }
@@ -141,11 +146,14 @@ impl Node {
 
     /// Sends raw bytes on a new connection and reads until the proxy closes.
     pub(super) async fn raw(&self, request: &str) -> String {
-        let mut stream = self.connect().await;
-        stream.write_all(request.as_bytes()).await.expect("writes");
         let mut response = Vec::new();
-        // A reset after the answer is as good an end as any.
-        drop(within(stream.read_to_end(&mut response)).await);
+        // A reset is as good an end as any, and who is refused may hear of it at any step.
+        let talk = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut response).await
+        };
+        drop(within(talk).await);
         String::from_utf8_lossy(&response).into_owned()
     }
 

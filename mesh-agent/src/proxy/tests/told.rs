@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::fixture::{Node, eventually, http1_server, snapshot, text};
+use crate::proxy::Direct;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
+
+use super::fixture::{DIALLED, Node, eventually, http1_server, snapshot, text};
 
 #[tokio::test]
 async fn a_caller_that_policy_refuses_at_an_endpoint_is_told_so() {
@@ -37,7 +41,7 @@ fn denying(protocol: &str, endpoints: &[std::net::SocketAddr]) -> crate::state::
         "metadata": {"name": "nobody", "namespace": "shop"},
         "spec": {"target": {"kind": "Service", "name": "web"}, "action": "Deny", "rules": [{}]},
     });
-    let key = crate::state::object::ObjectKey::new("shop", "nobody");
+    let key = ObjectKey::new("shop", "nobody");
     let policy = serde_json::from_value(policy).expect("a policy");
     Arc::make_mut(&mut snapshot.policies).insert(key, Arc::new(policy));
     snapshot
@@ -78,16 +82,73 @@ async fn each_request_and_connection_makes_one_line() {
         };
         let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(line["protocol"], protocol);
-        assert_eq!(line["src_workload"], "client");
-        assert_eq!(line["dst_service"], "web.shop.mesh");
-        assert_eq!(line["endpoint"], "shop/web-0");
+        assert_eq!(line["verdict"], "proxy");
+        assert_eq!(line["src.workload"], "client");
+        assert_eq!(line["src.identity"], "shop/default");
+        assert_eq!(line["dst.addr"], endpoint.to_string());
+        assert_eq!(line["dst.service"], "shop/web");
+        assert_eq!(line["dst.endpoint"], "shop/web-0");
+        assert_eq!(line["original"], DIALLED.to_string());
+        let duration = line["duration"].as_str().expect("text");
+        assert!(duration.ends_with("ms"), "{duration}");
         assert_eq!(line["reason"], "ok");
+        assert_eq!(line.get("error"), None);
         if has_status {
             assert_eq!(
                 (&line["status"], &line["path"]),
                 (&200.into(), &"/a".into())
             );
-            assert_eq!(line["bytes_sent"], 5);
+            assert_eq!(line["bytes_recv"], 5);
         }
     }
+}
+
+#[tokio::test]
+async fn direct_connections_have_the_series_of_opaque_ones() {
+    let endpoint = "10.0.0.9:5432".parse().expect("an address");
+    let node = Node::start("tcp", &[endpoint]);
+    let closed = Direct {
+        workload: node.number(Subject::Workload(ObjectKey::new("shop", "client"))),
+        original: DIALLED,
+        destination: endpoint,
+        bytes_sent: 7,
+        bytes_received: 11,
+    };
+    node.proxy().count_direct(&closed);
+    node.proxy().count_direct(&closed);
+    let labels = [
+        r#"reporter="source""#,
+        r#"source_workload="client""#,
+        r#"destination_service_name="web""#,
+        r#"destination_workload="web-0""#,
+        r#"request_protocol="tcp""#,
+        r#"response_flags="-""#,
+    ];
+    let series = async |family: &str| {
+        let mut parts = vec![family];
+        parts.extend(labels);
+        node.metric(&parts, 1).await
+    };
+    assert_eq!(series("istio_tcp_connections_opened_total").await, 2);
+    assert_eq!(series("istio_tcp_connections_closed_total").await, 2);
+    assert_eq!(series("istio_tcp_received_bytes_total").await, 14);
+    assert_eq!(series("istio_tcp_sent_bytes_total").await, 22);
+}
+
+#[tokio::test]
+async fn a_direct_connection_counts_after_its_service_and_caller_are_gone() {
+    let node = Node::start("tcp", &[]);
+    node.proxy().count_direct(&Direct {
+        workload: 99,
+        original: "240.0.0.77:80".parse().expect("an address"),
+        destination: "10.0.0.9:5432".parse().expect("an address"),
+        bytes_sent: 1,
+        bytes_received: 0,
+    });
+    let parts = [
+        "istio_tcp_connections_closed_total",
+        r#"source_workload="unknown""#,
+        r#"destination_service_name="unknown""#,
+    ];
+    assert_eq!(node.metric(&parts, 1).await, 1);
 }

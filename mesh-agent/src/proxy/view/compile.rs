@@ -66,14 +66,18 @@ impl View {
         &self,
         snapshot: &Snapshot,
         key: &ObjectKey,
-        workload: &workload::Workload,
+        workload: &Arc<workload::Workload>,
     ) -> Arc<Workload> {
         let number = snapshot.ids.number(&Subject::Workload(key.clone()));
+        let old = self.workloads.get(&number);
+        if let Some(old) = old
+            && let Some(object) = &old.object
+            && Arc::ptr_eq(object, workload)
+        {
+            return Arc::clone(old);
+        }
         let label = |name: &str| workload.metadata.labels.get(name).cloned();
-        let usage = self
-            .workloads
-            .get(&number)
-            .map_or_else(|| Arc::new(Usage::default()), |old| Arc::clone(&old.usage));
+        let usage = old.map_or_else(|| Arc::new(Usage::default()), |old| Arc::clone(&old.usage));
         Arc::new(Workload {
             number,
             key: key.clone(),
@@ -84,10 +88,21 @@ impl View {
             ipv6: first_of(&workload.spec.addresses, false),
             is_accelerated: workload.spec.acceleration,
             usage,
+            object: Some(Arc::clone(workload)),
         })
     }
 
     fn next_port(&self, from: &Sources<'_>, lives: &mut Table<u32, Arc<Live>>) -> Arc<ServicePort> {
+        let old = virtual_addresses(from.service)
+            .first()
+            .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        if let Some(old) = old
+            && from.made(old)
+        {
+            let kept = old.endpoints.iter();
+            lives.extend(kept.map(|endpoint| (endpoint.number, Arc::clone(&endpoint.live))));
+            return Arc::clone(old);
+        }
         let mut endpoints = Vec::with_capacity(from.endpoints.len());
         let mut weights = [Vec::new(), Vec::new()];
         for source in from.endpoints {
@@ -105,11 +120,8 @@ impl View {
             endpoints.push(endpoint);
         }
         let number = from.number(Subject::Port(from.key.clone(), from.port.name.clone()));
-        let old = virtual_addresses(from.service)
-            .first()
-            .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)))
-            .filter(|old| old.number == number && old.protocol == from.port.protocol);
-        let memory = old.map_or_else(
+        let alike = old.filter(|old| old.number == number && old.protocol == from.port.protocol);
+        let memory = alike.map_or_else(
             || Arc::new(Memory::default()),
             |old| Arc::clone(&old.memory),
         );
@@ -123,10 +135,11 @@ impl View {
             endpoints,
             slots: weights.map(|weights| balance::slots(&weights)),
             memory,
+            object: Arc::clone(from.service),
         })
     }
 
-    fn next_endpoint(&self, from: &Sources<'_>, source: &model::Endpoint) -> Arc<Endpoint> {
+    fn next_endpoint(&self, from: &Sources<'_>, source: &Arc<model::Endpoint>) -> Arc<Endpoint> {
         let key = source.key();
         let address = SocketAddr::new(source.spec.address, source.spec.port_of(from.port));
         let number = from.number(Subject::Endpoint(key.clone(), from.port.name.clone()));
@@ -143,6 +156,7 @@ impl View {
             version: source.spec.version.clone(),
             workload: from.by_address.get(&source.spec.address).map(Arc::clone),
             live,
+            object: Arc::clone(source),
         })
     }
 }
@@ -151,13 +165,25 @@ impl View {
 struct Sources<'a> {
     snapshot: &'a Snapshot,
     key: &'a ObjectKey,
-    service: &'a Service,
+    service: &'a Arc<Service>,
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
+    /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
+    /// and who comes back is a new object. Policies are no part of a port.
+    fn made(&self, old: &ServicePort) -> bool {
+        Arc::ptr_eq(&old.object, self.service)
+            && old.endpoints.len() == self.endpoints.len()
+            && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
+                let workload = self.by_address.get(&new.spec.address);
+                Arc::ptr_eq(&old.object, new)
+                    && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
+            })
+    }
+
     fn number(&self, subject: Subject) -> u32 {
         self.snapshot.ids.number(&subject)
     }
@@ -169,5 +195,91 @@ fn virtual_addresses(service: &Service) -> &[IpAddr] {
         &service.spec.addresses
     } else {
         &service.status.addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::traffic::fixture::Fixture;
+
+    fn service(number: u8) -> serde_json::Value {
+        let ports = json!([{"name": "main", "port": 80}, {"name": "other", "port": 81}]);
+        json!({"addresses": [format!("240.240.0.{number}")], "ports": ports})
+    }
+
+    fn snapshot() -> Snapshot {
+        Fixture::default()
+            .service("web", &service(1))
+            .service("cache", &service(2))
+            .workload("server", &json!({"netns": "/n", "addresses": ["10.0.0.3"]}))
+            .endpoint(
+                "web-0",
+                &["main", "other"],
+                &json!({"service": "web", "address": "10.0.0.3"}),
+            )
+            .endpoint(
+                "cache-0",
+                &["main", "other"],
+                &json!({"service": "cache", "address": "10.0.0.4"}),
+            )
+            .snapshot()
+    }
+
+    fn port(view: &View, number: u8) -> &Arc<ServicePort> {
+        let dialled = SocketAddr::from(([240, 240, 0, number], 80));
+        view.port(&dialled.into()).expect("it is there")
+    }
+
+    /// Puts an equal object in the place of one, as a write does.
+    fn write<T: Clone>(objects: &mut crate::state::Objects<T>, name: &str) {
+        let objects = Arc::make_mut(objects);
+        let object = objects.get_mut(&ObjectKey::new("shop", name));
+        let object = object.expect("it is there");
+        *object = Arc::new(T::clone(object));
+    }
+
+    /// Whether the ports of `web` and `cache` are the same after a change.
+    fn kept(change: impl FnOnce(&mut Snapshot)) -> [bool; 2] {
+        let mut snapshot = snapshot();
+        let before = View::default().next(&snapshot);
+        change(&mut snapshot);
+        let after = before.next(&snapshot);
+        assert_eq!(after.lives.len(), before.lives.len());
+        [1, 2].map(|number| Arc::ptr_eq(port(&before, number), port(&after, number)))
+    }
+
+    #[test]
+    fn a_port_is_compiled_anew_only_if_what_it_is_made_of_has_changed() {
+        assert_eq!(kept(|_| ()), [true, true]);
+        assert_eq!(kept(|s| write(&mut s.services, "web")), [false, true]);
+        assert_eq!(kept(|s| write(&mut s.endpoints, "cache-0")), [true, false]);
+        assert_eq!(kept(|s| write(&mut s.workloads, "server")), [false, true]);
+    }
+
+    #[test]
+    fn a_port_whose_endpoint_is_gone_is_compiled_anew_and_remembers() {
+        let mut snapshot = snapshot();
+        let before = View::default().next(&snapshot);
+        Arc::make_mut(&mut snapshot.endpoints).remove(&ObjectKey::new("shop", "web-0"));
+        let after = before.next(&snapshot);
+        assert!(port(&after, 1).endpoints.is_empty());
+        assert!(Arc::ptr_eq(
+            &port(&before, 1).memory,
+            &port(&after, 1).memory
+        ));
+        assert!(Arc::ptr_eq(port(&before, 2), port(&after, 2)));
+    }
+
+    #[test]
+    fn ports_of_one_service_are_not_taken_for_each_other() {
+        let snapshot = snapshot();
+        let before = View::default().next(&snapshot);
+        let after = before.next(&snapshot);
+        let other = SocketAddr::from(([240, 240, 0, 1], 81)).into();
+        let other = after.port(&other).expect("it is there");
+        assert_ne!(other.number, port(&after, 1).number);
     }
 }
