@@ -9,6 +9,7 @@ mod control;
 mod enrolment;
 mod node;
 mod parts;
+mod programmed;
 
 use std::path::Path;
 use std::sync::Arc;

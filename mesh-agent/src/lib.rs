@@ -1,9 +1,14 @@
-//! The agent of a node.
+//! The agent of a node, as a library: tests, benchmarks and the thin binary use it.
+#![doc = ""]
+#![doc = include_str!("../ARCHITECTURE.md")]
+
+pub mod app;
+
+pub mod command;
+
+pub mod config;
 
 pub mod api;
-pub mod app;
-pub mod command;
-pub mod config;
 pub mod ebpf;
 pub mod proxy;
 

@@ -17,9 +17,10 @@ use mesh_common::verdict::{Decision, Facts, Verdict, decide};
 
 use crate::caller::facts;
 use crate::context::{AF_INET, AF_INET6, dialling_socket, set_user_address, store, stored};
+use crate::count;
+use crate::count::bump;
 use crate::maps::CONN;
 use crate::tables::Maps;
-use crate::{count, count::bump};
 
 /// Verdict of a connect program: carry on with the call.
 const ALLOW: i32 = 1;

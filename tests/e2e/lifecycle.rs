@@ -1,13 +1,15 @@
 //! The agent starts, hangs, dies and comes back; workloads fail as they have declared.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mesh_tests::assert_eventually;
 use mesh_tests::node::Node;
-use mesh_tests::registry::policy;
+use mesh_tests::registry::{endpoint, policy, service, with};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::shop::{Shop, WEB, cache, steady, web};
+use crate::shop::{CACHE_PORT, Shop, WEB, cache, steady, web};
 
 #[test]
 fn direct_services_do_not_notice_that_the_agent_is_killed_and_restarted() {
@@ -179,6 +181,33 @@ fn sigterm_drains_within_the_deadline() {
         200,
         "what was under way is finished"
     );
+}
+
+#[test]
+fn a_second_sigterm_stops_at_once() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    shop.server().serve_echo(CACHE_PORT);
+    let plain = service("tunnel", &["240.240.0.21"], "tcp", 80, "tcp");
+    shop.node.apply(&[
+        with(plain, &json!({ "mode": "proxy" })),
+        endpoint("tunnel-1", "tunnel", shop.server().v4(), "tcp", CACHE_PORT),
+    ]);
+    let address = SocketAddr::from(([240, 240, 0, 21], 80));
+    let long = shop.client.connect(address).unwrap();
+    long.echo("before").unwrap();
+    shop.node.agent().signal(Signal::SIGTERM);
+    assert_eventually!(shop.node.api().get("/api/v1/status")["draining"] == true);
+    long.echo("while it drains").unwrap();
+    let second = Instant::now();
+    assert_eq!(shop.node.agent().stop(), 0);
+    assert!(
+        second.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        second.elapsed()
+    );
+    assert!(!long.receive(1).is_ok_and(|text| !text.is_empty()));
 }
 
 #[test]

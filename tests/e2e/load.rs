@@ -33,7 +33,18 @@ fn every_program_and_map_is_in_the_kernel() {
         assert!(programs.contains(program), "{program}: {report}");
     }
     let maps = names(&report["maps"]);
-    assert!(maps.len() >= 17, "{report}");
+    // Storage of sockets has neither entries nor a capacity that could be shown.
+    for map in [
+        "WORKLOADS",
+        "SERVICES",
+        "SLOTS",
+        "ENDPOINTS",
+        "POLICY",
+        "PENDING",
+        "STATS",
+    ] {
+        assert!(maps.contains(map), "{map}: {report}");
+    }
 }
 
 #[test]

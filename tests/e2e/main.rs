@@ -10,6 +10,7 @@ mod api;
 mod cleanup;
 mod connect;
 mod exec;
+mod explain;
 mod handover;
 mod harness;
 mod http;

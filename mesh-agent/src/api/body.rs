@@ -17,6 +17,9 @@ pub(super) const MAX_BODY: usize = 1 << 20;
 /// How long a client may take to send it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Media types of a body. The second is what `curl -d` says when nobody tells it otherwise; the body is JSON all the same.
+const ACCEPTED: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
+
 /// Reads a JSON document.
 pub(super) async fn json(request: Request) -> Result<Value, Problem> {
     let (parts, body) = request.into_parts();
@@ -64,7 +67,7 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let essence = value.to_str().unwrap_or_default();
     let essence = essence.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    if ACCEPTED.iter().any(|it| essence.eq_ignore_ascii_case(it)) {
         return Ok(());
     }
     let detail = format!("a body is application/json, not {essence:?}");

@@ -18,6 +18,7 @@ use crate::net::clock;
 use crate::proxy::{Direct, Proxy};
 use crate::state::Notice;
 
+use super::node::Node;
 use super::parts::Parts;
 
 /// Starts everything. The API answers before the first enrolment is through, and says that the agent is not ready.
@@ -26,7 +27,7 @@ pub(super) async fn spawn(
     tasks: &mut JoinSet<Result<()>>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let node: Arc<dyn api::Node> = Arc::clone(&parts.node) as _;
+    let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
     let stop = stop.clone();
     tasks.spawn(async move {

@@ -86,6 +86,11 @@ impl Progress {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it takes no new connections.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
     /// Returns when somebody asks for a drain.
     pub(super) async fn drain_asked(&self) {
         self.drain.notified().await;
@@ -110,7 +115,7 @@ impl Progress {
         if pending.is_empty() && self.programmed.load(Ordering::Relaxed) == 0 {
             pending.push("the registry is not in the kernel yet".to_owned());
         }
-        if self.is_draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             pending.push("the agent is draining".to_owned());
         }
         pending
@@ -144,7 +149,7 @@ impl api::Node for Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: pending.is_empty(),
             pending,
-            draining: self.progress.is_draining.load(Ordering::Relaxed),
+            draining: self.progress.is_draining(),
             uptime_seconds: self.progress.started.elapsed().as_secs(),
             revision: self.store.snapshot().revision,
             programmed_revision: self

@@ -1,9 +1,10 @@
 //! Every part of the agent, built from the settings.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
+use mesh_common::service::OUTBOUND_PORT;
 use mesh_common::stats::StatKey;
 use tokio::runtime::Handle;
 
@@ -15,9 +16,11 @@ use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
 use crate::metrics;
 use crate::metrics::Registry;
+use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
+use crate::proxy::config::{Limits, Timeouts};
 use crate::state;
 use crate::state::report::MapReport;
 use crate::state::{Snapshot, Store};
@@ -25,6 +28,7 @@ use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
 use super::node::{Node, Progress};
+use super::programmed::Programmed;
 
 /// What runs.
 pub(super) struct Parts {
@@ -36,7 +40,7 @@ pub(super) struct Parts {
     pub(super) api: api::Config,
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
-    enrolment: Mutex<Enrolment>,
+    enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
 impl Parts {
@@ -55,7 +59,7 @@ impl Parts {
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let mut registry = Registry::with_process();
-        metrics::runtime::register(&mut registry, [("control".to_owned(), control.clone())]);
+        count_dropped_lines(&mut registry, access_log.clone());
         let source = Source {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
@@ -64,7 +68,7 @@ impl Parts {
             datapath.tables(),
             ebpf::metrics::register(&mut registry, source),
         )?;
-        let conns: Arc<dyn crate::net::conn::ConnTable> = Arc::clone(&datapath) as _;
+        let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(&datapath);
         let config = proxy_config(settings, access_log.clone());
         let proxy = Arc::new(Proxy::start(
             config,
@@ -72,6 +76,8 @@ impl Parts {
             conns,
             &mut registry,
         )?);
+        let control = ("control".to_owned(), control.clone());
+        metrics::runtime::register(&mut registry, proxy.runtimes().into_iter().chain([control]));
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),
@@ -79,13 +85,10 @@ impl Parts {
             mirror,
             Arc::clone(&host),
         );
+        let programmed = Programmed::new(Arc::clone(&store));
         let progress = Progress::new();
         if store.is_new() && enrolment.is_kernel_populated() {
-            progress.block(format!(
-                "{} is new, but the maps in {} are not empty: nothing is changed in the kernel. Restore the registry, or start with --reset to forget what is pinned",
-                settings.state_dir.display(),
-                settings.pin_dir.display()
-            ));
+            progress.block(registry_is_lost(settings));
         }
         let node = Arc::new(Node {
             store,
@@ -105,40 +108,51 @@ impl Parts {
             node,
             api: api_config(settings),
             access_log,
-            enrolment: Mutex::new(enrolment),
+            enrolment: Mutex::new((enrolment, programmed)),
         })
     }
 
     /// Brings registry and kernel together once. Blocks.
-    pub(super) fn enrol(&self) -> bool {
-        if self.node.progress.is_blocked() {
-            return true;
+    pub(super) fn enrol(&self) {
+        if self.node.progress.is_blocked() || self.node.progress.is_draining() {
+            return;
         }
-        let (revision, report) = self
-            .enrolment
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .run();
-        for failure in &report.failures {
-            tracing::error!(
-                error = super::describe(failure),
-                "the kernel refuses a write"
-            );
-        }
+        let (enrolment, programmed) = &mut *self.lock();
+        let (revision, report) = enrolment.run();
+        programmed.tell(&report);
         if report.is_complete() {
             self.node.progress.programmed(revision);
         }
-        report.is_complete()
     }
 
     /// Says that nobody is accepted any more: to probes, and to the kernel.
     pub(super) fn withdraw(&self) {
         self.node.progress.draining();
+        self.lock().0.withdraw();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Enrolment, Programmed)> {
         self.enrolment
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .withdraw();
     }
+}
+
+fn count_dropped_lines(registry: &mut Registry, log: AccessLog) {
+    registry.register_counter(
+        "mesh_log_lines_dropped",
+        "Lines of the access log that nobody took in time",
+        move || log.dropped_lines(),
+    );
+}
+
+/// Why nothing is mirrored from a registry that was not there.
+fn registry_is_lost(settings: &Settings) -> String {
+    format!(
+        "{} is new, but the maps in {} are not empty: nothing is changed in the kernel. Restore the registry, or start with --reset to forget what is pinned",
+        settings.state_dir.display(),
+        settings.pin_dir.display()
+    )
 }
 
 fn open_store(settings: &Settings) -> Result<Arc<Store>> {
@@ -172,25 +186,28 @@ fn api_config(settings: &Settings) -> api::Config {
 
 fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
     let wanted = &settings.proxy;
-    let defaults = proxy::Config::default();
     proxy::Config {
         workers: settings.workers,
-        limits: proxy::config::Limits {
+        port: OUTBOUND_PORT,
+        limits: Limits {
             connections: wanted.max_connections,
             workload_connections: wanted.max_connections_per_workload,
+            buffered_bytes: wanted.max_buffered_bytes,
+            workload_buffered_bytes: wanted.max_buffered_bytes_per_workload,
             header_bytes: wanted.max_header_bytes,
-            ..defaults.limits
+            idle_connections: wanted.max_idle_connections,
         },
-        timeouts: proxy::config::Timeouts {
+        timeouts: Timeouts {
             connect: wanted.connect_timeout,
             header: wanted.header_timeout,
-            detect: wanted.detect_timeout,
+            response: wanted.response_timeout,
+            keep_alive: wanted.keep_alive_timeout,
             idle: wanted.idle_timeout,
             pool_idle: wanted.pool_idle_timeout,
-            ..defaults.timeouts
+            detect: wanted.detect_timeout,
+            detect_race: wanted.detect_race,
         },
         access_log,
-        ..defaults
     }
 }
 
@@ -214,6 +231,10 @@ impl ebpf::metrics::Source for Source {
 
     fn stats(&self) -> Vec<(StatKey, u64)> {
         self.datapath.tables().stats.entries().unwrap_or_default()
+    }
+
+    fn open_connections(&self) -> Vec<(u32, u64)> {
+        self.datapath.tables().open.entries().unwrap_or_default()
     }
 
     fn maps(&self) -> Vec<MapReport> {

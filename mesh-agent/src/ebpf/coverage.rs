@@ -109,7 +109,9 @@ pub fn older(
         let mut count = 0;
         inet_diag::visit(OPEN_STATES, storages, |socket| {
             let is_dialled = !listening.contains(&socket.local.port());
-            let is_remote = !socket.remote.ip().is_loopback();
+            // What a host says to itself is not steered either.
+            let remote = socket.remote.ip();
+            let is_remote = !remote.is_loopback() && remote != socket.local.ip();
             let is_own = cgroups.is_none_or(|cgroups| cgroups.contains(&socket.cgroup));
             count += u64::from(is_dialled && is_remote && is_own && socket.conn.is_none());
             true

@@ -19,6 +19,7 @@ use crate::state::Snapshot;
 use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
 
+mod endpoints;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// `STATS`, added up over the CPUs; empty if it cannot be read.
     fn stats(&self) -> Vec<(StatKey, u64)>;
+
+    /// `OPEN`, by the number of an endpoint's port; empty if it cannot be read.
+    fn open_connections(&self) -> Vec<(u32, u64)>;
 
     /// Entries and capacity of the maps.
     fn maps(&self) -> Vec<MapReport>;
@@ -81,6 +85,7 @@ impl<S: Source> Collector for Scrape<S> {
         for (family, samples) in &sums.0 {
             family.encode(&mut encoder, samples)?;
         }
+        endpoints::encode(&mut encoder, numbers.snapshot(), &self.0.open_connections())?;
         encode_maps(&mut encoder, &self.0.maps())
     }
 }

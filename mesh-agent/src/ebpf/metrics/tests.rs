@@ -18,6 +18,7 @@ use crate::traffic::fixture::Fixture;
 struct Fixed {
     snapshot: Arc<Snapshot>,
     stats: Vec<(StatKey, u64)>,
+    open: Vec<(u32, u64)>,
 }
 
 impl Source for Fixed {
@@ -27,6 +28,10 @@ impl Source for Fixed {
 
     fn stats(&self) -> Vec<(StatKey, u64)> {
         self.stats.clone()
+    }
+
+    fn open_connections(&self) -> Vec<(u32, u64)> {
+        self.open.clone()
     }
 
     fn maps(&self) -> Vec<MapReport> {
@@ -75,6 +80,7 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
             stat(client, Counter::EventLost, Reason::None, 1),
             stat(0, Counter::EventLost, Reason::None, 1),
         ],
+        open: Vec::new(),
     };
     let mut registry = Registry::new();
     let metrics = register(&mut registry, source);
@@ -101,5 +107,42 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
     assert!(
         !text.contains("no-service"),
         "a workload that is gone has no series"
+    );
+}
+
+#[test]
+fn a_scrape_shows_the_open_connections_of_every_endpoint_over_its_ports() {
+    let spec = json!({"service": "web", "address": "10.0.0.1"});
+    let snapshot = Fixture::default()
+        .endpoint("busy", &["http", "tls"], &spec)
+        .endpoint("idle", &["http"], &spec)
+        .snapshot();
+    let number = |endpoint: &str, port: &str| {
+        let key = ObjectKey::new("shop", endpoint);
+        let subject = Subject::Endpoint(key, port.to_owned());
+        snapshot.ids.number(&subject)
+    };
+    let open = vec![
+        (number("busy", "http"), 2),
+        (number("busy", "tls"), 3),
+        (9_999, 7),
+    ];
+    let source = Fixed {
+        snapshot: Arc::new(snapshot),
+        stats: Vec::new(),
+        open,
+    };
+    let mut registry = Registry::new();
+    register(&mut registry, source);
+    let text = registry.encode().unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("mesh_endpoint_"));
+    assert_eq!(
+        lines.collect::<Vec<_>>(),
+        [
+            r#"mesh_endpoint_open_connections{namespace="shop",service="web",endpoint="busy"} 5"#,
+            r#"mesh_endpoint_open_connections{namespace="shop",service="web",endpoint="idle"} 0"#,
+        ]
     );
 }
