@@ -7,12 +7,15 @@ mod labels;
 mod leases;
 mod series;
 
+use std::fmt;
 use std::sync::Arc;
 
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
+use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
 pub(crate) use series::{Series, TcpSeries};
@@ -225,5 +228,49 @@ impl Metrics {
     pub(crate) fn worker(&self, number: usize) -> Gauge {
         self.worker_connections
             .get_or_create_owned(&[("worker", number.to_string())])
+    }
+}
+
+impl EncodeLabelSet for Outcome {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Ends {
+            source,
+            destination,
+            service,
+            service_name,
+            service_namespace,
+        } = &*self.ends;
+        let mut label = |name: &str, value: &str| (name, value).encode(encoder.encode_label());
+        label("reporter", "source")?;
+        label("source_workload", &source.workload)?;
+        label("source_workload_namespace", &source.namespace)?;
+        label("source_canonical_service", &source.canonical_service)?;
+        label("source_canonical_revision", &source.revision)?;
+        label("source_principal", &source.principal)?;
+        label("source_app", &source.app)?;
+        label("source_version", &source.version)?;
+        label("source_cluster", UNKNOWN)?;
+        label("destination_service", service)?;
+        label("destination_service_name", service_name)?;
+        label("destination_service_namespace", service_namespace)?;
+        label("destination_workload", &destination.workload)?;
+        label("destination_workload_namespace", &destination.namespace)?;
+        label(
+            "destination_canonical_service",
+            &destination.canonical_service,
+        )?;
+        label("destination_canonical_revision", &destination.revision)?;
+        label("destination_principal", &destination.principal)?;
+        label("destination_app", &destination.app)?;
+        label("destination_version", &destination.version)?;
+        label("destination_cluster", UNKNOWN)?;
+        label("request_protocol", self.key.protocol)?;
+        if self.key.code != 0 {
+            label("response_code", &self.key.code.to_string())?;
+            let grpc = self.key.grpc.map(|status| status.to_string());
+            label("grpc_response_status", grpc.as_deref().unwrap_or(""))?;
+        }
+        label("response_flags", self.key.flags)?;
+        label("connection_security_policy", "none")
     }
 }

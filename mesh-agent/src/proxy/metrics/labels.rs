@@ -1,9 +1,6 @@
 //! Labels of the Istio series: every one that Kiali asks for.
 
-use std::fmt;
 use std::sync::Arc;
-
-use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 
 /// Who is at the two ends: the labels that all series of a caller and endpoint share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +40,7 @@ pub(crate) struct End {
 }
 
 /// What stands where nothing is known.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 impl Default for End {
     fn default() -> Self {
@@ -99,48 +96,4 @@ pub(crate) struct OutcomeKey {
     pub(crate) grpc: Option<u8>,
     /// `-`, or why it failed.
     pub(crate) flags: &'static str,
-}
-
-impl EncodeLabelSet for Outcome {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let Ends {
-            source,
-            destination,
-            service,
-            service_name,
-            service_namespace,
-        } = &*self.ends;
-        let mut label = |name: &str, value: &str| (name, value).encode(encoder.encode_label());
-        label("reporter", "source")?;
-        label("source_workload", &source.workload)?;
-        label("source_workload_namespace", &source.namespace)?;
-        label("source_canonical_service", &source.canonical_service)?;
-        label("source_canonical_revision", &source.revision)?;
-        label("source_principal", &source.principal)?;
-        label("source_app", &source.app)?;
-        label("source_version", &source.version)?;
-        label("source_cluster", UNKNOWN)?;
-        label("destination_service", service)?;
-        label("destination_service_name", service_name)?;
-        label("destination_service_namespace", service_namespace)?;
-        label("destination_workload", &destination.workload)?;
-        label("destination_workload_namespace", &destination.namespace)?;
-        label(
-            "destination_canonical_service",
-            &destination.canonical_service,
-        )?;
-        label("destination_canonical_revision", &destination.revision)?;
-        label("destination_principal", &destination.principal)?;
-        label("destination_app", &destination.app)?;
-        label("destination_version", &destination.version)?;
-        label("destination_cluster", UNKNOWN)?;
-        label("request_protocol", self.key.protocol)?;
-        if self.key.code != 0 {
-            label("response_code", &self.key.code.to_string())?;
-            let grpc = self.key.grpc.map(|status| status.to_string());
-            label("grpc_response_status", grpc.as_deref().unwrap_or(""))?;
-        }
-        label("response_flags", self.key.flags)?;
-        label("connection_security_policy", "none")
-    }
 }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Metrics;
 use super::labels::{Ends, Outcome, OutcomeKey};
 use super::leases::{Lease, Leases};
+use super::{Counter, Metrics};
 use crate::metrics::histogram::Histogram;
 use crate::net::clock;
 use crate::proxy::handles::Handles;
