@@ -161,7 +161,7 @@ fn layer_problem(own: &str, code: &str) -> Option<String> {
 }
 
 fn owner_problems(name: &str, module: &str, code: &str) -> impl Iterator<Item = String> {
-    let is_metrics = stem_of(name) == "metrics";
+    let is_metrics = stem_of(name) == "metrics" || name.contains("/metrics/");
     OWNERS
         .iter()
         .filter(move |(library, owners)| {
