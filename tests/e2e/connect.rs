@@ -1,6 +1,8 @@
 //! The verdict at connect: proxied, direct, passed on, refused; over IPv4, IPv6 and v4-mapped sockets.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
 
 use mesh_tests::assert_eventually;
 use mesh_tests::pod::mapped;
@@ -235,6 +237,43 @@ fn processes_of_the_host_namespace_are_enrolled_by_cgroup() {
     assert!(stranger.connect(cache()).is_err());
     let coverage = || shop.node.api().coverage("shop", "host");
     assert_eventually!(coverage()["captured"] == 1 && coverage()["direct"] == 1);
+}
+
+#[test]
+fn processes_in_a_cgroup_below_that_of_the_workload_belong_to_it() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_cache();
+    let host = shop.node.host_pod("host", &shop.client);
+    shop.node.enrol(&host);
+    let deeper = host.cgroup().join("deeper/still");
+    fs::create_dir_all(&deeper).unwrap();
+    let cache = cache();
+    let script = format!(
+        "echo $$ > {}/cgroup.procs; exec 3<>/dev/tcp/{}/{}",
+        deeper.display(),
+        cache.ip(),
+        cache.port()
+    );
+    let output = host
+        .run(Command::new("bash").args(["-c", &script]))
+        .unwrap();
+    fs::remove_dir(&deeper).unwrap();
+    fs::remove_dir(host.cgroup().join("deeper")).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eventually!(shop.node.api().coverage("shop", "host")["direct"] == 1);
+}
+
+#[test]
+fn multipath_sockets_are_steered_like_others() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_web();
+    shop.open_cache();
+    let direct = shop.client.connect_multipath(cache()).unwrap();
+    direct.echo("hello").unwrap();
+    let proxied = shop.client.connect_multipath(web()).unwrap();
+    proxied.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").unwrap();
+    assert_eq!(proxied.receive(12).unwrap(), "HTTP/1.1 200");
+    assert_eventually!(shop.coverage()["direct"] == 1 && shop.coverage()["captured"] == 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -27,12 +28,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) async fn open(
-        conn: u64,
-        address: SocketAddr,
-        bind: Option<SocketAddr>,
-    ) -> Result<(Self, Connected), Failure> {
-        let stream = dial(address, bind).await?;
+    pub(crate) fn of(conn: u64, stream: TcpStream) -> Result<(Self, Connected), Failure> {
         let connected = Connected {
             conn,
             local: stream.local_addr()?,
@@ -86,6 +82,15 @@ pub(crate) async fn dial(address: SocketAddr, bind: Option<SocketAddr>) -> io::R
     let stream = within(socket.connect(address)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Opens a connection with an MPTCP socket.
+pub(crate) async fn dial_multipath(address: SocketAddr) -> io::Result<TcpStream> {
+    let protocol = Protocol::from(libc::IPPROTO_MPTCP);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    within(socket.connect(address)).await
 }
 
 /// One HTTP exchange on a connection of its own.

@@ -103,9 +103,18 @@ impl Helper {
 
     async fn converse(&self, task: Task) -> Result<Answer, Failure> {
         match task {
-            Task::Connect { address, bind } => {
+            Task::Connect {
+                address,
+                bind,
+                multipath,
+            } => {
                 let conn = self.number();
-                let (connection, connected) = Connection::open(conn, address, bind).await?;
+                let stream = if multipath {
+                    client::dial_multipath(address).await?
+                } else {
+                    client::dial(address, bind).await?
+                };
+                let (connection, connected) = Connection::of(conn, stream)?;
                 let connection = Arc::new(connection);
                 self.connections.lock().unwrap().insert(conn, connection);
                 Ok(Answer::Connected(connected))

@@ -50,6 +50,8 @@ pub enum Task {
         address: SocketAddr,
         /// What the socket is bound to before.
         bind: Option<SocketAddr>,
+        /// Whether it is an MPTCP socket.
+        multipath: bool,
     },
     /// Sends text on a connection.
     Send {

@@ -51,6 +51,16 @@ impl Pod {
         self.connect_from(None, address.into())
     }
 
+    /// Opens a connection from an MPTCP socket.
+    #[track_caller]
+    pub fn connect_multipath(&self, address: SocketAddr) -> Result<Conn<'_>, Failure> {
+        self.dial(Task::Connect {
+            address,
+            bind: None,
+            multipath: true,
+        })
+    }
+
     /// Opens a connection from a socket that is bound first.
     #[track_caller]
     pub fn connect_from(
@@ -58,7 +68,15 @@ impl Pod {
         bind: Option<SocketAddr>,
         address: SocketAddr,
     ) -> Result<Conn<'_>, Failure> {
-        match self.perform(Task::Connect { address, bind })? {
+        self.dial(Task::Connect {
+            address,
+            bind,
+            multipath: false,
+        })
+    }
+
+    fn dial(&self, task: Task) -> Result<Conn<'_>, Failure> {
+        match self.perform(task)? {
             Answer::Connected(connected) => Ok(Conn {
                 pod: self,
                 connected,
