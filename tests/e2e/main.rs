@@ -8,6 +8,7 @@
 mod acceleration;
 mod api;
 mod cleanup;
+mod command;
 mod connect;
 mod exec;
 mod explain;
