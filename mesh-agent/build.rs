@@ -21,9 +21,7 @@ fn main() -> anyhow::Result<()> {
     for path in ["mesh-ebpf", "mesh-common/src", "rust-toolchain.toml"] {
         tell(&format!("rerun-if-changed={}", root.join(path).display()));
     }
-    for name in ["AYA_BUILD_SKIP", "PATH"] {
-        tell(&format!("rerun-if-env-changed={name}"));
-    }
+    tell("rerun-if-env-changed=AYA_BUILD_SKIP");
     match missing() {
         None => build(&root),
         Some(missing) if variable("PROFILE")? == "release" => {
@@ -33,7 +31,10 @@ fn main() -> anyhow::Result<()> {
             tell(&format!(
                 "warning=no kernel programs: {missing}; the agent will not run. {INSTALL}"
             ));
-            let object = Path::new(&variable("OUT_DIR")?).join("mesh-ebpf");
+            let output = variable("OUT_DIR")?;
+            // A file that is never there: looks again at each build, so that an installed linker is noticed.
+            tell(&format!("rerun-if-changed={output}/linker"));
+            let object = Path::new(&output).join("mesh-ebpf");
             fs::write(&object, []).with_context(|| format!("writing {}", object.display()))
         }
     }
