@@ -129,15 +129,9 @@ impl Node {
 
     fn objects(&self) -> BTreeMap<String, u64> {
         let snapshot = self.store.snapshot();
-        let count = |kind| match kind {
-            Kind::Service => snapshot.services.len(),
-            Kind::Endpoint => snapshot.endpoints.len(),
-            Kind::Workload => snapshot.workloads.len(),
-            Kind::AuthorizationPolicy => snapshot.policies.len(),
-        };
         Kind::ALL
             .iter()
-            .map(|kind| (kind.plural().to_owned(), count(*kind) as u64))
+            .map(|kind| (kind.plural().to_owned(), snapshot.count(*kind) as u64))
             .collect()
     }
 }

@@ -5,12 +5,16 @@ use std::net::IpAddr;
 
 use super::draft::{Draft, upsert};
 use super::endpoint::Endpoint;
+use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::id::Subject;
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::resource::Resource;
 use super::service::{Protocol, Service};
 use super::store::Config;
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Refusal, Snapshot, virtual_address};
 
@@ -143,6 +147,28 @@ impl Settle for AuthorizationPolicy {
     }
 }
 
+macro_rules! settle_plainly {
+    ($type:ident) => {
+        impl Settle for $type {
+            fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+                let accepted = condition(self, "Accepted", Ok("Accepted"));
+                upsert(self.conditions_mut(), accepted);
+                Ok(())
+            }
+
+            fn arrive(&self, _draft: &mut Draft) {}
+
+            fn leave(&self, _draft: &mut Draft) {}
+        }
+    };
+}
+
+settle_plainly!(HttpRoute);
+settle_plainly!(GrpcRoute);
+settle_plainly!(TcpRoute);
+settle_plainly!(TlsRoute);
+settle_plainly!(TrafficPolicy);
+
 /// The addresses that the service has already, where they are allotted ones, and one of every range that gave none.
 fn allotted(
     service: &Service,
@@ -267,7 +293,7 @@ fn policy_refs(policy: &AuthorizationPolicy, snapshot: &Snapshot) -> Condition {
     let exists = match target.kind {
         Kind::Service => snapshot.services.contains_key(&key),
         Kind::Workload => snapshot.workloads.contains_key(&key),
-        Kind::Endpoint | Kind::AuthorizationPolicy => false,
+        _ => false,
     };
     if exists {
         return condition(policy, "ResolvedRefs", Ok("ResolvedRefs"));

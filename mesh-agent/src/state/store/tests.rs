@@ -55,13 +55,11 @@ fn delete_service(store: &Store, name: &str) {
 /// The reason of a condition of an object, with `!` before it where it does not hold.
 fn reason(store: &Store, kind: Kind, name: &str, condition: &str) -> String {
     let object = store.snapshot().object(kind, &key(name)).unwrap();
-    let conditions = match &object {
-        Manifest::Service(it) => &it.status.conditions,
-        Manifest::Endpoint(it) => &it.status.conditions,
-        Manifest::Workload(it) => &it.status.conditions,
-        Manifest::AuthorizationPolicy(it) => &it.status.conditions,
-    };
-    let found = conditions.iter().find(|it| it.kind == condition).unwrap();
+    let found = object
+        .conditions()
+        .iter()
+        .find(|it| it.kind == condition)
+        .unwrap();
     match found.status {
         ConditionStatus::True => found.reason.clone(),
         _ => format!("!{}", found.reason),

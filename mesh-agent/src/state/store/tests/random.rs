@@ -43,6 +43,13 @@ fn random_change(random: &mut StdRng) -> Change {
             json!({"target": {"kind": "Service", "name": other}, "action": "Allow",
             "rules": [{"from": [{"namespaces": [name]}]}]})
         }
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            let backend = json!({"name": name, "port": 80});
+            json!({"parentRefs": [{"group": "", "kind": "Service", "name": other}],
+                "rules": [{"backendRefs": [backend]}]})
+        }
+        Kind::TrafficPolicy => json!({"target": {"kind": "Service", "name": other},
+            "retries": {"attempts": number}}),
     };
     Change::Put(read(kind, name, &spec))
 }
