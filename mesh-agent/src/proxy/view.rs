@@ -14,6 +14,7 @@ use mesh_common::address::{Address, SocketAddress};
 use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::Series;
+use super::policy::Policy;
 use crate::net::clock;
 use crate::state::endpoint;
 use crate::state::object::ObjectKey;
@@ -24,6 +25,7 @@ use crate::traffic::ejection::Ejection;
 
 pub(crate) mod cell;
 mod compile;
+mod policies;
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -39,6 +41,10 @@ pub(crate) struct View {
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
+    /// What holds for services that have a traffic policy.
+    policies: Table<ObjectKey, Arc<Policy>>,
+    /// What holds for all others.
+    no_policy: Arc<Policy>,
     /// Who may connect to whom.
     pub(crate) authz: authz::Compiled,
 }
@@ -104,6 +110,8 @@ pub(crate) struct ServicePort {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Indexes of endpoints that take connections, by weight: IPv4, IPv6.
     pub(crate) slots: [Vec<u32>; 2],
+    /// How it is balanced, guarded and shaped; one for all ports of the service.
+    pub(crate) policy: Arc<Policy>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
