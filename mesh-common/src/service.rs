@@ -1,6 +1,6 @@
 //! What a workload dials: keys and values of `SERVICES`, `SLOTS` and `LISTENERS`.
 
-use crate::address::Address;
+use crate::address::{Address, SocketAddress};
 
 /// Key of `SERVICES`: what was dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,7 +10,7 @@ pub struct ServiceKey {
     pub address: Address,
     /// The port, in host byte order.
     pub port: u16,
-    /// IP protocol number: 6 for TCP.
+    /// IP protocol number: [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// Always zero.
     pub padding: u8,
@@ -18,8 +18,25 @@ pub struct ServiceKey {
 
 const _: () = assert!(size_of::<ServiceKey>() == 16 + 2 + 1 + 1);
 
+impl ServiceKey {
+    /// What a socket of IP protocol `protocol` dials at `to`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(to: &SocketAddress, protocol: u8) -> Self {
+        Self {
+            address: to.address,
+            port: to.port,
+            protocol,
+            padding: 0,
+        }
+    }
+}
+
 /// IP protocol number of TCP (and of MPTCP, whose subflows are TCP).
 pub const TCP: u8 = 6;
+
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
 
 /// Value of `SERVICES`: one port of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,8 +3,8 @@
 use crate::address::{Address, SocketAddress};
 use crate::balance;
 use crate::endpoint::Endpoint;
-use crate::policy::{Authorization, workload_key};
-use crate::service::{Mode, Service, ServiceKey, SlotKey, TCP};
+use crate::policy::{Authorization, PolicyKey};
+use crate::service::{Mode, Service, ServiceKey, SlotKey, UDP};
 use crate::workload::{Caller, Workload};
 
 /// What happens to a connection.
@@ -35,7 +35,7 @@ pub enum Reason {
     NoService = 2,
     /// The destination is this host.
     Loopback = 3,
-    /// The socket is not a stream socket.
+    /// The socket speaks neither TCP nor UDP.
     Protocol = 4,
     /// An authorization policy refuses.
     Policy = 5,
@@ -82,7 +82,7 @@ pub trait Tables {
     /// What the policy of `key` says of a caller at `source` that dials `port`.
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -93,13 +93,14 @@ pub trait Tables {
     fn next(&self, port_id: u32) -> u32;
     /// A random number.
     fn random(&self) -> u32;
-    /// An endpoint of `service` that takes connections, for a socket of `family` (4 or 6).
+    /// An endpoint of `service` that takes connections, for a socket of `family` (4 or 6); `current`, if it is the number
+    /// of one that still serves what it has.
     #[inline(always)]
-    fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)>
+    fn pick(&self, service: &Service, family: u32, current: u32) -> Option<(u32, Endpoint)>
     where
         Self: Sized,
     {
-        balance::pick(self, service, family)
+        balance::pick(self, service, family, current)
     }
     /// Whether the agent accepts connections in a network namespace, for sockets of `family` (4 or 6).
     fn liveness(&self, netns: u64, family: u32) -> Liveness;
@@ -116,24 +117,28 @@ pub enum Liveness {
     Hung,
 }
 
-/// What is known of a connection when `connect` is called.
+/// What is known of a connection when `connect` is called, and of a datagram when it is sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// The caller.
-    pub workload: Workload,
+    pub workload: &'a Workload,
     /// What was dialled.
     pub destination: SocketAddress,
     /// What the socket was bound to, or unspecified.
     pub bound: Address,
     /// Cookie of the socket's network namespace.
     pub netns: u64,
-    /// Whether it is a stream socket.
-    pub is_stream: bool,
+    /// IP protocol number: [`TCP`](crate::service::TCP), [`UDP`], or zero for any other.
+    pub protocol: u8,
+    /// Whether the destination has sent datagrams to this socket: what goes there is an answer.
+    pub is_answer: bool,
+    /// Number of the endpoint that this socket's datagrams to the destination go to so far, or zero.
+    pub endpoint: u32,
     /// Whether the socket is bound to a device.
     pub is_bound_to_device: bool,
 }
 
-impl Facts {
+impl Facts<'_> {
     /// 4 or 6: v4-mapped destinations are IPv4.
     #[must_use]
     #[inline(always)]
@@ -180,7 +185,7 @@ pub struct Decision {
 
 /// Decides about a connection of an enrolled workload.
 #[inline(always)]
-pub fn decide<T: Tables>(tables: &T, facts: &Facts) -> Decision {
+pub fn decide<T: Tables>(tables: &T, facts: &Facts<'_>) -> Decision {
     let mut decision = Decision::default();
     let (verdict, reason) = verdict(tables, facts, &mut decision);
     decision.verdict = verdict;
@@ -189,23 +194,18 @@ pub fn decide<T: Tables>(tables: &T, facts: &Facts) -> Decision {
 }
 
 #[inline(always)]
-fn verdict<T: Tables>(tables: &T, facts: &Facts, decision: &mut Decision) -> (Verdict, Reason) {
-    if !facts.is_stream {
+fn verdict<T: Tables>(tables: &T, facts: &Facts<'_>, decision: &mut Decision) -> (Verdict, Reason) {
+    if facts.protocol == 0 {
         return (Verdict::Pass, Reason::Protocol);
     }
     let dialled = &facts.destination;
     if dialled.address.is_loopback() || dialled.address.is_unspecified() {
         return (Verdict::Pass, Reason::Loopback);
     }
-    if is_denied(tables, facts, dialled, decision) {
+    if !facts.is_answer && is_denied(tables, facts, dialled, decision) {
         return (Verdict::Deny, Reason::Policy);
     }
-    let key = ServiceKey {
-        address: dialled.address,
-        port: dialled.port,
-        protocol: TCP,
-        padding: 0,
-    };
+    let key = ServiceKey::new(dialled, facts.protocol);
     let Some(service) = tables.service(&key) else {
         return beyond_the_mesh(tables, facts);
     };
@@ -217,7 +217,9 @@ fn verdict<T: Tables>(tables: &T, facts: &Facts, decision: &mut Decision) -> (Ve
         service.slots_v6
     };
     let has_other_family = service.slots_v4 + service.slots_v6 > slots;
-    if service.mode == Mode::Direct as u8 && (slots > 0 || !has_other_family) {
+    // The proxy takes no datagrams.
+    let is_direct = service.mode == Mode::Direct as u8 && (slots > 0 || !has_other_family);
+    if is_direct || facts.protocol == UDP {
         return direct(tables, facts, &service, Reason::Service, decision);
     }
     match agent_trouble(tables, facts) {
@@ -232,7 +234,10 @@ fn verdict<T: Tables>(tables: &T, facts: &Facts, decision: &mut Decision) -> (Ve
 
 /// A destination that is no service.
 #[inline(always)]
-fn beyond_the_mesh<T: Tables>(tables: &T, facts: &Facts) -> (Verdict, Reason) {
+fn beyond_the_mesh<T: Tables>(tables: &T, facts: &Facts<'_>) -> (Verdict, Reason) {
+    if facts.protocol == UDP {
+        return (Verdict::Pass, Reason::NoService);
+    }
     if facts.workload.has(Workload::EGRESS_LOCKED) {
         return (Verdict::Deny, Reason::EgressLocked);
     }
@@ -248,7 +253,7 @@ fn beyond_the_mesh<T: Tables>(tables: &T, facts: &Facts) -> (Verdict, Reason) {
 
 /// Why the agent cannot take this connection, if it cannot.
 #[inline(always)]
-fn agent_trouble<T: Tables>(tables: &T, facts: &Facts) -> Option<Reason> {
+fn agent_trouble<T: Tables>(tables: &T, facts: &Facts<'_>) -> Option<Reason> {
     if facts.is_bound_to_device {
         return Some(Reason::BoundDevice);
     }
@@ -263,12 +268,12 @@ fn agent_trouble<T: Tables>(tables: &T, facts: &Facts) -> Option<Reason> {
 #[inline(always)]
 fn direct<T: Tables>(
     tables: &T,
-    facts: &Facts,
+    facts: &Facts<'_>,
     service: &Service,
     reason: Reason,
     decision: &mut Decision,
 ) -> (Verdict, Reason) {
-    let Some((id, endpoint)) = tables.pick(service, facts.family()) else {
+    let Some((id, endpoint)) = tables.pick(service, facts.family(), facts.endpoint) else {
         return (Verdict::Deny, Reason::NoEndpoint);
     };
     decision.endpoint = id;
@@ -287,15 +292,18 @@ fn direct<T: Tables>(
 #[inline(never)]
 fn is_denied<T: Tables>(
     tables: &T,
-    facts: &Facts,
+    facts: &Facts<'_>,
     destination: &SocketAddress,
     decision: &mut Decision,
 ) -> bool {
     let caller = &facts.workload.caller;
     let source = facts.source();
     let port = destination.port;
-    let exact = tables.authorize(destination, caller, &source, port);
-    let whole = tables.authorize(&workload_key(destination.address), caller, &source, port);
+    // One key for both questions: the stack is short.
+    let mut key = PolicyKey::port(destination, facts.protocol);
+    let exact = tables.authorize(&key, caller, &source, port);
+    (key.port, key.protocol) = (0, 0);
+    let whole = tables.authorize(&key, caller, &source, port);
     decision.is_audited |= exact.is_audited || whole.is_audited;
     exact.is_denied || whole.is_denied
 }

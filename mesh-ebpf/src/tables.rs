@@ -4,10 +4,10 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
 };
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::balance;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::{Authorization, MAX_RULES, Policy, Seen};
+use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Seen};
 use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{Liveness, Tables};
@@ -49,7 +49,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -62,9 +62,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)> {
+    fn pick(&self, service: &Service, family: u32, current: u32) -> Option<(u32, Endpoint)> {
         let mut endpoint = Endpoint::default();
-        match mesh_choose(service, family, &raw mut endpoint) {
+        match mesh_choose(service, family, current, &raw mut endpoint) {
             0 => None,
             id => Some((id, endpoint)),
         }
@@ -130,13 +130,14 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 pub(crate) extern "C" fn mesh_choose(
     service: *const Service,
     family: u32,
+    current: u32,
     endpoint: *mut Endpoint,
 ) -> u32 {
     // SAFETY: the verifier checks what callers pass.
     let (Some(service), Some(endpoint)) = (unsafe { (service.as_ref(), endpoint.as_mut()) }) else {
         return 0;
     };
-    match balance::pick(&Maps, service, family) {
+    match balance::pick(&Maps, service, family, current) {
         Some((id, picked)) => {
             *endpoint = picked;
             id
@@ -165,7 +166,7 @@ const AUDITED: u32 = 1 << 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn mesh_ask(
-    key: *const SocketAddress,
+    key: *const PolicyKey,
     caller: *const Caller,
     source: *const Address,
     port: u32,

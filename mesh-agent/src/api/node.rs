@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::state::object::ObjectKey;
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+};
 
 /// The agent, as far as the API shows it. The methods may block for a short while: they are called on a thread for
 /// that.
@@ -24,6 +26,7 @@ pub trait Node: Send + Sync + 'static {
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        transport: Transport,
     ) -> Result<Explanation, NodeError>;
 
     /// The kernel's side.

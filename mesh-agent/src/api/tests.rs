@@ -25,7 +25,9 @@ use super::objects::paths as objects_paths;
 use super::{Config, Node, NodeError, Server};
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+};
 
 /// A node that has fixed answers.
 #[derive(Default)]
@@ -50,10 +52,19 @@ impl Node for FixedNode {
         Ok(ConnectionList::default())
     }
 
-    fn explain(&self, _: &ObjectKey, destination: SocketAddr) -> Result<Explanation, NodeError> {
+    fn explain(
+        &self,
+        _: &ObjectKey,
+        destination: SocketAddr,
+        transport: Transport,
+    ) -> Result<Explanation, NodeError> {
+        let verb = match transport {
+            Transport::Tcp => "dialled",
+            Transport::Udp => "sent",
+        };
         Ok(Explanation {
             verdict: "pass".to_owned(),
-            reason: format!("dialled-{}", destination.port()),
+            reason: format!("{verb}-{}", destination.port()),
             ..Explanation::default()
         })
     }

@@ -19,7 +19,9 @@ use super::{Context, body};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+};
 
 /// The `OpenMetrics` text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,6 +78,9 @@ pub(super) struct ExplainQuery {
     /// What it dials, `address:port`; IPv6 in brackets.
     #[param(example = "240.240.0.10:80")]
     destination: String,
+    /// How it dials: `tcp` (the default) or `udp`.
+    #[serde(default)]
+    transport: Transport,
 }
 
 /// What would happen to a connection now, decided by the code and the maps that the kernel uses.
@@ -102,7 +107,11 @@ pub(super) async fn explain(
         };
         return Err(Problem::from(error).with_field("source"));
     }
-    let explained = ask(&context, move |node| node.explain(&source, destination)).await??;
+    let transport = query.transport;
+    let explained = ask(&context, move |node| {
+        node.explain(&source, destination, transport)
+    })
+    .await??;
     Ok(Json(explained))
 }
 

@@ -27,7 +27,9 @@ use crate::net::netns::Netns;
 use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
@@ -212,6 +214,7 @@ impl api::Node for Node {
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        transport: Transport,
     ) -> Result<Explanation, NodeError> {
         let snapshot = self.store.snapshot();
         let standing = self.standing.load();
@@ -221,7 +224,7 @@ impl api::Node for Node {
             tables: self.datapath.tables(),
             now_ns: clock::monotonic_ns(),
         };
-        explain::explain(&view, source, destination).map_err(|error| match error {
+        explain::explain(&view, source, destination, transport).map_err(|error| match error {
             explain::Error::UnknownWorkload(key) => NodeError::NotFound {
                 what: format!("workload {key}"),
             },

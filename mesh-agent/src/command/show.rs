@@ -63,7 +63,10 @@ pub(super) async fn coverage(filter: &Filter) -> Result<(), Error> {
 }
 
 pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
-    let path = explain_path(&explain.source, &explain.destination.to_string())?;
+    let mut path = explain_path(&explain.source, &explain.destination.to_string())?;
+    if explain.udp {
+        path.push_str("&transport=udp");
+    }
     let value = ask(&explain.query, &path).await?;
     show::<Explanation>(value, explain.query.output, table::explanation)
 }

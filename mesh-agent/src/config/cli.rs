@@ -174,6 +174,9 @@ pub struct Explain {
     pub source: String,
     /// What it connects to: ADDR:PORT
     pub destination: SocketAddr,
+    /// It sends datagrams
+    #[arg(long)]
+    pub udp: bool,
     /// Where the agent is, and the form of the answer.
     #[command(flatten)]
     pub query: Query,

@@ -86,6 +86,17 @@ pub struct ConnectionList {
     pub items: Vec<Connection>,
 }
 
+/// How a workload dials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// It opens connections.
+    #[default]
+    Tcp,
+    /// It sends datagrams.
+    Udp,
+}
+
 /// `GET /api/v1/explain`: what would happen to a connection now, by the same code and maps as in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use super::id::Subject;
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::resource::Resource;
-use super::service::{Protocol, Service};
+use super::service::Service;
 use super::store::Config;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
@@ -37,17 +37,7 @@ impl Settle for Service {
         } else {
             self.spec.addresses.clone()
         };
-        let programmed = if self
-            .spec
-            .ports
-            .iter()
-            .any(|it| it.protocol == Protocol::Udp)
-        {
-            let message = "datagrams are not steered yet; the other ports are";
-            condition(self, "Programmed", Err(("NotSupported", message)))
-        } else {
-            condition(self, "Programmed", Ok("Programmed"))
-        };
+        let programmed = condition(self, "Programmed", Ok("Programmed"));
         let accepted = condition(self, "Accepted", Ok("Accepted"));
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::balance::Balancing;
 use mesh_common::endpoint::{Endpoint, State};
-use mesh_common::policy::Policy;
-use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey, TCP};
+use mesh_common::policy::{Policy, PolicyKey};
+use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey};
 use mesh_common::workload::{Caller, Workload};
 
 use crate::state::Ids;
@@ -47,7 +47,7 @@ pub enum Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// `POLICY`.
-    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
+    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
     /// `ENDPOINTS`; each has a count in `OPEN`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// `SLOTS` by number of the service's port, whatever the generation; each port has a cursor in `CURSORS`.
@@ -126,13 +126,13 @@ impl Desired {
         let id = ids.number(&Subject::Service(key.clone()));
         for port in &service.spec.ports {
             let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
-            if port.protocol == Protocol::Udp || id == 0 || port_id == 0 {
+            if id == 0 || port_id == 0 {
                 continue;
             }
             let value = ServicePort {
                 id,
                 port_id,
-                mode: if service.spec.is_direct(port) {
+                mode: if service.spec.is_direct(port) || port.protocol == Protocol::Udp {
                     Mode::Direct
                 } else {
                     Mode::Proxy
@@ -145,7 +145,7 @@ impl Desired {
                     .entry(ServiceKey {
                         address: Address::from(*address),
                         port: port.port,
-                        protocol: TCP,
+                        protocol: port.protocol.transport(),
                         padding: 0,
                     })
                     .or_insert(value);
@@ -173,6 +173,7 @@ impl Desired {
                 } as u8,
                 padding: 0,
                 weight: spec.weight.max(1),
+                port_id,
             };
             self.endpoints.insert(id, value);
             if !spec.draining && spec.weight > 0 {

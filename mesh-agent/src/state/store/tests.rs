@@ -181,16 +181,11 @@ fn policy_of_a_workload_follows_it() {
 }
 
 #[test]
-fn service_with_a_udp_port_is_not_wholly_programmed() {
+fn service_with_a_udp_port_is_wholly_programmed() {
     let store = Store::in_memory();
     put_service(&store, "dns", &[("dns", 53, "udp"), ("tcp", 53, "tcp")]);
-    let programmed = || reason(&store, Kind::Service, "dns", "Programmed");
-    assert_eq!(programmed(), "!NotSupported");
-    assert_eq!(reason(&store, Kind::Service, "dns", "Accepted"), "Accepted");
-
-    put_service(&store, "dns", &[("tcp", 53, "tcp")]);
-
-    assert_eq!(programmed(), "Programmed");
+    let programmed = reason(&store, Kind::Service, "dns", "Programmed");
+    assert_eq!(programmed, "Programmed");
 }
 
 #[test]

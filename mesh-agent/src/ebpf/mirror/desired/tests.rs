@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_common::balance::Balancing;
 use mesh_common::endpoint::State;
-use mesh_common::service::{MAX_SLOTS, Mode};
+use mesh_common::service::{MAX_SLOTS, Mode, TCP, UDP};
 use mesh_common::workload::Workload;
 use serde_json::json;
 
@@ -40,9 +40,15 @@ fn a_port_is_one_service_per_virtual_address() {
 }
 
 #[test]
-fn a_udp_port_is_not_steered() {
-    let desired = of(&web("auto", "udp"));
-    assert!(desired.services.is_empty() && desired.slots.is_empty());
+fn a_udp_port_is_direct_whatever_the_mode() {
+    for mode in ["auto", "direct", "proxy"] {
+        let desired = of(&web(mode, "udp"));
+        assert_eq!(desired.services.len(), 2);
+        assert!(desired.services.keys().all(|key| key.protocol == UDP));
+        assert!(desired.services.values().all(|it| it.mode == Mode::Direct));
+    }
+    let desired = of(&web("auto", "tls"));
+    assert!(desired.services.keys().all(|key| key.protocol == TCP));
 }
 
 #[test]
@@ -60,6 +66,8 @@ fn endpoints_fill_slots_of_their_family_by_weight() {
         .collect();
     assert_eq!(ports, [8080, 8080, 80, 8080]);
     assert_eq!(slots.v6.len(), 1);
+    let port_id = desired.services.values().next().unwrap().port_id;
+    assert!(desired.endpoints.values().all(|it| it.port_id == port_id));
 }
 
 #[test]
