@@ -21,3 +21,4 @@ mod metrics;
 mod policy;
 mod shop;
 mod tcp;
+mod udp;

@@ -77,6 +77,29 @@ pub enum Task {
         /// The number of the connection.
         conn: u64,
     },
+    /// Makes a datagram socket and keeps it.
+    OpenDatagrams {
+        /// What it is bound to.
+        bind: SocketAddr,
+        /// What it is connected to, if it is.
+        connect: Option<SocketAddr>,
+    },
+    /// Sends a datagram.
+    SendDatagram {
+        /// The number of the socket.
+        socket: u64,
+        /// Where to; of a connected socket, nowhere in particular.
+        to: Option<SocketAddr>,
+        /// The bytes.
+        text: String,
+    },
+    /// Receives a datagram, and asks for its source.
+    ReceiveDatagram {
+        /// The number of the socket.
+        socket: u64,
+        /// How long to wait.
+        millis: u64,
+    },
     /// One HTTP exchange on a connection of its own.
     Http(HttpCall),
     /// Many exchanges for a while.
@@ -159,6 +182,11 @@ pub enum ServerKind {
     Deaf,
     /// Accepts and resets.
     Resetting,
+    /// Answers datagrams with its name and what it received.
+    Datagrams {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// One HTTP request.
@@ -265,9 +293,9 @@ pub struct Report {
 /// What a server has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Connections accepted.
+    /// Connections accepted, or datagrams received.
     pub connections: u64,
-    /// Connections by the address that they came from.
+    /// The same by the address that they came from.
     pub sources: BTreeMap<String, u64>,
 }
 
@@ -289,6 +317,13 @@ pub enum Answer {
     Connected(Connected),
     /// Bytes received; fewer than asked for at the end of the stream.
     Received(String),
+    /// A datagram came.
+    Datagram {
+        /// What the socket was told of its source.
+        from: SocketAddr,
+        /// The bytes.
+        text: String,
+    },
     /// An HTTP response.
     Http(HttpAnswer),
     /// What came of many exchanges.

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::datagram;
 use crate::protocol::{Seen, ServerKind};
 use crate::stream::{is_pattern, receive};
 
@@ -23,6 +24,9 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(kind: ServerKind, address: SocketAddr) -> io::Result<Self> {
+        if let ServerKind::Datagrams { name } = kind {
+            return Self::start_datagrams(name, address);
+        }
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
         } else {
@@ -34,6 +38,18 @@ impl Server {
         let address = listener.local_addr()?;
         let seen = Arc::default();
         let task = tokio::spawn(accept(listener, Arc::new(kind), Arc::clone(&seen)));
+        Ok(Self {
+            address,
+            seen,
+            task,
+        })
+    }
+
+    fn start_datagrams(name: String, address: SocketAddr) -> io::Result<Self> {
+        let socket = datagram::bind(address)?;
+        let address = socket.local_addr()?;
+        let seen = Arc::default();
+        let task = tokio::spawn(datagram::answer(socket, name, Arc::clone(&seen)));
         Ok(Self {
             address,
             seen,
@@ -94,7 +110,7 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             std::future::pending::<()>().await;
             Ok(())
         }
-        ServerKind::Resetting => stream.set_zero_linger(),
+        ServerKind::Resetting | ServerKind::Datagrams { .. } => stream.set_zero_linger(),
     }
 }
 
