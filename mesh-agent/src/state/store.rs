@@ -242,7 +242,7 @@ impl Store {
         self.stamp(&mut new, old.as_deref());
         new.judge(&draft.next, &self.config)?;
         let written = draft.write(new.clone());
-        new.arrive(draft);
+        new.arrive(old.as_deref(), draft);
         Ok(match old {
             Some(_) => Applied::Changed(written),
             None => Applied::Created(written),

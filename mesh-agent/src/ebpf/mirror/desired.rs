@@ -15,9 +15,10 @@ use crate::state::Ids;
 use crate::state::Snapshot;
 use crate::state::endpoint::Endpoint as EndpointObject;
 use crate::state::id::Subject;
-use crate::state::object::ObjectKey;
+use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::Balancing as BalancingSpec;
 use crate::state::service::{Port, Protocol, Service as ServiceObject};
+use crate::state::traffic_policy::TrafficPolicy;
 use crate::state::workload::Workload as WorkloadObject;
 use crate::state::workload::{Egress, FailMode};
 use crate::traffic::authz;
@@ -105,7 +106,7 @@ pub fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
             .get(&(key.namespace.as_str(), key.name.as_str()))
             .map(Vec::as_slice)
             .unwrap_or_default();
-        desired.add_service(&snapshot.ids, key, service, endpoints);
+        desired.add_service(snapshot, key, service, endpoints);
     }
     for (key, workload) in snapshot.workloads.iter() {
         desired.add_workload(&snapshot.ids, key, workload, enrolled);
@@ -118,11 +119,13 @@ type Named<'a> = (&'a ObjectKey, &'a Arc<EndpointObject>);
 impl Desired {
     fn add_service(
         &mut self,
-        ids: &Ids,
+        snapshot: &Snapshot,
         key: &ObjectKey,
         service: &ServiceObject,
         endpoints: &[Named<'_>],
     ) {
+        let ids = &*snapshot.ids;
+        let policy = snapshot.traffic_policy_for(Kind::Service, key, None);
         let id = ids.number(&Subject::Service(key.clone()));
         for port in &service.spec.ports {
             let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
@@ -132,12 +135,12 @@ impl Desired {
             let value = ServicePort {
                 id,
                 port_id,
-                mode: if service.spec.is_direct(port) {
+                mode: if snapshot.is_direct(service, port) {
                     Mode::Direct
                 } else {
                     Mode::Proxy
                 },
-                balancing: balancing(service.spec.balancing),
+                balancing: balancing(service, policy.map(|it| &**it)),
             };
             for address in authz::virtual_addresses(service) {
                 // Two services with one address are refused by the store; should it happen, the first one stays.
@@ -234,8 +237,13 @@ pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
     }
 }
 
-const fn balancing(balancing: BalancingSpec) -> Balancing {
-    match balancing {
+/// What the policy says, else the service. What the kernel cannot do goes through the proxy: then this is what is left
+/// while the agent is away.
+fn balancing(service: &ServiceObject, policy: Option<&TrafficPolicy>) -> Balancing {
+    let wanted = policy
+        .and_then(|it| it.spec.load_balancing.as_ref()?.algorithm?.in_kernel())
+        .unwrap_or(service.spec.balancing);
+    match wanted {
         BalancingSpec::RoundRobin => Balancing::RoundRobin,
         BalancingSpec::Random => Balancing::Random,
         BalancingSpec::LeastRequest => Balancing::LeastRequest,

@@ -1,5 +1,6 @@
 //! What a change does, and what it leaves alone.
 
+mod attached;
 mod disk;
 mod random;
 

@@ -10,6 +10,8 @@ use serde_json::json;
 
 use super::{Desired, Enrolled, Place, desired, interleave};
 use crate::state::object::ObjectKey;
+use crate::state::stream_route::TcpRoute;
+use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
 
 fn web(mode: &str, protocol: &str) -> Fixture {
@@ -37,6 +39,30 @@ fn a_port_is_one_service_per_virtual_address() {
     assert_eq!(modes(&web("auto", "http")), Mode::Proxy);
     assert_eq!(modes(&web("direct", "http")), Mode::Direct);
     assert_eq!(modes(&web("proxy", "tcp")), Mode::Proxy);
+}
+
+#[test]
+fn what_is_attached_to_a_service_decides_how_the_kernel_carries_it() {
+    let of = |fixture: &Fixture| *of(fixture).services.values().next().unwrap();
+    let policy = |spec: serde_json::Value| {
+        let mut spec = spec;
+        spec["target"] = json!({"kind": "Service", "name": "web"});
+        of(&web("auto", "tcp").object::<TrafficPolicy>("p", &spec))
+    };
+    let simple = policy(json!({"loadBalancing": {"algorithm": "WeightedRoundRobin"}}));
+    assert_eq!(
+        (simple.mode, simple.balancing),
+        (Mode::Direct, Balancing::RoundRobin)
+    );
+    let needs_more = policy(json!({"loadBalancing": {"algorithm": "PeakEwma"}}));
+    assert_eq!(
+        (needs_more.mode, needs_more.balancing),
+        (Mode::Proxy, Balancing::Random)
+    );
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let routed = of(&web("auto", "tcp").object::<TcpRoute>("r", &route));
+    assert_eq!(routed.mode, Mode::Proxy);
 }
 
 #[test]
