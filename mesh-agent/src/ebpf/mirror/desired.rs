@@ -13,12 +13,13 @@ use mesh_common::workload::{Caller, Workload};
 
 use crate::state::Ids;
 use crate::state::Snapshot;
-use crate::state::endpoint::Endpoint as EndpointObject;
+use crate::state::endpoint::{Endpoint as EndpointObject, HealthStatus};
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::Balancing as BalancingSpec;
 use crate::state::service::{Port, Protocol, Service as ServiceObject};
 use crate::state::traffic_policy::TrafficPolicy;
+use crate::state::traffic_policy::balancing::DEFAULT_PANIC_THRESHOLD;
 use crate::state::workload::Workload as WorkloadObject;
 use crate::state::workload::{Egress, FailMode};
 use crate::traffic::authz;
@@ -126,6 +127,7 @@ impl Desired {
     ) {
         let ids = &*snapshot.ids;
         let policy = snapshot.traffic_policy_for(Kind::Service, key, None);
+        let takes_critical = is_panic(policy.map(|it| &**it), endpoints);
         let id = ids.number(&Subject::Service(key.clone()));
         for port in &service.spec.ports {
             let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
@@ -153,11 +155,17 @@ impl Desired {
                     })
                     .or_insert(value);
             }
-            self.add_slots(ids, port, port_id, endpoints);
+            self.add_slots(ids, (port, port_id), endpoints, takes_critical);
         }
     }
 
-    fn add_slots(&mut self, ids: &Ids, port: &Port, port_id: u32, endpoints: &[Named<'_>]) {
+    fn add_slots(
+        &mut self,
+        ids: &Ids,
+        (port, port_id): (&Port, u32),
+        endpoints: &[Named<'_>],
+        takes_critical: bool,
+    ) {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
         for (key, endpoint) in endpoints {
@@ -178,7 +186,7 @@ impl Desired {
                 weight: spec.weight.max(1),
             };
             self.endpoints.insert(id, value);
-            if !spec.draining && spec.weight > 0 {
+            if takes_connections(endpoint) && (takes_critical || !is_critical(endpoint)) {
                 let family = if value.address.is_v4() {
                     &mut v4
                 } else {
@@ -235,6 +243,28 @@ pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
             workload.spec.service_account.clone(),
         )),
     }
+}
+
+/// Whether an endpoint takes new connections, as far as people say.
+fn takes_connections(endpoint: &EndpointObject) -> bool {
+    !endpoint.spec.draining && endpoint.spec.weight > 0
+}
+
+fn is_critical(endpoint: &EndpointObject) -> bool {
+    let health = endpoint.status.health.as_ref();
+    health.is_some_and(|it| it.status == HealthStatus::Critical)
+}
+
+/// Whether so few endpoints are well that the others take their share too: none, or less than the threshold of the
+/// policy.
+fn is_panic(policy: Option<&TrafficPolicy>, endpoints: &[Named<'_>]) -> bool {
+    let all = endpoints.iter().map(|(_, it)| it);
+    let all = all.filter(|it| takes_connections(it));
+    let well = all.clone().filter(|it| !is_critical(it)).count();
+    let threshold = policy
+        .and_then(|it| it.spec.load_balancing.as_ref()?.panic_threshold)
+        .unwrap_or(DEFAULT_PANIC_THRESHOLD);
+    well == 0 || well * 100 < all.count() * threshold as usize
 }
 
 /// What the policy says, else the service. What the kernel cannot do goes through the proxy: then this is what is left

@@ -9,6 +9,9 @@ use crate::state::duration::Duration;
 use crate::state::route::SessionPersistence;
 use crate::state::service::Balancing;
 
+/// `panicThreshold` where a policy has none and endpoints are checked or watched, in percent.
+pub const DEFAULT_PANIC_THRESHOLD: u32 = 50;
+
 /// Which endpoint takes a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
