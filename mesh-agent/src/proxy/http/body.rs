@@ -1,8 +1,8 @@
-//! Bodies on their way: counted, never gathered.
+//! Bodies on their way: counted, never gathered, and never silent for ever.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,6 +10,66 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::headers;
+use super::silence::Silence;
+use crate::proxy::error::Error;
+
+/// Why a body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// Its sender broke off.
+    #[error("the body broke off")]
+    Off(#[source] hyper::Error),
+    /// Its sender sent nothing for too long.
+    #[error("the body was silent for too long")]
+    Silent,
+}
+
+/// How the body of a request has fared, for whoever must know whose fault a failure is.
+#[derive(Debug, Default)]
+pub(crate) struct Fate(AtomicU8);
+
+impl Fate {
+    const BROKEN: u8 = 1;
+    const SILENT: u8 = 2;
+
+    fn note(&self, broken: &Broken) {
+        let fate = match broken {
+            Broken::Off(_) => Self::BROKEN,
+            Broken::Silent => Self::SILENT,
+        };
+        self.0.store(fate, Ordering::Relaxed);
+    }
+
+    /// What is to be told instead of the endpoint's failure, if the client's body was the cause.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::BROKEN => Some(Error::BrokenBody),
+            Self::SILENT => Some(Error::SilentBody),
+            _ => None,
+        }
+    }
+}
+
+/// The next frame of a body. Trailers come out clean.
+fn next(
+    inner: &mut Incoming,
+    silence: &mut Silence,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    match Pin::new(inner).poll_frame(cx) {
+        Poll::Ready(Some(Ok(mut frame))) => {
+            silence.broken();
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
+            Poll::Ready(Some(Ok(frame)))
+        }
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
+        Poll::Ready(None) => Poll::Ready(None),
+        Poll::Pending => silence.poll(cx).map(|()| Some(Err(Broken::Silent))),
+    }
+}
 
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
@@ -22,23 +82,36 @@ pub(crate) enum Outgoing {
         inner: Incoming,
         /// Bytes so far.
         count: Arc<AtomicU64>,
+        /// The patience with it.
+        silence: Silence,
+        /// How it has fared.
+        fate: Arc<Fate>,
     },
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed { inner, count } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    count.fetch_add(length(frame), Ordering::Relaxed);
+            Self::Streamed {
+                inner,
+                count,
+                silence,
+                fate,
+            } => {
+                let frame = ready!(next(inner, silence, cx));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        count.fetch_add(length(frame), Ordering::Relaxed);
+                    }
+                    Some(Err(broken)) => fate.note(broken),
+                    None => {}
                 }
                 Poll::Ready(frame)
             }
@@ -77,21 +150,27 @@ pub(crate) enum Reply {
         inner: Incoming,
         /// What is to be told when it has ended.
         exchange: Box<Exchange>,
+        /// The patience with it.
+        silence: Silence,
     },
 }
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Streamed { inner, exchange } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
+            Self::Streamed {
+                inner,
+                exchange,
+                silence,
+            } => {
+                let frame = ready!(next(inner, silence, cx));
                 match &frame {
                     Some(Ok(frame)) => {
                         exchange.add_response_bytes(length(frame));
@@ -128,7 +207,9 @@ impl Body for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // hyper does not poll to the end what it knows has ended.
-        if let Self::Streamed { inner, exchange } = self
+        if let Self::Streamed {
+            inner, exchange, ..
+        } = self
             && inner.is_end_stream()
         {
             exchange.complete();
