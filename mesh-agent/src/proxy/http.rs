@@ -4,6 +4,7 @@ pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod forward;
+pub(crate) mod guarded;
 pub(crate) mod headers;
 pub(crate) mod pulse;
 pub(crate) mod reply;

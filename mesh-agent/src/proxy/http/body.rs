@@ -1,4 +1,4 @@
-//! Bodies on their way: counted, never gathered, and never silent for ever.
+//! Bodies on their way: counted, never gathered.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,23 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::exchange::Exchange;
-use super::headers;
-use super::silence::Silence;
+use super::guarded::{Broken, Guarded};
 use crate::proxy::error::Error;
-
-/// Why a body did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    /// Its sender broke off.
-    #[error("the body broke off")]
-    Off(#[source] hyper::Error),
-    /// Its sender sent nothing for too long.
-    #[error("the body was silent for too long")]
-    Silent,
-}
 
 /// How the body of a request has fared, for whoever must know whose fault a failure is.
 #[derive(Debug, Default)]
@@ -35,7 +22,7 @@ impl Fate {
 
     fn note(&self, broken: &Broken) {
         let fate = match broken {
-            Broken::Off(_) => Self::BROKEN,
+            Broken::Off(_) | Broken::Quietly => Self::BROKEN,
             Broken::Silent => Self::SILENT,
         };
         self.0.store(fate, Ordering::Relaxed);
@@ -51,26 +38,6 @@ impl Fate {
     }
 }
 
-/// The next frame of a body. Trailers come out clean.
-fn next(
-    inner: &mut Incoming,
-    silence: &mut Silence,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-    match Pin::new(inner).poll_frame(cx) {
-        Poll::Ready(Some(Ok(mut frame))) => {
-            silence.broken();
-            if let Some(trailers) = frame.trailers_mut() {
-                headers::clean_trailers(trailers);
-            }
-            Poll::Ready(Some(Ok(frame)))
-        }
-        Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
-        Poll::Ready(None) => Poll::Ready(None),
-        Poll::Pending => silence.poll(cx).map(|()| Some(Err(Broken::Silent))),
-    }
-}
-
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
@@ -79,11 +46,9 @@ pub(crate) enum Outgoing {
     /// The client's, frame by frame.
     Streamed {
         /// Where it comes from.
-        inner: Incoming,
+        inner: Guarded,
         /// Bytes so far.
         count: Arc<AtomicU64>,
-        /// The patience with it.
-        silence: Silence,
         /// How it has fared.
         fate: Arc<Fate>,
     },
@@ -99,13 +64,8 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed {
-                inner,
-                count,
-                silence,
-                fate,
-            } => {
-                let frame = ready!(next(inner, silence, cx));
+            Self::Streamed { inner, count, fate } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
                         count.fetch_add(length(frame), Ordering::Relaxed);
@@ -147,11 +107,9 @@ pub(crate) enum Reply {
     /// The endpoint's, frame by frame.
     Streamed {
         /// Where it comes from.
-        inner: Incoming,
+        inner: Guarded,
         /// What is to be told when it has ended.
         exchange: Box<Exchange>,
-        /// The patience with it.
-        silence: Silence,
     },
 }
 
@@ -165,12 +123,8 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Streamed {
-                inner,
-                exchange,
-                silence,
-            } => {
-                let frame = ready!(next(inner, silence, cx));
+            Self::Streamed { inner, exchange } => {
+                let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
                         exchange.add_response_bytes(length(frame));

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Connection;
 use super::body::Fate;
+use super::guarded::Guarded;
 use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
@@ -82,23 +84,25 @@ impl Exchange {
         }
     }
 
-    /// The patience with the request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
-    pub(crate) fn patience(&self) -> Silence {
+    /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
+    pub(crate) fn guard_request(&self, body: Incoming) -> Guarded {
         let timeouts = &self.connection.worker.config.timeouts;
-        Silence::new(if self.is_grpc {
-            timeouts.idle
-        } else {
-            timeouts.body
-        })
+        let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
+            (true, true) => (Version::HTTP_2, timeouts.idle),
+            (true, false) => (Version::HTTP_2, timeouts.body),
+            (false, _) => (Version::HTTP_11, timeouts.body),
+        };
+        Guarded::new(body, version, Silence::new(patience))
     }
 
-    /// The patience with the response's body. Of HTTP/1 the connection's own limit holds.
-    pub(crate) fn answer_patience(&self) -> Silence {
-        if self.connection.is_http2 {
+    /// The response's body. Of HTTP/1 the connection's own limit holds.
+    pub(crate) fn guard_response(&self, body: Incoming, version: Version) -> Guarded {
+        let silence = if self.connection.is_http2 {
             Silence::new(self.connection.worker.config.timeouts.idle)
         } else {
             Silence::allowed()
-        }
+        };
+        Guarded::new(body, version, silence)
     }
 
     /// Why sending the request failed: a body that breaks off is no fault of the endpoint.

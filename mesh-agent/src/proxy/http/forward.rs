@@ -30,11 +30,13 @@ pub(crate) async fn forward(
     let version = request.version();
     let mut exchange = Exchange::new(connection);
     Ok(match answer(&mut exchange, request).await {
-        Ok(Answer::Streamed(response)) => response.map(|inner| Reply::Streamed {
-            inner,
-            silence: exchange.answer_patience(),
-            exchange: Box::new(exchange),
-        }),
+        Ok(Answer::Streamed(response)) => {
+            let version = response.version();
+            response.map(|body| Reply::Streamed {
+                inner: exchange.guard_response(body, version),
+                exchange: Box::new(exchange),
+            })
+        }
         Ok(Answer::Switched {
             response,
             client,
@@ -84,9 +86,8 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         Outgoing::Empty
     } else {
         Outgoing::Streamed {
-            inner: body,
+            inner: exchange.guard_request(body),
             count: Arc::clone(&exchange.request_bytes),
-            silence: exchange.patience(),
             fate: Arc::clone(exchange.fate.get_or_insert_default()),
         }
     };
