@@ -38,6 +38,9 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     if settings.drain_timeout > MAX_DRAIN {
         refuse("drainTimeout", "use at most 1h".to_owned());
     }
+    if settings.stale_grace > MAX_DRAIN {
+        refuse("staleGrace", "use at most 1h".to_owned());
+    }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems
@@ -106,7 +109,9 @@ fn check_ranges(ranges: &[IpNet], refuse: &mut impl FnMut(&'static str, String))
 fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, String)) {
     for (key, time) in [
         ("proxy.connectTimeout", proxy.connect_timeout),
+        ("proxy.firstByteTimeout", proxy.first_byte_timeout),
         ("proxy.headerTimeout", proxy.header_timeout),
+        ("proxy.bodyTimeout", proxy.body_timeout),
         ("proxy.responseTimeout", proxy.response_timeout),
         ("proxy.keepAliveTimeout", proxy.keep_alive_timeout),
         ("proxy.idleTimeout", proxy.idle_timeout),
