@@ -1,4 +1,4 @@
-//! Where a socket's datagrams go, and where answers seem to come from: `REPLIES`.
+//! Where a socket's datagrams go, and where answers seem to come from: `REPLIES`; whom a question was for: `QUERIES`.
 
 use crate::address::SocketAddress;
 
@@ -47,8 +47,34 @@ pub enum Way {
 pub struct Flow {
     /// The other name of the address.
     pub address: SocketAddress,
-    /// Number of the endpoint.
+    /// Number of the endpoint, or zero.
     pub endpoint: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 20 + 4);
+
+/// Key of `QUERIES`: who asks the agent, as the agent sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct QueryKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Where the question comes from.
+    pub client: SocketAddress,
+    /// The port of the agent that it was sent to, in host byte order.
+    pub port: u32,
+}
+
+const _: () = assert!(size_of::<QueryKey>() == 8 + 20 + 4);
+
+/// Value of `QUERIES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Query {
+    /// The resolver that was asked.
+    pub resolver: SocketAddress,
+    /// Number of the workload that asks.
+    pub workload: u32,
+}
+
+const _: () = assert!(size_of::<Query>() == 20 + 4);

@@ -61,6 +61,8 @@ mod user {
         event::Event,
         flow::Flow,
         flow::FlowKey,
+        flow::Query,
+        flow::QueryKey,
         policy::Policy,
         policy::PolicyKey,
         redirect::Peer,

@@ -72,6 +72,8 @@ pub mod map {
     pub const PENDING: &str = "PENDING";
     /// [`FlowKey`](crate::flow::FlowKey) to [`Flow`](crate::flow::Flow).
     pub const REPLIES: &str = "REPLIES";
+    /// [`QueryKey`](crate::flow::QueryKey) to [`Query`](crate::flow::Query).
+    pub const QUERIES: &str = "QUERIES";
     /// [`ListenerKey`](crate::service::ListenerKey) to a listener of the agent.
     pub const LISTENERS: &str = "LISTENERS";
     /// [`Tuple`](crate::conn::Tuple) to a paired socket.
@@ -86,8 +88,9 @@ pub mod map {
     pub const STATS: &str = "STATS";
 
     /// All of them.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         SETTINGS, WORKLOADS, CGROUPS, IDENTITIES, SERVICES, SLOTS, ENDPOINTS, OPEN, CURSORS,
-        POLICY, CONN, PENDING, REPLIES, LISTENERS, SOCKETS, PEERS, REDIRECTS, EVENTS, STATS,
+        POLICY, CONN, PENDING, REPLIES, QUERIES, LISTENERS, SOCKETS, PEERS, REDIRECTS, EVENTS,
+        STATS,
     ];
 }

@@ -11,9 +11,9 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::event::{Event, Kind};
-use mesh_common::service::OUTBOUND_PORT;
+use mesh_common::service::{OUTBOUND_PORT, RESOLVER_PORT};
 use mesh_common::stats::Counter;
-use mesh_common::verdict::{Decision, Facts, Verdict, decide};
+use mesh_common::verdict::{Decision, Facts, Reason, Verdict, decide};
 
 use crate::caller::facts;
 use crate::context::{AF_INET, AF_INET6, dialling_socket, set_user_address, store, stored};
@@ -72,7 +72,11 @@ fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
             ALLOW
         }
         Verdict::Proxy => {
-            set_user_address(ctx.sock_addr, family, &outbound_listener(&facts));
+            let port = match decision.reason {
+                Reason::Dns => RESOLVER_PORT,
+                _ => OUTBOUND_PORT,
+            };
+            set_user_address(ctx.sock_addr, family, &listener(&facts.destination, port));
             ALLOW
         }
         Verdict::Deny => refuse(),
@@ -87,15 +91,15 @@ pub(crate) fn refuse() -> i32 {
     REFUSE
 }
 
-/// Where the agent listens for what a workload dials.
+/// Where the agent listens in the workload's namespace, on loopback of the destination's family.
 #[inline(always)]
-fn outbound_listener(facts: &Facts<'_>) -> SocketAddress {
-    let address = if facts.destination.address.is_v4() {
+pub(crate) fn listener(destination: &SocketAddress, port: u16) -> SocketAddress {
+    let address = if destination.address.is_v4() {
         Address::LOOPBACK_V4
     } else {
         Address::LOOPBACK_V6
     };
-    SocketAddress::new(address, OUTBOUND_PORT)
+    SocketAddress::new(address, port)
 }
 
 /// A function of its own, for the sake of the kernel's limit on the stack of one function.

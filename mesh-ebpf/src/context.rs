@@ -108,6 +108,12 @@ pub(crate) fn bound_address(socket: *mut bpf_sock, family: u32) -> Address {
     }
 }
 
+/// Whether a datagram socket is connected.
+#[inline(always)]
+pub(crate) fn is_connected(socket: *mut bpf_sock) -> bool {
+    field!(socket, dst_port) != 0
+}
+
 /// Whether a socket is connected to `peer`. Of a `family` that is known when the program is compiled.
 #[inline(always)]
 pub(crate) fn is_connected_to(socket: *mut bpf_sock, family: u32, peer: &SocketAddress) -> bool {

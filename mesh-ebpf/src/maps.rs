@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, RingBuf, SockHas
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
 use mesh_common::endpoint::Endpoint;
-use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::redirect::{Peer, Redirect};
 use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
@@ -84,6 +84,11 @@ pub(crate) static PENDING: LruHashMap<Tuple, Conn> = LruHashMap::with_max_entrie
 /// goes; its socket's next datagram is balanced anew, and a late answer shows the endpoint that sent it.
 #[map]
 pub(crate) static REPLIES: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Written when a question for names is sent to the agent, read by the agent when it arrives. Full: the entry that was not
+/// used for longest goes; each is needed until the agent has read the datagram.
+#[map]
+pub(crate) static QUERIES: LruHashMap<QueryKey, Query> = LruHashMap::with_max_entries(16 * 1024, 0);
 
 /// Written by the agent, emptied by the kernel when the agent dies; read at connect to see whether it lives. Full: the
 /// enrolment is refused.

@@ -10,11 +10,12 @@ use mesh_common::stats::Counter;
 use mesh_common::verdict::{Decision, Facts, Reason, Verdict};
 
 use crate::caller::facts;
-use crate::connect::{ALLOW, count_and_report, refuse, remember, settle};
-use crate::context::{AF_INET, AF_INET6, dialling_socket, field, set_user_address, stored};
+use crate::connect::{ALLOW, count_and_report, listener, refuse, remember, settle};
+use crate::context::{AF_INET, AF_INET6, dialling_socket, is_connected, set_user_address, stored};
 use crate::count;
 use crate::count::bump;
 use crate::maps::{CONN, REPLIES};
+use crate::query;
 
 /// A datagram to an IPv4 address; the socket may be an IPv6 one, and the address v4-mapped.
 #[cgroup_sock_addr(sendmsg4)]
@@ -44,15 +45,21 @@ fn send(ctx: &SockAddrContext, family: u32) -> i32 {
     look_back(cookie, flags, &mut facts);
     let mut decision = Decision::default();
     settle(&facts, &mut decision);
+    let mut port = 0;
     let is_new = match decision.verdict {
         Verdict::Direct => follow(cookie, &facts, &decision),
+        Verdict::Proxy => {
+            port = query::mesh_port(cookie, &facts.destination);
+            query::tell_unconnected(socket, &facts, port as u16);
+            port & query::NEW != 0
+        }
         _ => !matches!(&known, Some(conn) if is_repeated(conn, &facts, &decision)),
     };
     if is_new {
         let flags = kept(flags, &decision);
         match known {
             // It is connected to somebody else.
-            Some(conn) if field!(socket, dst_port) != 0 => conn.flags |= flags,
+            Some(conn) if is_connected(socket) => conn.flags |= flags,
             _ => remember(ctx, &facts, &decision, flags),
         }
         count_and_report(&facts, &decision);
@@ -61,9 +68,17 @@ fn send(ctx: &SockAddrContext, family: u32) -> i32 {
         count::add(facts.workload.id, verdict, reason, 1);
     }
     match decision.verdict {
-        Verdict::Pass | Verdict::Proxy => ALLOW,
+        Verdict::Pass => ALLOW,
         Verdict::Direct => {
             set_user_address(ctx.sock_addr, family, &decision.destination);
+            ALLOW
+        }
+        Verdict::Proxy => {
+            set_user_address(
+                ctx.sock_addr,
+                family,
+                &listener(&facts.destination, port as u16),
+            );
             ALLOW
         }
         Verdict::Deny => refuse(),
@@ -97,7 +112,7 @@ fn is_repeated(conn: &Conn, facts: &Facts<'_>, decision: &Decision) -> bool {
 #[inline(always)]
 fn kept(flags: u8, decision: &Decision) -> u8 {
     let kept = flags & (Conn::TRANSLATED | Conn::CALLED);
-    if matches!(decision.verdict, Verdict::Direct) {
+    if matches!(decision.verdict, Verdict::Direct | Verdict::Proxy) {
         kept | Conn::TRANSLATED
     } else {
         kept

@@ -8,7 +8,7 @@ use mesh_common::address::Address;
 use mesh_common::balance;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Seen};
-use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
+use mesh_common::service::{ListenerKey, Role, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{Liveness, Tables};
 use mesh_common::workload::{Caller, Workload};
@@ -99,8 +99,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn liveness(&self, netns: u64, family: u32) -> Liveness {
-        if !has_listener(netns, family) {
+    fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness {
+        if !has_listener(netns, family, role as u32) {
             return Liveness::Absent;
         }
         let Some(settings) = settings() else {
@@ -222,11 +222,11 @@ extern "C" fn step(index: u64, question: *mut Question<'_>) -> i64 {
 
 /// Whether the agent listens; its sockets leave the map when it dies.
 #[inline(never)]
-fn has_listener(netns: u64, family: u32) -> bool {
+fn has_listener(netns: u64, family: u32, role: u32) -> bool {
     let key = ListenerKey {
         netns,
         family,
-        padding: 0,
+        role,
     };
     // SAFETY: the map and the key are what the helper expects; the kernel checks their sizes.
     let socket = unsafe {

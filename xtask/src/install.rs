@@ -10,7 +10,11 @@ use crate::process::{cargo, command, exists, is_root, output_of, run};
 const BPF_LINKER: &str = "0.10.4";
 
 /// Programs of the system, each with the Debian package that has it.
-const NODE_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2")];
+const NODE_PROGRAMS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("dig", "bind9-dnsutils"),
+    ("musl-gcc", "musl-tools"),
+];
 const DEMO_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2"), ("redis-server", "redis-server")];
 
 /// All of it.

@@ -12,6 +12,8 @@ use tokio::runtime::Handle;
 use crate::api;
 use crate::config;
 use crate::config::Settings;
+use crate::dns;
+use crate::dns::Dns;
 use crate::ebpf;
 use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
@@ -76,12 +78,16 @@ impl Parts {
             conns,
             &mut registry,
         )?);
+        let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let control = ("control".to_owned(), control.clone());
-        metrics::runtime::register(&mut registry, proxy.runtimes().into_iter().chain([control]));
+        let names = dns.as_ref().and_then(|dns| dns.runtime());
+        let names = names.map(|runtime| ("dns".to_owned(), runtime));
+        let runtimes = proxy.runtimes().into_iter().chain([control]).chain(names);
+        metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),
-            Arc::clone(&proxy),
+            (Arc::clone(&proxy), dns),
             mirror,
             Arc::clone(&host),
         );
@@ -155,6 +161,31 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
         move || counter.load(Ordering::Relaxed),
     );
     (registry, resets)
+}
+
+/// What answers questions for names, unless it is switched off.
+fn start_dns(
+    settings: &Settings,
+    store: &Arc<Store>,
+    datapath: &Arc<Datapath>,
+    registry: &mut Registry,
+) -> Result<Option<Arc<Dns>>> {
+    if settings.dns == config::Switch::Off {
+        return Ok(None);
+    }
+    let config = dns::Config {
+        ttl: settings.dns_ttl,
+        ..dns::Config::default()
+    };
+    let dns = Dns::start(
+        config,
+        Arc::clone(store),
+        Arc::<Datapath>::clone(datapath),
+        Arc::<Datapath>::clone(datapath),
+        dns::metrics::Metrics::register(registry),
+    );
+    let dns = dns.context("cannot start the resolver")?;
+    Ok(Some(Arc::new(dns)))
 }
 
 /// Why nothing is mirrored from a registry that was not there.

@@ -88,6 +88,14 @@ pub struct Options {
     )]
     pub virtual_range: Option<Vec<IpNet>>,
 
+    /// Whether the agent answers questions for names of workloads that do not refuse [default: on]
+    #[arg(long, env = "MESH_DNS", value_name = "SWITCH")]
+    pub dns: Option<Switch>,
+
+    /// How long an answer about the mesh may be remembered [default: 5s]
+    #[arg(long, env = "MESH_DNS_TTL", value_name = "TIME")]
+    pub dns_ttl: Option<Span>,
+
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
@@ -174,6 +182,8 @@ impl Options {
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
             stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
+            dns: self.dns.or(below.dns),
+            dns_ttl: self.dns_ttl.or(below.dns_ttl),
             proxy: below.proxy,
         }
     }

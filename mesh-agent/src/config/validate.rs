@@ -41,6 +41,9 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     if settings.stale_grace > MAX_DRAIN {
         refuse("staleGrace", "use at most 1h".to_owned());
     }
+    if settings.dns_ttl > MAX_DNS_TTL {
+        refuse("dnsTtl", "use at most 1h".to_owned());
+    }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems
@@ -157,6 +160,7 @@ const MIB: usize = 1 << 20;
 const MIN_TOKEN: usize = 16;
 /// More threads than any node has processors.
 const MAX_WORKERS: usize = 1024;
+const MAX_DNS_TTL: Duration = Duration::from_hours(1);
 const MAX_DRAIN: Duration = Duration::from_hours(1);
 /// Sixteen addresses.
 const MIN_HOST_BITS: u8 = 4;

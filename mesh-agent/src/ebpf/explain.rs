@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use mesh_common::address::Address;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, PolicyKey};
-use mesh_common::service::{ListenerKey, Mode, Service, ServiceKey, SlotKey, TCP, UDP};
+use mesh_common::service::{ListenerKey, Mode, Role, Service, ServiceKey, SlotKey, TCP, UDP};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{self, Decision, Facts, Liveness, Reason, Verdict};
 use mesh_common::workload::{Caller, Workload};
@@ -232,11 +232,11 @@ impl verdict::Tables for Maps<'_> {
         rand::random()
     }
 
-    fn liveness(&self, netns: u64, family: u32) -> Liveness {
+    fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness {
         let key = ListenerKey {
             netns,
             family,
-            padding: 0,
+            role: role as u32,
         };
         // Sockets cannot be looked up from user space, but keys can be listed.
         let listeners = self.read(self.tables.listeners.keys().map(Some));

@@ -5,7 +5,7 @@ use std::path::Path;
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
 use mesh_common::endpoint::Endpoint;
-use mesh_common::flow::{Flow, FlowKey};
+use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::names::map;
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::redirect::{Peer, Redirect};
@@ -47,6 +47,8 @@ pub struct Tables {
     pub pending: Table<Tuple, Conn>,
     /// What datagram sockets exchange with whom.
     pub replies: Table<FlowKey, Flow>,
+    /// Whom questions for names are for.
+    pub queries: Table<QueryKey, Query>,
     /// The agent's listeners, by file descriptor (write only).
     pub listeners: Table<ListenerKey, u32>,
     /// Paired sockets (keys only).
@@ -76,6 +78,7 @@ impl Tables {
             conn: Table::open(directory, map::CONN)?,
             pending: Table::open(directory, map::PENDING)?,
             replies: Table::open(directory, map::REPLIES)?,
+            queries: Table::open(directory, map::QUERIES)?,
             listeners: Table::open(directory, map::LISTENERS)?,
             sockets: Table::open(directory, map::SOCKETS)?,
             peers: Table::open(directory, map::PEERS)?,
@@ -98,6 +101,7 @@ impl Tables {
             report(&self.policy)?,
             report(&self.pending)?,
             report(&self.replies)?,
+            report(&self.queries)?,
             report(&self.listeners)?,
             report(&self.sockets)?,
             report(&self.peers)?,

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use super::{Decision, Facts, Liveness, Reason, Tables, Verdict, decide};
+use super::{Decision, Facts, Liveness, Reason, Role, Tables, Verdict, decide};
 use crate::address::{Address, SocketAddress};
 use crate::balance::Balancing;
 use crate::endpoint::{Endpoint, State};
@@ -68,7 +68,7 @@ impl Tables for Maps {
         self.seed.set(seed);
         seed
     }
-    fn liveness(&self, _netns: u64, _family: u32) -> Liveness {
+    fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {
         self.liveness
     }
 }
@@ -320,6 +320,43 @@ fn the_proxy_gets_no_datagrams() {
     assert_eq!(decided, (Verdict::Direct, Reason::Service));
     let decided = verdict(&maps, &datagram("192.0.2.1:123", 0));
     assert_eq!(decided, (Verdict::Pass, Reason::NoService));
+}
+
+#[test]
+fn questions_for_names_go_to_the_agent_or_where_they_were_sent() {
+    let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
+    let asks = |maps: &Maps, to: &str, protocol: u8, flags: u32| {
+        let facts = Facts {
+            protocol,
+            ..facts(to, flags)
+        };
+        verdict(maps, &facts)
+    };
+    let resolvers = ["10.0.0.53:53", "127.0.0.53:53", "[::1]:53", "0.0.0.0:53"];
+    for resolver in resolvers {
+        for protocol in [TCP, UDP] {
+            let decided = asks(&maps, resolver, protocol, Workload::DNS);
+            assert_eq!(decided, (Verdict::Proxy, Reason::Dns), "{resolver}");
+            let decided = asks(&maps, resolver, protocol, 0);
+            assert_eq!(decided.0, Verdict::Pass, "{resolver}");
+        }
+    }
+    let decided = asks(&maps, "127.0.0.1:54", UDP, Workload::DNS);
+    assert_eq!(decided, (Verdict::Pass, Reason::Loopback));
+    maps.policies
+        .insert(port_key("10.0.0.53:53", UDP), deny_all());
+    let decided = asks(&maps, "10.0.0.53:53", UDP, Workload::DNS);
+    assert_eq!(decided, (Verdict::Deny, Reason::Policy));
+    for (liveness, reason) in [
+        (Liveness::Absent, Reason::AgentAbsent),
+        (Liveness::Hung, Reason::AgentHung),
+    ] {
+        maps.liveness = liveness;
+        for resolver in ["127.0.0.53:53", "10.0.0.54:53"] {
+            let decided = asks(&maps, resolver, UDP, Workload::DNS);
+            assert_eq!(decided, (Verdict::Pass, reason));
+        }
+    }
 }
 
 #[test]

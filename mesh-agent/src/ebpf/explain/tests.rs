@@ -3,7 +3,7 @@
 use mesh_common::address::Address;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, PolicyKey};
-use mesh_common::service::{Service, ServiceKey, SlotKey, TCP};
+use mesh_common::service::{Role, Service, ServiceKey, SlotKey, TCP};
 use mesh_common::verdict::{self, Facts, Liveness};
 use mesh_common::workload::{Caller, Workload};
 use serde_json::json;
@@ -64,7 +64,7 @@ impl verdict::Tables for Picture {
         0
     }
 
-    fn liveness(&self, _netns: u64, _family: u32) -> Liveness {
+    fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {
         self.liveness
     }
 }

@@ -34,6 +34,8 @@ pub struct Enrolled {
     pub places: BTreeMap<ObjectKey, Place>,
     /// Whether the node accelerates workloads that ask for it.
     pub is_accelerated: bool,
+    /// Whether the agent answers questions for names of workloads that do not refuse.
+    pub answers_names: bool,
 }
 
 /// How the kernel recognises a workload.
@@ -213,7 +215,7 @@ impl Desired {
         let place = enrolled.places.get(key);
         let value = Workload {
             id: ids.number(&Subject::Workload(key.clone())),
-            flags: flags(workload, place.is_some() && enrolled.is_accelerated),
+            flags: flags(workload, enrolled, place.is_some()),
             caller: caller(ids, key, workload),
             ipv4: first(workload, IpAddr::is_ipv4),
             ipv6: first(workload, IpAddr::is_ipv6),
@@ -281,7 +283,7 @@ fn balancing(service: &ServiceObject, policy: Option<&TrafficPolicy>) -> Balanci
     }
 }
 
-fn flags(workload: &WorkloadObject, may_accelerate: bool) -> u32 {
+fn flags(workload: &WorkloadObject, enrolled: &Enrolled, is_here: bool) -> u32 {
     let mut flags = 0;
     if workload.spec.fail_mode == FailMode::Closed {
         flags |= Workload::FAIL_CLOSED;
@@ -289,8 +291,11 @@ fn flags(workload: &WorkloadObject, may_accelerate: bool) -> u32 {
     if workload.spec.egress == Egress::Locked {
         flags |= Workload::EGRESS_LOCKED;
     }
-    if workload.spec.acceleration && may_accelerate {
+    if workload.spec.acceleration && is_here && enrolled.is_accelerated {
         flags |= Workload::ACCELERATED;
+    }
+    if workload.spec.dns && is_here && enrolled.answers_names {
+        flags |= Workload::DNS;
     }
     flags
 }

@@ -205,6 +205,7 @@ fn every_workload_is_known_by_address_and_enrolled_ones_by_their_place() {
             (ObjectKey::new("shop", "b"), Place::Cgroup(8)),
         ]),
         is_accelerated: true,
+        answers_names: false,
     };
     let on = desired(&fixture.snapshot(), &enrolled);
     assert_eq!(on.identities.len(), 5);
