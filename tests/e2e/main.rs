@@ -10,6 +10,7 @@ mod api;
 mod cleanup;
 mod command;
 mod connect;
+mod dns;
 mod exec;
 mod explain;
 mod handover;

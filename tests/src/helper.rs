@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::client::{self, Connection};
 use crate::datagram;
 use crate::protocol::{Answer, Command, Failure, Reply, Task};
+use crate::resolver;
 use crate::server::Server;
 use crate::{load, stream};
 
@@ -68,6 +69,7 @@ impl Helper {
             Task::OpenDatagrams { .. }
             | Task::SendDatagram { .. }
             | Task::ReceiveDatagram { .. } => self.exchange(task).await,
+            Task::Ask(question) => resolver::ask(question).await.map(Answer::Named),
             Task::Http(call) => client::call(call).await.map(Answer::Http),
             Task::Load(load) => {
                 let stop = Arc::clone(&self.loads.lock().unwrap());

@@ -53,6 +53,7 @@ pub mod pod;
 pub mod protocol;
 pub mod registry;
 pub mod requirements;
+pub mod resolver;
 mod server;
 mod stream;
 pub mod table;

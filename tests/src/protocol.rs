@@ -100,6 +100,8 @@ pub enum Task {
         /// How long to wait.
         millis: u64,
     },
+    /// Asks resolvers for a name, each question on the same socket.
+    Ask(Question),
     /// One HTTP exchange on a connection of its own.
     Http(HttpCall),
     /// Many exchanges for a while.
@@ -182,11 +184,55 @@ pub enum ServerKind {
     Deaf,
     /// Accepts and resets.
     Resetting,
+    /// Answers questions for names, over UDP and TCP: see [`crate::resolver`].
+    Resolver {
+        /// Its name.
+        name: String,
+    },
     /// Answers datagrams with its name and what it received.
     Datagrams {
         /// Its name.
         name: String,
     },
+}
+
+/// A question for a name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Question {
+    /// Who is asked.
+    pub resolvers: Vec<SocketAddr>,
+    /// The name.
+    pub name: String,
+    /// The number of the type of record.
+    pub kind: u16,
+    /// How.
+    pub how: How,
+}
+
+/// How a question is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum How {
+    /// By a datagram socket that is not connected.
+    Unconnected,
+    /// By a connected datagram socket.
+    Connected,
+    /// Over TCP.
+    Tcp,
+}
+
+/// An answer to a question for a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Where it seems to come from.
+    pub from: SocketAddr,
+    /// Its code, for example `No Error`.
+    pub code: String,
+    /// The answers, each its data.
+    pub records: Vec<String>,
+    /// The names of the servers that say so.
+    pub authorities: Vec<String>,
+    /// The time to live of the first record.
+    pub ttl: Option<u32>,
 }
 
 /// One HTTP request.
@@ -324,6 +370,8 @@ pub enum Answer {
         /// The bytes.
         text: String,
     },
+    /// What resolvers answered, in the order in which the answers came.
+    Named(Vec<Named>),
     /// An HTTP response.
     Http(HttpAnswer),
     /// What came of many exchanges.

@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::datagram;
 use crate::protocol::{Seen, ServerKind};
+use crate::resolver;
 use crate::stream::{is_pattern, receive};
 
 mod http;
@@ -26,6 +27,9 @@ impl Server {
     pub(crate) fn start(kind: ServerKind, address: SocketAddr) -> io::Result<Self> {
         if let ServerKind::Datagrams { name } = kind {
             return Self::start_datagrams(name, address);
+        }
+        if let ServerKind::Resolver { name } = kind {
+            return Self::start_resolver(name, address);
         }
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -54,6 +58,16 @@ impl Server {
             address,
             seen,
             task,
+        })
+    }
+
+    fn start_resolver(name: String, address: SocketAddr) -> io::Result<Self> {
+        let seen = Arc::default();
+        let serve = resolver::serve(name, address, Arc::clone(&seen))?;
+        Ok(Self {
+            address,
+            seen,
+            task: tokio::spawn(serve),
         })
     }
 
@@ -110,7 +124,9 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             std::future::pending::<()>().await;
             Ok(())
         }
-        ServerKind::Resetting | ServerKind::Datagrams { .. } => stream.set_zero_linger(),
+        ServerKind::Resetting | ServerKind::Datagrams { .. } | ServerKind::Resolver { .. } => {
+            stream.set_zero_linger()
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Answer, Connected, Failure, Pod, Server, Task};
-use crate::protocol::ServerKind;
+use crate::protocol::{How, Named, Question, ServerKind};
 
 /// How long an answer may take, in milliseconds.
 const PATIENCE: u64 = 5_000;
@@ -14,6 +14,47 @@ impl Pod {
     pub fn serve_datagrams(&self, name: &str, port: u16) -> Server<'_> {
         let name = name.to_owned();
         self.serve_v6(ServerKind::Datagrams { name }, port)
+    }
+
+    /// Answers questions for names at an address, under a name.
+    #[track_caller]
+    pub fn serve_names(&self, name: &str, at: SocketAddr) -> Server<'_> {
+        let name = name.to_owned();
+        self.serve_at(ServerKind::Resolver { name }, at)
+    }
+
+    /// Asks a resolver for a name, once.
+    #[track_caller]
+    pub fn ask(
+        &self,
+        resolver: SocketAddr,
+        name: &str,
+        kind: u16,
+        how: How,
+    ) -> Result<Named, Failure> {
+        let mut answers = self.ask_all(&[resolver], name, kind, how)?;
+        Ok(answers.pop().expect("an answer"))
+    }
+
+    /// Asks resolvers for a name, from one socket if it is not connected.
+    #[track_caller]
+    pub fn ask_all(
+        &self,
+        resolvers: &[SocketAddr],
+        name: &str,
+        kind: u16,
+        how: How,
+    ) -> Result<Vec<Named>, Failure> {
+        let task = Task::Ask(Question {
+            resolvers: resolvers.to_vec(),
+            name: name.to_owned(),
+            kind,
+            how,
+        });
+        match self.perform(task)? {
+            Answer::Named(answers) => Ok(answers),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// An IPv4 socket that is not connected.
