@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     errors: Family<Reason, Counter>,
     retries: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
+    mirrored: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
@@ -85,6 +86,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         errors: Family::default(),
         retries: Family::default(),
         detected: Family::default(),
+        mirrored: Family::default(),
         worker_connections: Family::default(),
         audited: Counter::default(),
         ejections: Counter::default(),
@@ -173,6 +175,11 @@ impl Metrics {
             self.detected.clone(),
         );
         registry.register(
+            "mesh_proxy_mirrored",
+            "Copies of requests that routes asked for, by outcome: sent, failed, dropped for want of room or of a service",
+            self.mirrored.clone(),
+        );
+        registry.register(
             "mesh_proxy_connections",
             "Client connections that are open, by worker",
             self.worker_connections.clone(),
@@ -222,6 +229,11 @@ impl Metrics {
     /// Counts how a protocol was found.
     pub(crate) fn detected(&self, how: &'static str) {
         self.detected.get_or_create(&[("outcome", how)]).inc();
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// The gauge of a worker's connections.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
 use crate::state::traffic_policy::{self, TrafficPolicy};
 
 /// What holds for a target.
@@ -14,6 +15,8 @@ use crate::state::traffic_policy::{self, TrafficPolicy};
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// What the rule of a route says itself.
+    rule: Option<(HttpRouteTimeouts, Option<HttpRouteRetry>)>,
     /// The policy one level up.
     base: Option<Arc<Self>>,
     /// What this level was made of.
@@ -47,8 +50,40 @@ impl Policy {
         }
         Arc::new(Self {
             timeouts: base.timeouts.overridden(object.spec.timeouts.as_ref()),
+            rule: None,
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
+        })
+    }
+
+    /// The policy of a rule of a route that has deadlines or retries of its own, which go before those of all policies.
+    /// `base` is what else holds for the rule; `old` is what this has given in the last view.
+    pub(crate) fn of_rule(
+        base: &Arc<Self>,
+        timeouts: Option<&HttpRouteTimeouts>,
+        retry: Option<&HttpRouteRetry>,
+        old: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        if timeouts.is_none() && retry.is_none() {
+            return Arc::clone(base);
+        }
+        let timeouts = timeouts.copied().unwrap_or_default();
+        let rule = Some((timeouts, retry.cloned()));
+        if let Some(old) = old
+            && old.rule == rule
+            && old.base.as_ref().is_some_and(|it| Arc::ptr_eq(it, base))
+        {
+            return Arc::clone(old);
+        }
+        let own = traffic_policy::Timeouts {
+            request: timeouts.request,
+            backend_request: timeouts.backend_request,
+        };
+        Arc::new(Self {
+            timeouts: base.timeouts.overridden(Some(&own)),
+            rule,
+            base: Some(Arc::clone(base)),
+            object: None,
         })
     }
 

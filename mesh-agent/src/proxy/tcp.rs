@@ -198,6 +198,7 @@ impl Record<'_> {
                 endpoint,
                 protocol: "tcp",
                 head: None,
+                route: None,
                 status: None,
                 grpc_status: None,
                 bytes_sent: received,

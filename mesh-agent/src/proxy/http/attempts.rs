@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response};
@@ -12,6 +13,7 @@ use super::body::Outgoing;
 use super::exchange::Exchange;
 use super::headers::is_idempotent;
 use crate::proxy::error::Error;
+use crate::proxy::policy::Policy;
 use crate::proxy::pool::{self, Lease};
 use crate::proxy::select::Selection;
 use crate::proxy::view::{Active, ServicePort};
@@ -21,16 +23,26 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
 
-/// Sends a request to an endpoint of `port`. What has failed without a trace is tried elsewhere.
+/// Where a request goes, and what holds for it on the way.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The service port whose endpoints are asked.
+    pub(crate) port: Arc<ServicePort>,
+    /// What holds: of the rule, the route and the service that was dialled.
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// Sends a request to an endpoint of `target`. What has failed without a trace is tried elsewhere.
 pub(crate) async fn send(
     exchange: &mut Exchange,
-    port: Arc<ServicePort>,
+    target: Target,
     mut request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
     let connection = Arc::clone(&exchange.connection);
     let worker = &connection.worker;
-    let mut selection = Selection::new(port);
+    let attempt = target.policy.timeouts.attempt;
+    let mut selection = Selection::new(target.port);
     let spare = Spare::of(&request);
     let mut last = Error::NoEndpoint;
     let mut stale = 0;
@@ -61,7 +73,7 @@ pub(crate) async fn send(
             }
             Err(error) => return Err(error),
         };
-        match try_once(exchange, active, lease, request).await {
+        match try_once(exchange, active, lease, request, attempt).await {
             Ok(response) => return Ok(response),
             Err((error, Some(unsent))) => {
                 // Closed in the moment it was taken out: the endpoint is not to blame.
@@ -93,10 +105,11 @@ async fn try_once(
     active: Active,
     mut lease: Lease,
     request: Request<Outgoing>,
+    patience: Option<Duration>,
 ) -> Result<Response<Incoming>, Failure> {
     let address = active.endpoint().address;
     exchange.active = Some(active);
-    let patience = exchange.connection.worker.config.timeouts.response;
+    let patience = patience.unwrap_or(exchange.connection.worker.config.timeouts.response);
     let result = timeout(patience, lease.send(request)).await;
     exchange.lease = Some(lease);
     match result {

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::exchange::Exchange;
 use super::guarded::{Broken, Guarded};
+use super::mirror::Copied;
 use crate::proxy::error::Error;
 
 /// How the body of a request has fared, for whoever must know whose fault a failure is.
@@ -43,6 +44,8 @@ impl Fate {
 pub(crate) enum Outgoing {
     /// There is none; such a request can be sent again.
     Empty,
+    /// A copy of the client's.
+    Copied(Copied),
     /// The client's, frame by frame.
     Streamed {
         /// Where it comes from.
@@ -64,6 +67,7 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
+            Self::Copied(copied) => Pin::new(copied).poll_frame(cx),
             Self::Streamed { inner, count, fate } => {
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
@@ -81,6 +85,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Copied(copied) => copied.is_end_stream(),
             Self::Streamed { inner, .. } => inner.is_end_stream(),
         }
     }
@@ -88,6 +93,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Copied(copied) => copied.size_hint(),
             Self::Streamed { inner, .. } => inner.size_hint(),
         }
     }

@@ -18,14 +18,17 @@ use crate::proxy::metrics::OutcomeKey;
 use crate::proxy::pool::Lease;
 use crate::proxy::select;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::route::compiled::Rule;
 
 /// A request under way. Dropped, it is counted and logged.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// The client's connection.
     pub(crate) connection: Arc<Connection>,
-    /// The service port that was asked.
+    /// The service port that was asked, and after routing the one that answers.
     pub(crate) port: Option<Arc<ServicePort>>,
+    /// The rule of a route that it falls under.
+    pub(crate) rule: Option<Arc<Rule>>,
     /// The endpoint that answers.
     pub(crate) active: Option<Active>,
     /// The connection to it.
@@ -58,6 +61,7 @@ impl Exchange {
         Self {
             connection,
             port: None,
+            rule: None,
             active: None,
             lease: None,
             request_bytes: Arc::default(),
@@ -194,6 +198,7 @@ impl Exchange {
             endpoint: self.active.as_ref().map(|active| &**active.endpoint()),
             protocol: self.protocol(),
             head: Some(&head),
+            route: self.rule.as_ref().map(|rule| &*rule.label),
             status: Some(self.status),
             grpc_status: self.grpc_status,
             bytes_sent: self.request_bytes.load(Ordering::Relaxed),

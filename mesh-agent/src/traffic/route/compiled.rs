@@ -17,6 +17,7 @@ use crate::state::http_route::{
     HttpRoute, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, PathMatchType,
 };
 use crate::state::object::{Kind, Metadata, ObjectKey};
+use crate::state::reference::Backend as Reference;
 use crate::state::route::{HttpBackendRef, NameMatch, SessionPersistence, StringMatchType};
 
 /// An HTTP or gRPC route, ready to be merged into a table.
@@ -125,7 +126,7 @@ impl CompiledRoute {
     }
 
     /// Smaller goes first where two routes are equal otherwise.
-    pub(super) fn seniority(&self) -> impl Ord + '_ {
+    pub fn seniority(&self) -> impl Ord + '_ {
         (self.created, &self.key, self.kind)
     }
 }
@@ -265,14 +266,7 @@ impl Compiler {
         let shares = backends.iter().enumerate().map(|(number, backend)| {
             let place = format!("{place}.backendRefs[{number}]");
             let (filters, is_broken) = compiled(&place, &backend.filters);
-            let target = target(
-                (&backend.group, &backend.kind),
-                (
-                    backend.namespace.as_deref().unwrap_or(&key.namespace),
-                    &backend.name,
-                ),
-                backend.port,
-            );
+            let target = target(&key.namespace, &backend.into());
             let share = Arc::new(Backend {
                 target,
                 filters,
@@ -303,17 +297,11 @@ fn with_session(rule: Rule, session: Option<&SessionPersistence>) -> Rule {
     }
 }
 
-/// What a reference means, if it is one to a port of a service.
-pub(super) fn target(
-    (group, kind): (&str, &str),
-    (namespace, name): (&str, &str),
-    port: Option<u16>,
-) -> Option<Target> {
-    let is_service = kind == "Service" && matches!(group, "" | "core");
-    let port = port?;
-    is_service.then(|| Target {
-        service: ObjectKey::new(namespace, name),
-        port,
+/// What a reference from `namespace` means, if it may name what it names.
+pub(super) fn target(namespace: &str, reference: &Reference<'_>) -> Option<Target> {
+    Some(Target {
+        service: reference.service(namespace)?,
+        port: reference.port,
     })
 }
 

@@ -80,8 +80,7 @@ impl Entries {
     fn index(&mut self) {
         for (index, entry) in (0_u32..).zip(&self.list) {
             let mut known = self.by_header.iter_mut();
-            let place =
-                known.find_map(|(name, wanted)| Some((wanted, exact_value(entry, name)?)));
+            let place = known.find_map(|(name, wanted)| Some((wanted, exact_value(entry, name)?)));
             if let Some((wanted, value)) = place {
                 wanted.entry(value).or_default().push(index);
             } else if let Some((name, value)) = first_exact(entry)

@@ -118,14 +118,8 @@ impl Mirror {
         if denominator == 0 || numerator > denominator {
             return Err(format!("{numerator}/{denominator} is no share"));
         }
-        let backend = &from.backend_ref;
-        let namespace = backend.namespace.as_deref().unwrap_or(namespace);
         Ok(Self {
-            target: compiled::target(
-                (&backend.group, &backend.kind),
-                (namespace, &backend.name),
-                backend.port,
-            ),
+            target: compiled::target(namespace, &(&from.backend_ref).into()),
             numerator,
             denominator,
         })

@@ -7,8 +7,8 @@ use crate::state::object::ObjectKey;
 pub struct Target {
     /// The service.
     pub service: ObjectKey,
-    /// Number of its port.
-    pub port: u16,
+    /// Number of its port; absent: its first one.
+    pub port: Option<u16>,
 }
 
 /// Shares of the traffic.

@@ -46,18 +46,20 @@ impl StreamRoute {
         )
     }
 
+    /// Smaller goes first where two routes are for the same names. TLS routes go before TCP routes.
+    pub fn seniority(&self) -> impl Ord + '_ {
+        (self.kind != Kind::TlsRoute, self.created, &self.key)
+    }
+
     fn new(kind: Kind, metadata: &Metadata, hosts: &[String], rules: &[StreamRouteRule]) -> Self {
         let key = ObjectKey::new(&metadata.namespace, &metadata.name);
         let rule = rules.first();
         let backends = rule.map_or(&[][..], |rule| &rule.backend_refs);
         let shares = backends.iter().map(|backend| {
-            let namespace = backend.namespace.as_deref().unwrap_or(&key.namespace);
-            let target = compiled::target(
-                (&backend.group, &backend.kind),
-                (namespace, &backend.name),
-                backend.port,
-            );
-            (target, backend.weight)
+            (
+                compiled::target(&key.namespace, &backend.into()),
+                backend.weight,
+            )
         });
         let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or("0");
         Self {
@@ -88,10 +90,7 @@ impl StreamTable {
     /// Merges routes. For one name the oldest holds, then the one whose namespace and name come first.
     #[must_use]
     pub fn new(mut routes: Vec<Arc<StreamRoute>>) -> Self {
-        routes.sort_by(|a, b| {
-            let order = |it: &StreamRoute| (it.kind != Kind::TlsRoute, it.created);
-            order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key))
-        });
+        routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
         let mut table = Self::default();
         for route in &routes {
             if route.hosts.is_empty() {
