@@ -51,68 +51,90 @@ async fn endpoint(
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+/// Fields of requests that are refused.
+const BAD_FIELDS: &[&str] = &[
+    // Hosts.
+    "",
+    "Host: a\r\nHost: a\r\n",
+    "Host: a\r\nhost: b\r\n",
+    "Host:\r\n",
+    "Host: a, b\r\n",
+    "Host: a,b\r\n",
+    "Host: me@a\r\n",
+    "Host: a b\r\n",
+    "Host: a:0\r\n",
+    "Host: a:080\r\n",
+    "Host: a:65536\r\n",
+    "Host: a:b\r\n",
+    "Host: a..b\r\n",
+    "Host: a%00\r\n",
+    "Host: http://a\r\n",
+    "Host: a/\r\n",
+    "Host : a\r\n",
+    // Lengths.
+    "Host: a\r\nContent-Length:\r\n",
+    "Host: a\r\nContent-Length: +1\r\n",
+    "Host: a\r\nContent-Length: -1\r\n",
+    "Host: a\r\nContent-Length: 0x1\r\n",
+    "Host: a\r\nContent-Length: 1, 1\r\n",
+    "Host: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
+    "Host: a\r\nContent-Length: 99999999999999999999\r\n",
+    "Host: a\r\nContent-Length : 0\r\n",
+    // Codings.
+    "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked, gzip\r\n",
+    "Host: a\r\nTransfer-Encoding: identity\r\n",
+    "Host: a\r\nTransfer-Encoding: identity, chunked\r\n",
+    "Host: a\r\nTransfer-Encoding: ,chunked\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked,\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked;x\r\n",
+    "Host: a\r\nTransfer-Encoding: \"chunked\"\r\n",
+    "Host: a\r\nTransfer-Encoding: xchunked\r\n",
+    "Host: a\r\nTransfer-Encoding:\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+    // Both.
+    "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    "Host: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    "Host: a\r\ntransfer-encoding: CHUNKED\r\ncontent-length: 0\r\n",
+    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: a\r\n",
+    // Fields.
+    "Host: a\r\nX: a\0b\r\n",
+    "Host: a\r\nX: a\x01b\r\n",
+    "Host: a\r\nX: a\x7fb\r\n",
+    "Host: a\r\nX: a\rb\r\n",
+    "Host: a\r\nX: a\r\n b\r\n",
+    "Host: a\r\nX\0: b\r\n",
+    "Host: a\r\n: b\r\n",
+    "Host: a\r\nX\r\n",
+    " Host: a\r\n",
+];
+
+/// Requests that are refused.
+const BAD_REQUESTS: &[&str] = &[
+    "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+    "GET http://me@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a/..%5cb HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a;b/c HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /%c0%ae%c0%ae/a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a% HTTP/1.1\r\nHost: a\r\n\r\n",
+    "CONNECT / HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "CONNECT http://a:1/ HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\nabc",
+];
+
 #[tokio::test]
 async fn no_ambiguous_request_reaches_an_endpoint() {
     let (address, _server, seen, _) = endpoint("\r\n\r\n", OK).await;
     let node = Node::start("http", &[address]);
-    let fields = [
-        // Hosts.
-        "",
-        "Host: a\r\nHost: a\r\n",
-        "Host: a\r\nhost: b\r\n",
-        "Host:\r\n",
-        "Host: a, b\r\n",
-        "Host: a,b\r\n",
-        "Host: me@a\r\n",
-        "Host: a b\r\n",
-        "Host: a:0\r\n",
-        "Host: a:080\r\n",
-        "Host: a:65536\r\n",
-        "Host: a:b\r\n",
-        "Host: a..b\r\n",
-        "Host: a%00\r\n",
-        "Host: http://a\r\n",
-        "Host: a/\r\n",
-        "Host : a\r\n",
-        // Lengths.
-        "Host: a\r\nContent-Length:\r\n",
-        "Host: a\r\nContent-Length: +1\r\n",
-        "Host: a\r\nContent-Length: -1\r\n",
-        "Host: a\r\nContent-Length: 0x1\r\n",
-        "Host: a\r\nContent-Length: 1, 1\r\n",
-        "Host: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
-        "Host: a\r\nContent-Length: 99999999999999999999\r\n",
-        "Host: a\r\nContent-Length : 0\r\n",
-        // Codings.
-        "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked, gzip\r\n",
-        "Host: a\r\nTransfer-Encoding: identity\r\n",
-        "Host: a\r\nTransfer-Encoding: identity, chunked\r\n",
-        "Host: a\r\nTransfer-Encoding: ,chunked\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked,\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked;x\r\n",
-        "Host: a\r\nTransfer-Encoding: \"chunked\"\r\n",
-        "Host: a\r\nTransfer-Encoding: xchunked\r\n",
-        "Host: a\r\nTransfer-Encoding:\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-        // Both.
-        "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        "Host: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-        "Host: a\r\ntransfer-encoding: CHUNKED\r\ncontent-length: 0\r\n",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: a\r\n",
-        // Fields.
-        "Host: a\r\nX: a\0b\r\n",
-        "Host: a\r\nX: a\x01b\r\n",
-        "Host: a\r\nX: a\x7fb\r\n",
-        "Host: a\r\nX: a\rb\r\n",
-        "Host: a\r\nX: a\r\n b\r\n",
-        "Host: a\r\nX\0: b\r\n",
-        "Host: a\r\n: b\r\n",
-        "Host: a\r\nX\r\n",
-        " Host: a\r\n",
-    ];
-    for fields in fields {
+    for fields in BAD_FIELDS {
         let request = format!("POST / HTTP/1.1\r\n{fields}\r\n0\r\n\r\n");
         let answer = node.raw(&request).await;
         assert!(
@@ -125,25 +147,7 @@ async fn no_ambiguous_request_reaches_an_endpoint() {
             "{fields:?} gave {answer}"
         );
     }
-    let targets = [
-        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
-        "GET http://me@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /a/..%5cb HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /a;b/c HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /a%00 HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /%c0%ae%c0%ae/a HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /a% HTTP/1.1\r\nHost: a\r\n\r\n",
-        "CONNECT / HTTP/1.1\r\nHost: a:1\r\n\r\n",
-        "CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
-        "CONNECT http://a:1/ HTTP/1.1\r\nHost: a:1\r\n\r\n",
-        "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\nabc",
-    ];
-    for request in targets {
+    for request in BAD_REQUESTS {
         let answer = node.raw(request).await;
         let is_refused = answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.0 400 ");
         assert!(is_refused, "{request:?} gave {answer}");
@@ -164,8 +168,7 @@ async fn a_request_that_is_framed_twice_ends_the_connection_in_the_middle_of_oth
              GET /three HTTP/1.1\r\nHost: a\r\n\r\n",
         )
         .await;
-    let statuses: Vec<_> = answer.matches("HTTP/1.1 ").collect();
-    assert_eq!(statuses.len(), 2, "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
     assert!(
         answer.contains("HTTP/1.1 200") && answer.contains("HTTP/1.1 400"),
         "{answer}"

@@ -281,15 +281,12 @@ fn read_leniently(path: &str) -> String {
             .get(index + 1..index + 3)
             .and_then(|digits| std::str::from_utf8(digits).ok());
         let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (byte, value) {
-            (b'%', Some(value)) => {
-                bytes.push(value);
-                index += 3;
-            }
-            _ => {
-                bytes.push(byte);
-                index += 1;
-            }
+        if let (b'%', Some(value)) = (byte, value) {
+            bytes.push(value);
+            index += 3;
+        } else {
+            bytes.push(byte);
+            index += 1;
         }
     }
     let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
@@ -346,110 +343,57 @@ fn a_path_that_has_its_spelling_is_not_copied() {
     }
 }
 
+const SLASH: Result<&str, Rejected> = Err(Rejected::EscapedSlash);
+const PARAMETERS: Result<&str, Rejected> = Err(Rejected::Parameters);
+const CONTROL: Result<&str, Rejected> = Err(Rejected::Control);
+const NOT_UTF8: Result<&str, Rejected> = Err(Rejected::NotUtf8);
+const UNESCAPED: Result<&str, Rejected> = Err(Rejected::Unescaped);
+const BROKEN: Result<&str, Rejected> = Err(Rejected::BrokenEscape);
+const NOT_ABSOLUTE: Result<&str, Rejected> = Err(Rejected::NotAbsolute);
+
+type Row = (&'static str, [Result<&'static str, Rejected>; 5]);
+
+/// Off, base, merged, decoded and merged, strict.
+#[rustfmt::skip]
+const MODES: &[Row] = &[
+    ("/a/./b/../c", [Ok("/a/./b/../c"), Ok("/a/c"), Ok("/a/c"), Ok("/a/c"), Ok("/a/c")]),
+    ("/%41%c3%a9", [Ok("/%41%c3%a9"), Ok("/A%C3%A9"), Ok("/A%C3%A9"), Ok("/A%C3%A9"), Ok("/A%C3%A9")]),
+    ("/a\\b", [Ok("/a\\b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b")]),
+    ("/a//b", [Ok("/a//b"), Ok("/a//b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b")]),
+    ("/a//../b", [Ok("/a//../b"), Ok("/a/b"), Ok("/b"), Ok("/b"), Ok("/b")]),
+    ("/a%2fb", [Ok("/a%2fb"), Ok("/a%2Fb"), Ok("/a%2Fb"), Ok("/a/b"), SLASH]),
+    ("/a/..%5cb", [Ok("/a/..%5cb"), Ok("/a/..%5Cb"), Ok("/a/..%5Cb"), Ok("/b"), SLASH]),
+    ("/a;b", [Ok("/a;b"), Ok("/a;b"), Ok("/a;b"), Ok("/a;b"), PARAMETERS]),
+    ("/%00", [Ok("/%00"), CONTROL, CONTROL, CONTROL, CONTROL]),
+    ("/%01", [Ok("/%01"), Ok("/%01"), Ok("/%01"), Ok("/%01"), CONTROL]),
+    ("/%e9", [Ok("/%e9"), Ok("/%E9"), Ok("/%E9"), Ok("/%E9"), NOT_UTF8]),
+    ("/\u{e9}", [Ok("/\u{e9}"), Ok("/\u{e9}"), Ok("/\u{e9}"), Ok("/\u{e9}"), UNESCAPED]),
+    ("/%4", [Ok("/%4"), BROKEN, BROKEN, BROKEN, BROKEN]),
+    ("/#", [UNESCAPED; 5]),
+    ("a", [NOT_ABSOLUTE; 5]),
+    ("/a/b", [Ok("/a/b"); 5]),
+];
+
+const ALL: [Mode; 5] = [
+    Mode::Off,
+    Mode::Base,
+    Mode::MergeSlashes,
+    Mode::DecodeAndMergeSlashes,
+    Mode::Strict,
+];
+
 #[test]
 fn modes_differ_as_documented() {
-    use Mode::{Base, DecodeAndMergeSlashes, MergeSlashes, Off, Strict};
-    let check = |path: &str, expected: [Result<&str, Rejected>; 5]| {
-        for (mode, expected) in [Off, Base, MergeSlashes, DecodeAndMergeSlashes, Strict]
-            .into_iter()
-            .zip(expected)
-        {
+    for (path, expected) in MODES {
+        for (mode, expected) in ALL.into_iter().zip(expected) {
+            let normal = normalize(path, mode);
             assert_eq!(
-                normalize(path, mode).as_deref(),
+                normal.as_deref(),
                 expected.as_ref().copied(),
                 "{path} {mode:?}"
             );
         }
-    };
-    let all = |path| [Ok(path); 5];
-    check(
-        "/a/./b/../c",
-        [
-            Ok("/a/./b/../c"),
-            Ok("/a/c"),
-            Ok("/a/c"),
-            Ok("/a/c"),
-            Ok("/a/c"),
-        ],
-    );
-    check(
-        "/%41%c3%a9",
-        [
-            Ok("/%41%c3%a9"),
-            Ok("/A%C3%A9"),
-            Ok("/A%C3%A9"),
-            Ok("/A%C3%A9"),
-            Ok("/A%C3%A9"),
-        ],
-    );
-    check(
-        "/a\\b",
-        [Ok("/a\\b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b")],
-    );
-    check(
-        "/a//b",
-        [Ok("/a//b"), Ok("/a//b"), Ok("/a/b"), Ok("/a/b"), Ok("/a/b")],
-    );
-    check(
-        "/a//../b",
-        [Ok("/a//../b"), Ok("/a/b"), Ok("/b"), Ok("/b"), Ok("/b")],
-    );
-    let slash = Err(Rejected::EscapedSlash);
-    check(
-        "/a%2fb",
-        [Ok("/a%2fb"), Ok("/a%2Fb"), Ok("/a%2Fb"), Ok("/a/b"), slash],
-    );
-    check(
-        "/a/..%5cb",
-        [
-            Ok("/a/..%5cb"),
-            Ok("/a/..%5Cb"),
-            Ok("/a/..%5Cb"),
-            Ok("/b"),
-            slash,
-        ],
-    );
-    check(
-        "/a;b",
-        [
-            Ok("/a;b"),
-            Ok("/a;b"),
-            Ok("/a;b"),
-            Ok("/a;b"),
-            Err(Rejected::Parameters),
-        ],
-    );
-    let zero = Err(Rejected::Control);
-    check("/%00", [Ok("/%00"), zero, zero, zero, zero]);
-    check(
-        "/%01",
-        [Ok("/%01"), Ok("/%01"), Ok("/%01"), Ok("/%01"), zero],
-    );
-    check(
-        "/%e9",
-        [
-            Ok("/%e9"),
-            Ok("/%E9"),
-            Ok("/%E9"),
-            Ok("/%E9"),
-            Err(Rejected::NotUtf8),
-        ],
-    );
-    check(
-        "/\u{e9}",
-        [
-            Ok("/\u{e9}"),
-            Ok("/\u{e9}"),
-            Ok("/\u{e9}"),
-            Ok("/\u{e9}"),
-            Err(Rejected::Unescaped),
-        ],
-    );
-    let broken = Err(Rejected::BrokenEscape);
-    check("/%4", [Ok("/%4"), broken, broken, broken, broken]);
-    check("/#", [Err(Rejected::Unescaped); 5]);
-    check("a", [Err(Rejected::NotAbsolute); 5]);
-    check("/a/b", all("/a/b"));
+    }
 }
 
 fn nasty() -> impl Strategy<Value = String> {
@@ -501,7 +445,7 @@ proptest! {
 
     #[test]
     fn a_second_time_changes_nothing(path in nasty()) {
-        for mode in [Mode::Off, Mode::Base, Mode::MergeSlashes, Mode::DecodeAndMergeSlashes, Mode::Strict] {
+        for mode in ALL {
             if let Ok(once) = normalize(&path, mode) {
                 let twice = normalize(&once, mode);
                 prop_assert_eq!(twice.as_deref(), Ok(&*once));

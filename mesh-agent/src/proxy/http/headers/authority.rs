@@ -29,16 +29,13 @@ enum Host<'t> {
 impl<'t> Target<'t> {
     /// Reads `host[:port]`.
     pub(super) fn parse(text: &'t str) -> Option<Self> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, port) = rest.split_once(']')?;
-                (Host::Ipv6(address.parse().ok()?), port)
-            }
-            None => {
-                let end = text.find(':').unwrap_or(text.len());
-                let (name, port) = text.split_at(end);
-                (Host::Name(parse_name(name)?), port)
-            }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (address, port) = rest.split_once(']')?;
+            (Host::Ipv6(address.parse().ok()?), port)
+        } else {
+            let end = text.find(':').unwrap_or(text.len());
+            let (name, port) = text.split_at(end);
+            (Host::Name(parse_name(name)?), port)
         };
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
