@@ -20,6 +20,7 @@ pub(crate) mod outbound;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;
+pub(crate) mod streams;
 pub(crate) mod tcp;
 pub(crate) mod view;
 pub(crate) mod worker;

@@ -15,10 +15,12 @@ use super::error::Error;
 use super::http::attempts::MAX_ATTEMPTS;
 use super::metrics::TcpSeries;
 use super::select::{self, Selection};
+use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::copy::{self, Counts, End};
 use crate::net::socket;
+use crate::traffic::route::stream::StreamRoute;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -70,26 +72,17 @@ pub(crate) async fn dial(
 pub(crate) async fn serve<S>(
     worker: &Worker,
     caller: &Caller,
-    port: &Arc<ServicePort>,
+    routed: &Routed,
     mut stream: S,
     dialled: Option<Dialled>,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let started = Instant::now();
+    let port = &routed.port;
     let counts = Counts::default();
-    let mut record = Record {
-        worker,
-        caller,
-        port,
-        endpoint: None,
-        started,
-        counts: &counts,
-        attempts: 0,
-        is_open: false,
-        reported: (0, 0),
-    };
+    let mut record = Record::new(worker, caller, port, &counts);
+    record.route = routed.route.as_deref();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
         None => dial(worker, caller, port).await,
@@ -111,6 +104,17 @@ where
     }
     record.close(result.as_ref().err());
     result
+}
+
+/// Ends a connection to `port` that goes nowhere.
+pub(crate) fn refuse(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    error: Error,
+) -> Result<(), Error> {
+    Record::new(worker, caller, port, &Counts::default()).close(Some(&error));
+    Err(error)
 }
 
 /// Copies until the end, and reports on the way what long connections have moved.
@@ -149,6 +153,7 @@ struct Record<'a> {
     worker: &'a Worker,
     caller: &'a Caller,
     port: &'a ServicePort,
+    route: Option<&'a StreamRoute>,
     endpoint: Option<&'a Arc<Endpoint>>,
     started: Instant,
     counts: &'a Counts,
@@ -157,7 +162,27 @@ struct Record<'a> {
     reported: (u64, u64),
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    fn new(
+        worker: &'a Worker,
+        caller: &'a Caller,
+        port: &'a ServicePort,
+        counts: &'a Counts,
+    ) -> Self {
+        Self {
+            worker,
+            caller,
+            port,
+            route: None,
+            endpoint: None,
+            started: Instant::now(),
+            counts,
+            attempts: 0,
+            is_open: false,
+            reported: (0, 0),
+        }
+    }
+
     fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
         let endpoint = self.endpoint.map(|endpoint| &**endpoint);
         let metrics = &self.worker.metrics;
@@ -198,7 +223,7 @@ impl Record<'_> {
                 endpoint,
                 protocol: "tcp",
                 head: None,
-                route: None,
+                route: self.route.map(|route| &*route.label),
                 status: None,
                 grpc_status: None,
                 bytes_sent: received,

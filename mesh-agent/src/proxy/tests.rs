@@ -7,5 +7,6 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod routes;
+mod streams;
 mod tcp;
 mod told;
