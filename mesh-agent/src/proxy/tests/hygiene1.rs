@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, server, within};
+use super::fixture::{Node, eventually, server, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
 use crate::traffic::path::Mode;
@@ -351,21 +351,37 @@ async fn a_connection_that_was_asked_to_switch_serves_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_off_is_not_blamed_on_the_endpoint() {
-    let (address, _server) = server(async |mut stream| {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.map(|_| ())
+async fn an_upload_that_a_client_breaks_off_does_not_look_whole_and_is_its_own_fault() {
+    let seen = Seen::default();
+    let notes = Arc::clone(&seen);
+    let (address, _server) = server(move |mut stream| {
+        let notes = Arc::clone(&notes);
+        async move {
+            let mut bytes = Vec::new();
+            let result = stream.read_to_end(&mut bytes).await;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            notes.lock().expect("no panic").push(text);
+            result.map(|_| ())
+        }
     })
     .await;
     let node = Node::start("http", &[address]);
+    let chunks = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let mut stream = node.connect().await;
+    stream.write_all(chunks.as_bytes()).await.expect("writes");
+    node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+    stream.shutdown().await.expect("closes");
+    eventually("the end", || !seen.lock().expect("no panic").is_empty()).await;
+    let upload = seen.lock().expect("no panic").concat();
+    assert!(!upload.contains("\r\n0\r\n"), "{upload}");
     let mut stream = node.connect().await;
     stream
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
         .await
         .expect("writes");
-    node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+    node.metric(&["mesh_proxy_pool_dialled_total"], 2).await;
     stream.shutdown().await.expect("closes");
-    node.metric(&["istio_requests_total", r#"response_flags="DC""#], 1)
+    node.metric(&["istio_requests_total", r#"response_flags="DC""#], 2)
         .await;
     assert_eq!(
         node.metric(&["istio_requests_total", r#"response_flags="UC""#], 0)

@@ -551,6 +551,39 @@ async fn a_body_that_an_endpoint_breaks_off_does_not_look_whole() {
 }
 
 #[tokio::test]
+async fn an_upload_that_a_client_breaks_off_does_not_look_whole() {
+    for code in [0, 8] {
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&ends);
+        let (address, _server) = server(move |mut stream| {
+            let notes = Arc::clone(&notes);
+            async move {
+                stream.read_exact(&mut [0; 24]).await?;
+                let hello = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])];
+                stream.write_all(&hello.concat()).await?;
+                let mut raw = Raw(stream);
+                while let Some((kind, flags, stream, _)) = raw.receive().await {
+                    let is_whole = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+                    if stream == 1 && (is_whole || kind == RST_STREAM) {
+                        notes.lock().expect("no panic").push(is_whole);
+                    }
+                }
+                Ok(())
+            }
+        })
+        .await;
+        let node = Node::start("http2", &[address]);
+        let mut raw = Raw::connect(&node).await;
+        let head = frame(HEADERS, END_HEADERS, 1, &request(&[]));
+        raw.send(&[head, frame(DATA, 0, 1, b"abc")].concat()).await;
+        node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+        raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, code])).await;
+        super::fixture::eventually("the end", || !ends.lock().expect("no panic").is_empty()).await;
+        assert_eq!(*ends.lock().expect("no panic"), [false], "{code}");
+    }
+}
+
+#[tokio::test]
 async fn white_space_in_a_response_is_an_error() {
     let fields = block(&[(":status", "200"), ("x", " y")]);
     let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields);
