@@ -6,6 +6,7 @@ pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod guarded;
 pub(crate) mod headers;
+pub(crate) mod interim;
 pub(crate) mod pulse;
 pub(crate) mod reply;
 pub(crate) mod silence;

@@ -18,7 +18,7 @@ use crate::proxy::error::Error;
 
 pub(crate) use fields::clean_trailers;
 pub(crate) use request::{Wish, admit};
-pub(crate) use response::{After, clean_response};
+pub(crate) use response::{After, clean_response, interim_head};
 pub(crate) use trace::Additions;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::fixture::{Node, eventually, server, within};
@@ -387,6 +388,96 @@ async fn an_upload_that_a_client_breaks_off_does_not_look_whole_and_is_its_own_f
         node.metric(&["istio_requests_total", r#"response_flags="UC""#], 0)
             .await,
         0
+    );
+}
+
+/// An endpoint that says `interim` at once, and answers when `go` says so.
+async fn hinting(interim: &'static str) -> (SocketAddr, JoinHandle<()>, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let told = Arc::clone(&go);
+    let (address, task) = server(move |mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            let mut bytes = Vec::new();
+            while stream.read_buf(&mut bytes).await? > 0 {
+                if bytes.ends_with(b"\r\n\r\n") {
+                    bytes.clear();
+                    stream.write_all(interim.as_bytes()).await?;
+                    told.notified().await;
+                    stream.write_all(OK.as_bytes()).await?;
+                }
+            }
+            Ok(())
+        }
+    })
+    .await;
+    (address, task, go)
+}
+
+#[tokio::test]
+async fn hints_reach_a_client_of_http_1_1_before_the_answer() {
+    let hint = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-y\r\nX-Y: 1\r\nContent-Length: 7\r\n\r\n";
+    let (address, _server, go) = hinting(hint).await;
+    let node = Node::start("http", &[address]);
+    let mut stream = node.connect().await;
+    for _ in 0..3 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        assert_eq!(head, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+        go.notify_one();
+        let answer = read_until(&mut stream, "ok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    // What comes together goes in order, also to a client that sends its requests at once.
+    go.notify_one();
+    let twice = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2);
+    stream.write_all(twice.as_bytes()).await.expect("writes");
+    for round in 0..2 {
+        let answer = read_until(&mut stream, "ok").await;
+        let hints = answer.matches("HTTP/1.1 103 ").count();
+        assert!(
+            answer.starts_with("HTTP/1.1 103 ") && hints == 1,
+            "{round}: {answer}"
+        );
+        assert_eq!(
+            answer.matches("HTTP/1.1 200 ").count(),
+            1,
+            "{round}: {answer}"
+        );
+        go.notify_one();
+    }
+    let old = async {
+        let answer = node.raw("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        assert!(
+            answer.contains(" 200 ") && !answer.contains("103"),
+            "{answer}"
+        );
+    };
+    go.notify_one();
+    old.await;
+}
+
+#[tokio::test]
+async fn hints_of_an_endpoint_that_was_given_up_are_dropped() {
+    let (address, _server, _go) = hinting("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+    let config = Config {
+        timeouts: Timeouts {
+            response: Duration::from_millis(50),
+            ..Timeouts::default()
+        },
+        ..Config::default()
+    };
+    let node = Node::start_with("http", &[address], config);
+    let answer = node
+        .raw("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 103 ") && answer.contains("HTTP/1.1 504 "),
+        "{answer}"
     );
 }
 

@@ -1,7 +1,7 @@
 //! Whether a response is sound, and what the client gets of its head.
 
-use http::Response;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
 
 use super::{MESH_ERROR, fields, remove_hop_by_hop};
 use crate::proxy::http::Connection;
@@ -26,6 +26,25 @@ impl After {
             false => Self::Serve,
         }
     }
+}
+
+/// The head of an interim response as the client gets it; nothing, if it is unsound.
+pub(crate) fn interim_head(status: StatusCode, fields: &HeaderMap) -> Option<Vec<u8>> {
+    let mut fields = fields.clone();
+    if !fields::are_trimmed(&fields) || fields.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    remove_hop_by_hop(&mut fields);
+    fields.remove(MESH_ERROR);
+    fields.remove(header::CONTENT_LENGTH);
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in &fields {
+        let line: [&[u8]; 4] = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        head.extend(line.concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    Some(head)
 }
 
 /// Judges a response, and makes the head that the client gets. The error says what is wrong with it.
