@@ -104,7 +104,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_switch, &connection);
+    let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
     if !is_tunnel {
         return Ok(Answer::Streamed(response));

@@ -415,6 +415,21 @@ async fn floods_of_frames_end_the_connection_and_nobody_elses() {
 
     let mut client = client(&node).await;
     assert_eq!(ask(&mut client).await.expect("answers"), StatusCode::OK);
+    node.metric(&["mesh_proxy_errors_total", "protocol-violation"], 5)
+        .await;
+}
+
+#[tokio::test]
+async fn empty_frames_that_a_client_does_not_take_are_not_stored() {
+    let head = frame(HEADERS, END_HEADERS, 1, &block(&[(":status", "200")]));
+    let flood = frame(DATA, 0, 1, &[]).repeat(50);
+    let (address, _server, cut) = hostile(head, flood).await;
+    let node = Node::start("http2", &[address]);
+    let mut client = client(&node).await;
+    let request = Request::get("http://web/").body(Full::default());
+    let response = client.send_request(request.expect("a request"));
+    let _response = within(response).await.expect("answers");
+    super::fixture::eventually("the end", || cut.lock().expect("no panic").contains(&true)).await;
 }
 
 async fn client(node: &Node) -> SendRequest<Full<Bytes>> {

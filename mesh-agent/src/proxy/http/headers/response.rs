@@ -13,13 +13,13 @@ pub(crate) enum After {
     Serve,
     /// It has lived long enough: the client is told to open another (HTTP/1).
     Close,
-    /// It speaks another protocol.
+    /// It speaks another protocol, or is a tunnel.
     Switch,
 }
 
 impl After {
-    pub(crate) fn of(is_switch: bool, connection: &Connection) -> Self {
-        match is_switch {
+    pub(crate) fn of(is_tunnel: bool, connection: &Connection) -> Self {
+        match is_tunnel {
             true => Self::Switch,
             // Of HTTP/2 the connection itself says so.
             false if connection.pulse.is_aged() && !connection.is_http2 => Self::Close,
@@ -52,17 +52,23 @@ pub(crate) fn clean_response<B>(
     response: &mut Response<B>,
     after: After,
 ) -> Result<(), &'static str> {
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     if !fields::are_trimmed(headers) {
         return Err("white space around the value of a field");
     }
     fields::check_framing(headers).map_err(|unclear| unclear.0)?;
     fields::merge_lengths(headers);
-    let upgrade = match after {
-        After::Switch => headers.get(header::UPGRADE).cloned(),
-        After::Serve | After::Close => None,
+    let upgrade = if is_switch {
+        headers.get(header::UPGRADE).cloned()
+    } else {
+        None
     };
     remove_hop_by_hop(headers);
+    if after == After::Switch {
+        // What follows is no body: RFC 9110, 9.3.6.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     headers.remove(MESH_ERROR);
     if after == After::Close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
