@@ -84,15 +84,14 @@ impl Concurrency {
         true
     }
 
-    /// A request has ended that began at `started_ns`. What ended without an answer of the service says nothing about
-    /// its latency.
-    pub fn leave(&self, started_ns: u64, now_ns: u64, was_answered: bool) {
+    /// A request has ended that began at `started_ns`, and was answered after `latency_ns`, if it was.
+    pub fn leave(&self, started_ns: u64, now_ns: u64, latency_ns: Option<u64>) {
         self.active.fetch_sub(1, Ordering::Relaxed);
         // Who began before the limit was low has seen the load.
         let is_valid = !self.is_measuring.load(Ordering::Relaxed)
             || started_ns >= self.measuring_since_ns.load(Ordering::Relaxed);
-        if was_answered && is_valid {
-            self.latencies.record(now_ns.saturating_sub(started_ns));
+        if let Some(latency) = latency_ns.filter(|_| is_valid) {
+            self.latencies.record(latency);
         }
         let end = self.window_end_ns.load(Ordering::Relaxed);
         if now_ns < end {

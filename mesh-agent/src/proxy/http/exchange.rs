@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::Connection;
+use super::admit::Admitted;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
 use crate::proxy::metrics::OutcomeKey;
@@ -25,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// What the access log tells of the request; absent where there is no log.
@@ -51,6 +54,7 @@ impl Exchange {
             port: None,
             active: None,
             lease: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
             head: None,
             is_grpc: false,
@@ -63,6 +67,11 @@ impl Exchange {
             flags: "-",
             is_complete: false,
         }
+    }
+
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
     }
 
     /// The head of the response is known.

@@ -219,6 +219,7 @@ mod tests {
         pool_idle: Duration::from_secs(1),
         detect: Duration::from_secs(1),
         detect_race: Duration::from_secs(1),
+        queue: Duration::from_secs(1),
     };
 
     /// The first verdict that is not `Alive`, and after how many seconds, with a look each second.

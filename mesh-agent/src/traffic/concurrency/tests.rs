@@ -51,7 +51,7 @@ impl Simulation {
             }
             let std::cmp::Reverse((done, began)) = self.active.pop().unwrap();
             self.now = done;
-            self.concurrency.leave(began, done, true);
+            self.concurrency.leave(began, done, Some(done - began));
         }
     }
 }
@@ -121,7 +121,7 @@ fn nobody_is_refused_below_the_limit_and_counts_come_back_to_zero() {
     simulation.run(10_000);
     assert_eq!(simulation.refused, 0);
     while let Some(std::cmp::Reverse((done, began))) = simulation.active.pop() {
-        simulation.concurrency.leave(began, done, false);
+        simulation.concurrency.leave(began, done, None);
     }
     assert_eq!(simulation.concurrency.active(), 0);
 }
