@@ -7,6 +7,7 @@ pub mod concurrency;
 pub mod ejection;
 pub mod fault;
 pub mod limit;
+pub mod path;
 
 #[cfg(test)]
 pub(crate) mod fixture;

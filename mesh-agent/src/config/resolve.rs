@@ -48,9 +48,12 @@ pub(super) fn resolve(
 fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
     ProxySettings {
         connect_timeout: or_default(options.connect_timeout, 1000),
+        first_byte_timeout: or_default(options.first_byte_timeout, 60_000),
         header_timeout: or_default(options.header_timeout, 10_000),
+        body_timeout: or_default(options.body_timeout, 300_000),
         response_timeout: or_default(options.response_timeout, 300_000),
         keep_alive_timeout: or_default(options.keep_alive_timeout, 600_000),
+        max_connection_age: or_default(options.max_connection_age, 24 * 3_600_000),
         idle_timeout: or_default(options.idle_timeout, 3_600_000),
         pool_idle_timeout: or_default(options.pool_idle_timeout, 60_000),
         detect_timeout: or_default(options.detect_timeout, 1000),
@@ -67,6 +70,7 @@ fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
         max_requests_per_workload: options.max_requests_per_workload.unwrap_or(8 * 1024),
         max_queued_requests: options.max_queued_requests.unwrap_or(8 * 1024),
         queue_timeout: or_default(options.queue_timeout, 1000),
+        path_normalization: options.path_normalization.unwrap_or_default(),
     }
 }
 
