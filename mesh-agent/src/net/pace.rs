@@ -116,8 +116,9 @@ mod tests {
         move |bytes| {
             let begin = free.max(Instant::now());
             let wait = begin - Instant::now();
-            free = begin + Duration::from_secs(1) * u32::try_from(bytes).unwrap()
-                / u32::try_from(per_second).unwrap();
+            free = begin
+                + Duration::from_secs(1) * u32::try_from(bytes).unwrap()
+                    / u32::try_from(per_second).unwrap();
             wait
         }
     }

@@ -175,11 +175,7 @@ impl Meter {
 }
 
 /// Copies until the end, and reports on the way what long connections have moved.
-async fn copy<S, E>(
-    record: &mut Record<'_>,
-    stream: &mut S,
-    endpoint: &mut E,
-) -> Result<(), Error>
+async fn copy<S, E>(record: &mut Record<'_>, stream: &mut S, endpoint: &mut E) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     E: AsyncRead + AsyncWrite + Unpin,
