@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Connection;
+use super::admit::Admitted;
 use super::body::Fate;
 use super::guarded::Guarded;
 use super::silence::Silence;
@@ -30,6 +31,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// How the request's body has fared, if it has one.
@@ -60,6 +63,7 @@ impl Exchange {
             port: None,
             active: None,
             lease: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
             fate: None,
             is_last: false,
@@ -74,6 +78,11 @@ impl Exchange {
             flags: "-",
             is_complete: false,
         }
+    }
+
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
     }
 
     /// The head of the response is known.
