@@ -6,6 +6,7 @@
 mod labels;
 mod leases;
 mod series;
+mod shaping;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
 pub(crate) use series::{Series, TcpSeries};
+pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
 use crate::metrics::Registry;
@@ -47,6 +49,8 @@ pub(crate) struct Metrics {
     detected: Family<Reason, Counter>,
     mirrored: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
+    /// What is limited, shed and injected.
+    pub(crate) shaping: Shaping,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
     /// Endpoints put aside because they refused a connection.
@@ -88,6 +92,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         detected: Family::default(),
         mirrored: Family::default(),
         worker_connections: Family::default(),
+        shaping: Shaping::register(registry),
         audited: Counter::default(),
         ejections: Counter::default(),
         pool_idle: Gauge::default(),

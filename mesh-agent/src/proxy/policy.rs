@@ -4,17 +4,33 @@
 //! the most specific level holds, of others all levels do; each part says which. A service without a policy has the
 //! empty one, which costs a request nothing.
 
+pub(crate) mod concurrency;
+pub(crate) mod faults;
+pub(crate) mod limits;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
+use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use concurrency::Adaptive;
+use faults::Faults;
+use limits::Limits;
 
 /// What holds for a target.
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// Who is shed last; the most specific level that says so holds.
+    pub(crate) priority: Option<Priority>,
+    /// How much is let through; all levels hold.
+    pub(crate) limits: Limits,
+    /// Injected for tests; all levels hold.
+    pub(crate) faults: Faults,
+    /// How many requests at once; that of the service whose endpoints are asked holds.
+    pub(crate) concurrency: Option<Arc<Adaptive>>,
     /// What the rule of a route says itself.
     rule: Option<(HttpRouteTimeouts, Option<HttpRouteRetry>)>,
     /// The policy one level up.
@@ -50,6 +66,14 @@ impl Policy {
         }
         Arc::new(Self {
             timeouts: base.timeouts.overridden(object.spec.timeouts.as_ref()),
+            priority: object.spec.priority.or(base.priority),
+            limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
+            faults: Faults::derive(
+                &base.faults,
+                object,
+                old.and_then(|old| old.object.as_deref()),
+            ),
+            concurrency: Adaptive::derive(object, old.and_then(|old| old.concurrency.as_ref())),
             rule: None,
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
@@ -81,6 +105,10 @@ impl Policy {
         };
         Arc::new(Self {
             timeouts: base.timeouts.overridden(Some(&own)),
+            priority: base.priority,
+            limits: base.limits.passed_on(),
+            faults: Faults(base.faults.0.clone()),
+            concurrency: base.concurrency.clone(),
             rule,
             base: Some(Arc::clone(base)),
             object: None,

@@ -13,13 +13,23 @@ use super::view::ServicePort;
 use super::worker::Worker;
 use crate::traffic::route::stream::StreamRoute;
 
-/// The service port whose endpoints take a connection.
+/// Where a connection goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Routed {
-    /// The port.
+    /// The service port that was dialled.
+    asked: Arc<ServicePort>,
+    /// The one whose endpoints take the connection.
     pub(crate) port: Arc<ServicePort>,
     /// The route that has sent it there.
     pub(crate) route: Option<Arc<StreamRoute>>,
+}
+
+impl Routed {
+    /// The ports whose policies hold for the connection.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        let other = Some(&self.asked).filter(|asked| !Arc::ptr_eq(asked, &self.port));
+        std::iter::once(&self.port).chain(other)
+    }
 }
 
 /// What is known before the client has said a word.
@@ -39,11 +49,12 @@ impl Way {
         let streams = port.routes.as_ref().and_then(|it| it.streams.as_ref());
         match streams {
             None => Self::To(Routed {
+                asked: Arc::clone(port),
                 port: Arc::clone(port),
                 route: None,
             }),
             Some(streams) if streams.needs_name() => Self::ByName,
-            Some(streams) => match pick(worker, streams.choose(None)) {
+            Some(streams) => match pick(worker, port, streams.choose(None)) {
                 Ok(routed) => Self::To(routed),
                 Err(error) => Self::Nowhere(error),
             },
@@ -62,7 +73,7 @@ impl Way {
     pub(crate) async fn follow(
         self,
         worker: &Worker,
-        port: &ServicePort,
+        port: &Arc<ServicePort>,
         stream: &mut TcpStream,
         first: Bytes,
     ) -> (Bytes, Result<Routed, Error>) {
@@ -75,7 +86,7 @@ impl Way {
                 let streams = port.routes.as_ref().and_then(|it| it.streams.as_ref());
                 let choose = |name: Option<String>| {
                     let route = streams.and_then(|streams| streams.choose(name.as_deref()));
-                    pick(worker, route)
+                    pick(worker, port, route)
                 };
                 (first.freeze(), name.and_then(choose))
             }
@@ -83,12 +94,17 @@ impl Way {
     }
 }
 
-fn pick(worker: &Worker, route: Option<&Arc<StreamRoute>>) -> Result<Routed, Error> {
+fn pick(
+    worker: &Worker,
+    asked: &Arc<ServicePort>,
+    route: Option<&Arc<StreamRoute>>,
+) -> Result<Routed, Error> {
     let route = route.ok_or(Error::NoRoute)?;
     let target = route.backends.pick(rand::random()).and_then(Option::as_ref);
     let view = worker.views.load();
     let port = target.and_then(|target| view.backend(target));
     Ok(Routed {
+        asked: Arc::clone(asked),
         port: Arc::clone(port.ok_or(Error::BadBackend)?),
         route: Some(Arc::clone(route)),
     })

@@ -7,6 +7,7 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod routes;
+mod shaping;
 mod streams;
 mod tcp;
 mod told;

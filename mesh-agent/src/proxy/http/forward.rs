@@ -11,11 +11,14 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
+use super::admit;
 use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
+use super::faults;
 use super::filters;
 use super::headers::{self, Additions, After, Wish};
+use super::interim::Interim;
 use super::mirror;
 use super::reply;
 use super::routes::{self, Routed, Way};
@@ -92,6 +95,8 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
+    faults::inject(exchange, &policy, &parts.headers).await?;
+    admit::request(exchange, &policy, &port, &parts.headers).await?;
     let has_body = !wish.is_connect && !body.is_end_stream();
     let mut tees = Vec::new();
     let mut origin = None;
@@ -115,23 +120,29 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     } else {
         Outgoing::Empty
     };
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if wish.takes_interim && !is_http2 {
+        Interim::relay(&connection.pulse, &mut request);
+    }
     exchange.is_last = wish.may_tunnel();
     let mut response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
+    exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_switch, &connection);
+    let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+    exchange.admitted.tell(response.headers_mut());
     if let Some(ruled) = &ruled {
         filters::response(ruled, response.headers_mut(), origin.as_ref());
     }
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
+    exchange.admitted.leave();
     let endpoint = hyper::upgrade::on(&mut response);
     Ok(Answer::Switched {
         response: response.map(|_| Reply::Text(None)),

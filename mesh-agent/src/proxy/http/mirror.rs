@@ -14,6 +14,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use super::body::Outgoing;
@@ -45,11 +46,12 @@ enum Part {
     End,
 }
 
-/// Passes a body on to a copy as long as that keeps up.
+/// Passes a body on to a copy as long as that keeps up. One that does not is ended at once.
 #[derive(Debug)]
 pub(crate) struct Tee {
     parts: Option<mpsc::Sender<Part>>,
     behind: Arc<AtomicUsize>,
+    cut: CancellationToken,
 }
 
 impl Tee {
@@ -58,8 +60,7 @@ impl Tee {
         if let Some(data) = frame.data_ref() {
             let waiting = self.behind.fetch_add(data.len(), Ordering::Relaxed);
             if waiting + data.len() > MAX_BEHIND {
-                // Without its end the body breaks off.
-                self.parts = None;
+                self.break_off();
             }
             self.pass(Part::Data(data.clone()));
         } else if let Some(trailers) = frame.trailers_ref() {
@@ -77,7 +78,21 @@ impl Tee {
         if let Some(parts) = &self.parts
             && parts.try_send(part).is_err()
         {
-            self.parts = None;
+            self.break_off();
+        }
+    }
+
+    /// Without its end the body counts as broken.
+    fn break_off(&mut self) {
+        self.parts = None;
+        self.cut.cancel();
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        if self.parts.is_some() {
+            self.break_off();
         }
     }
 }
@@ -128,6 +143,7 @@ fn tee() -> (Tee, Copied) {
     let tee = Tee {
         parts: Some(sender),
         behind,
+        cut: CancellationToken::new(),
     };
     (tee, copied)
 }
@@ -187,6 +203,7 @@ fn copy(
         connection: Arc::clone(connection),
         port,
         is_http2,
+        cut: tee.as_ref().map(|tee| tee.cut.clone()),
         _room: room,
     };
     worker.spawn(copy.run(Request::from_parts(parts, body)));
@@ -198,6 +215,8 @@ struct Copy {
     connection: Arc<Connection>,
     port: Arc<ServicePort>,
     is_http2: bool,
+    /// Says that the copy has fallen behind.
+    cut: Option<CancellationToken>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -205,7 +224,14 @@ impl Copy {
     async fn run(self, request: Request<Outgoing>) {
         let worker = &self.connection.worker;
         let service = &self.port.service;
+        let cut = async {
+            match &self.cut {
+                Some(cut) => cut.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         let result = tokio::select! {
+            () = cut => Err(Error::BrokenBody),
             // A client that is gone, or an agent that stops, is not kept waiting for copies.
             () = worker.draining.cancelled() => Err(Error::Draining),
             result = timeout(PATIENCE, self.exchange(request)) => {
