@@ -115,6 +115,12 @@ impl Policy {
         })
     }
 
+    /// The objects that hold, the most specific first.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        let levels = std::iter::successors(Some(self), |level| level.base.as_deref());
+        levels.filter_map(|level| level.object.as_ref())
+    }
+
     /// The object that made this level.
     pub(crate) const fn object(&self) -> Option<&Arc<TrafficPolicy>> {
         self.object.as_ref()

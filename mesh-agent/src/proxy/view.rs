@@ -216,6 +216,18 @@ pub(crate) struct Endpoint {
     object: Arc<endpoint::Endpoint>,
 }
 
+impl Endpoint {
+    /// Whether it takes requests, in one word for people.
+    pub(crate) fn state(&self) -> &'static str {
+        match () {
+            () if self.object.spec.draining => "draining",
+            () if self.weight == 0 => "weightless",
+            () if self.live.is_ejected() => "ejected",
+            () => "ready",
+        }
+    }
+}
+
 /// What an endpoint remembers across views.
 #[derive(Debug)]
 pub(crate) struct Live {
