@@ -2,7 +2,13 @@
 
 pub mod authz;
 pub mod balance;
+pub mod breaker;
+pub mod deadline;
 pub mod ejection;
+pub mod health;
+pub mod hedge;
+pub mod outlier;
+pub mod retry;
 
 #[cfg(test)]
 pub(crate) mod fixture;
