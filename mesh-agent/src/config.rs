@@ -62,6 +62,10 @@ pub struct Settings {
     /// stop, and an init system may kill the agent first.
     #[serde(serialize_with = "span::serialize")]
     pub drain_timeout: Duration,
+    /// Time that established direct connections to an endpoint that is gone, or has failed for good, may go on before they
+    /// are reset. Default: 10 s. Too short cuts what would have ended well; too long lets clients wait for a dead address.
+    #[serde(serialize_with = "span::serialize")]
+    pub stale_grace: Duration,
     /// Ranges from which virtual addresses of services are allotted. Default: 240.240.0.0/16 and `fd00:240:240::/64`. Too
     /// small a range refuses services when it is used up; one that is in use elsewhere hides what is there.
     pub virtual_range: Vec<IpNet>,

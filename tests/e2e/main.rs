@@ -20,4 +20,5 @@ mod load;
 mod metrics;
 mod policy;
 mod shop;
+mod stale;
 mod tcp;

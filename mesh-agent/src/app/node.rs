@@ -46,6 +46,8 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// Stale connections that were reset.
+    pub(super) resets: Arc<AtomicU64>,
 }
 
 /// What changes while the agent runs.
@@ -123,6 +125,16 @@ impl Progress {
 }
 
 impl Node {
+    /// The network namespaces of workloads, and the agent's own.
+    pub(super) fn namespaces(&self) -> Vec<Arc<Netns>> {
+        let standing = self.standing.load();
+        let mut namespaces = BTreeMap::from([(self.host.cookie(), Arc::clone(&self.host))]);
+        for netns in standing.netns.values() {
+            namespaces.insert(netns.cookie(), Arc::clone(netns));
+        }
+        namespaces.into_values().collect()
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of(self.store.snapshot())
     }
@@ -193,15 +205,9 @@ impl api::Node for Node {
     }
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
-        let standing = self.standing.load();
-        let mut namespaces = BTreeMap::from([(self.host.cookie(), Arc::clone(&self.host))]);
-        for netns in standing.netns.values() {
-            namespaces.insert(netns.cookie(), Arc::clone(netns));
-        }
-        let namespaces: Vec<_> = namespaces.into_values().collect();
         let mut items = connections::connections(
             &self.numbers(),
-            &namespaces,
+            &self.namespaces(),
             Storages::of(self.datapath.tables()),
         );
         items.extend(self.closed.list());

@@ -74,6 +74,10 @@ pub struct Options {
     #[arg(long, env = "MESH_DRAIN_TIMEOUT", value_name = "TIME")]
     pub drain_timeout: Option<Span>,
 
+    /// Time that direct connections to an endpoint that is gone may go on [default: 10s]
+    #[arg(long, env = "MESH_STALE_GRACE", value_name = "TIME")]
+    pub stale_grace: Option<Span>,
+
     /// Range for virtual addresses; may be repeated [default: 240.240.0.0/16 and `fd00:240:240::/64`]
     #[arg(
         long,
@@ -163,6 +167,7 @@ impl Options {
             log_format: self.log_format.or(below.log_format),
             access_log: self.access_log.or(below.access_log),
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
+            stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
             proxy: below.proxy,
         }

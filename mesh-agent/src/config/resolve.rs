@@ -32,6 +32,7 @@ pub(super) fn resolve(
         log_format: options.log_format.unwrap_or_default(),
         access_log: options.access_log.unwrap_or(Switch::On),
         drain_timeout: or_default(options.drain_timeout, 30_000),
+        stale_grace: or_default(options.stale_grace, 10_000),
         virtual_range: options.virtual_range.unwrap_or_else(virtual_ranges),
         reset,
         proxy: resolve_proxy(&options.proxy),

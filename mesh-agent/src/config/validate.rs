@@ -38,6 +38,9 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     if settings.drain_timeout > MAX_DRAIN {
         refuse("drainTimeout", "use at most 1h".to_owned());
     }
+    if settings.stale_grace > MAX_DRAIN {
+        refuse("staleGrace", "use at most 1h".to_owned());
+    }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems

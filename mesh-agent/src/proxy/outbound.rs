@@ -16,6 +16,7 @@ use super::http;
 use super::tcp;
 use super::view::ServicePort;
 use super::worker::Worker;
+use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::net::peek::Prefixed;
 use crate::net::socket;
@@ -122,7 +123,9 @@ async fn service_port(worker: &Worker, caller: &Caller) -> Option<Arc<ServicePor
 /// A connection whose caller is not known, or not admitted.
 fn refuse(worker: &Worker, stream: &TcpStream, error: &Error, peer: SocketAddr) {
     worker.metrics.refused(error.reason());
-    tracing::warn!(%peer, reason = error.reason(), %error, "connection refused");
+    if let Some(left_out) = worker.refusals.admit(clock::monotonic_ns()) {
+        tracing::warn!(%peer, reason = error.reason(), %error, left_out, "connection refused");
+    }
     // It is closed either way.
     drop(socket::reset_on_close(stream));
 }

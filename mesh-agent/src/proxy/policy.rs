@@ -58,7 +58,9 @@ impl Policy {
     }
 
     fn is_made_of(&self, base: &Arc<Self>, object: &Arc<TrafficPolicy>) -> bool {
-        self.object.as_ref().is_some_and(|it| Arc::ptr_eq(it, object))
+        self.object
+            .as_ref()
+            .is_some_and(|it| Arc::ptr_eq(it, object))
             && self.base.as_ref().is_some_and(|it| Arc::ptr_eq(it, base))
     }
 }
@@ -91,7 +93,8 @@ mod tests {
     #[test]
     fn the_most_specific_deadline_holds() {
         let target = json!({"kind": "Service", "name": "web"});
-        let spec = json!({"target": target, "timeouts": {"request": "10s", "backendRequest": "2s"}});
+        let spec =
+            json!({"target": target, "timeouts": {"request": "10s", "backendRequest": "2s"}});
         let service = Policy::derive(&Arc::default(), Some(&object(spec)), None);
         let spec = json!({"target": target, "timeouts": {"backendRequest": "0s"}});
         let rule = Policy::derive(&service, Some(&object(spec)), None);

@@ -23,6 +23,7 @@ use super::view::cell::Views;
 use crate::net::clock;
 use crate::net::conn::ConnTable;
 use crate::net::socket;
+use crate::telemetry::Throttle;
 
 /// How often a worker shows that it is alive.
 const TICK: Duration = Duration::from_millis(250);
@@ -68,6 +69,8 @@ pub(crate) struct Worker {
     shared: Shared,
     /// Connections to endpoints.
     pub(crate) pool: Pool,
+    /// Keeps a flood of refusals out of the log.
+    pub(crate) refusals: Throttle,
     tasks: TaskTracker,
     connections: AtomicUsize,
     gauge: Gauge,
@@ -96,6 +99,7 @@ impl Worker {
             gauge: shared.metrics.worker(number),
             shared,
             pool: Pool::default(),
+            refusals: Throttle::default(),
             tasks: TaskTracker::new(),
             connections: AtomicUsize::new(0),
             heartbeat_ns: AtomicU64::new(clock::monotonic_ns()),
