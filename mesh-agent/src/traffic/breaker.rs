@@ -1,4 +1,4 @@
-//! Circuit breaker: Closed (traffic flows), Open (nothing does), HalfOpen (few try). One word, shared by all cores.
+//! Circuit breaker: closed (traffic flows), open (nothing does), half-open (few try). One word, shared by all cores.
 //!
 //! The pattern is Nygard's ("Release It!", 2007). What a request found when it was let through, it brings back with its
 //! outcome, so that answers from before an opening say nothing about what came after.

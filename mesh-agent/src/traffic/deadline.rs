@@ -30,9 +30,9 @@ pub fn parse_grpc(value: &[u8]) -> Option<Duration> {
         .fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     let (_, nanos) = UNITS.iter().find(|(name, _)| name == unit)?;
     let total = u128::from(number) * nanos;
-    Some(u64::try_from(total).map_or(
-        Duration::from_secs(u64::from(u32::MAX)),
-        Duration::from_nanos,
+    // 584 years are as good as for ever.
+    Some(Duration::from_nanos(
+        u64::try_from(total).unwrap_or(u64::MAX),
     ))
 }
 
@@ -44,18 +44,6 @@ pub fn format_grpc(time: Duration) -> String {
     let fits = UNITS.iter().find(|(_, unit)| nanos / unit <= LARGEST);
     let (name, unit) = fits.copied().unwrap_or((b'H', 3_600_000_000_000));
     format!("{}{}", (nanos / unit).min(LARGEST), char::from(name))
-}
-
-/// When one attempt must have answered, if it starts now: the end of the request, or that of the attempt if it is
-/// sooner. Nanoseconds on a clock that only runs forwards; absent: never.
-#[must_use]
-pub fn of_attempt(now_ns: u64, request_ns: Option<u64>, per_try: Option<Duration>) -> Option<u64> {
-    let own = per_try
-        .map(|time| now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
-    match (own, request_ns) {
-        (Some(own), Some(request)) => Some(own.min(request)),
-        (own, request) => own.or(request),
-    }
 }
 
 #[cfg(test)]
@@ -99,17 +87,5 @@ mod tests {
             );
         }
         assert_eq!(format_grpc(Duration::from_secs(1)), "1000000u");
-    }
-
-    #[test]
-    fn an_attempt_ends_with_its_request() {
-        let second = Duration::from_secs(1);
-        assert_eq!(of_attempt(5, None, None), None);
-        assert_eq!(of_attempt(5, Some(9), None), Some(9));
-        assert_eq!(of_attempt(5, Some(9), Some(second)), Some(9));
-        assert_eq!(
-            of_attempt(5, Some(u64::MAX), Some(second)),
-            Some(1_000_000_005)
-        );
     }
 }

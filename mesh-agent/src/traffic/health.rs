@@ -50,7 +50,7 @@ pub fn pause(spec: &HealthCheck, random: u32) -> Duration {
     let interval = spec.interval.get();
     let reach = interval.mul_f64(f64::from(spec.jitter_percent.min(100)) / 100.0);
     let part = f64::from(random) / f64::from(u32::MAX);
-    (interval - reach) + reach.mul_f64(2.0 * part)
+    interval.saturating_sub(reach) + reach.mul_f64(2.0 * part)
 }
 
 /// Statuses that are good.

@@ -5,6 +5,8 @@ pub mod conditions;
 
 use std::time::Duration;
 
+use crate::state::duration;
+use crate::state::http_route::HttpRouteRetry;
 use crate::state::traffic_policy::resilience::Retries;
 use conditions::Conditions;
 
@@ -103,14 +105,62 @@ impl Plan {
             attempts: spec.attempts,
             conditions: Conditions::parse(&spec.on),
             backoff: Backoff {
+                least: Duration::ZERO,
                 base: spec.backoff.base.get(),
                 max: spec.backoff.max.get(),
             },
             per_try: spec
                 .per_try_timeout
                 .filter(|time| !time.is_zero())
-                .map(|time| time.get()),
+                .map(duration::Duration::get),
             max_body_bytes: usize::try_from(spec.max_body_bytes).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The plan of a rule of a route (GEP-1731). What it says nothing of is as `base` has it, or usual.
+    #[must_use]
+    pub fn of_rule(base: Option<&Self>, retry: &HttpRouteRetry) -> Self {
+        let usual = base.cloned().unwrap_or(Self {
+            attempts: 1,
+            conditions: Conditions::of_statuses(&[502, 503, 504]),
+            backoff: Backoff {
+                least: Duration::ZERO,
+                base: Duration::from_millis(25),
+                max: Duration::from_millis(250),
+            },
+            per_try: None,
+            max_body_bytes: 64 * 1024,
+        });
+        Self {
+            attempts: retry.attempts.unwrap_or(1),
+            conditions: if retry.codes.is_empty() {
+                usual.conditions
+            } else {
+                Conditions::of_statuses(&retry.codes)
+            },
+            backoff: retry.backoff.map_or(usual.backoff, |least| Backoff {
+                least: least.get(),
+                base: least.get(),
+                max: least.get().saturating_mul(10),
+            }),
+            ..usual
+        }
+    }
+
+    /// What is done without a policy: what no endpoint has seen goes to another at once, and what may be repeated does
+    /// where a connection broke.
+    #[must_use]
+    pub const fn without_policy(attempts: u32) -> Self {
+        Self {
+            attempts,
+            conditions: Conditions::unanswered(),
+            backoff: Backoff {
+                least: Duration::ZERO,
+                base: Duration::ZERO,
+                max: Duration::ZERO,
+            },
+            per_try: None,
+            max_body_bytes: 0,
         }
     }
 
@@ -133,20 +183,23 @@ impl Plan {
 /// Exponential, with full jitter: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// Longest wait before the first repetition.
+    /// Shortest wait of all.
+    pub least: Duration,
+    /// Longest wait before the first repetition, beyond the shortest.
     pub base: Duration,
-    /// Longest wait of all.
+    /// Longest wait of all, beyond the shortest.
     pub max: Duration,
 }
 
 impl Backoff {
-    /// How long to wait before repetition number `repetition`, counted from zero: evenly between nothing and
-    /// `base * 2^repetition`, at most `max`. `random` is any number.
+    /// How long to wait before repetition number `repetition`, counted from zero: the shortest wait, and evenly between
+    /// nothing and `base * 2^repetition`, at most `max`, beyond it. `random` is any number.
     #[must_use]
     pub fn wait(&self, repetition: u32, random: u32) -> Duration {
         let factor = 1_u32.checked_shl(repetition).unwrap_or(u32::MAX);
         let longest = self.base.saturating_mul(factor).min(self.max);
-        longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
+        let part = f64::from(random) / f64::from(u32::MAX);
+        self.least.saturating_add(longest.mul_f64(part))
     }
 }
 

@@ -9,7 +9,23 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::attempts::replay::Reader;
 use super::exchange::Exchange;
+use crate::proxy::error::Error;
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Its sender has broken off.
+    #[error("the body broke off")]
+    Broken(#[source] hyper::Error),
+    /// The request is sent again elsewhere.
+    #[error("another attempt has taken over")]
+    Superseded,
+    /// The request has taken too long.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+}
 
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
@@ -23,16 +39,18 @@ pub(crate) enum Outgoing {
         /// Bytes so far.
         count: Arc<AtomicU64>,
     },
+    /// The client's, kept so that it can be sent again.
+    Kept(Reader),
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Streamed { inner, count } => {
@@ -40,8 +58,9 @@ impl Body for Outgoing {
                 if let Some(Ok(frame)) = &frame {
                     count.fetch_add(length(frame), Ordering::Relaxed);
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
+            Self::Kept(reader) => reader.poll_frame(cx),
         }
     }
 
@@ -49,6 +68,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty => true,
             Self::Streamed { inner, .. } => inner.is_end_stream(),
+            Self::Kept(reader) => reader.is_end_stream(),
         }
     }
 
@@ -56,6 +76,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed { inner, .. } => inner.size_hint(),
+            Self::Kept(reader) => reader.size_hint(),
         }
     }
 }
@@ -82,15 +103,19 @@ pub(crate) enum Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Streamed { inner, exchange } => {
+                if exchange.has_expired(cx) {
+                    exchange.failed(&Error::Deadline);
+                    return Poll::Ready(Some(Err(BodyError::Deadline)));
+                }
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
@@ -102,7 +127,7 @@ impl Body for Reply {
                     Some(Err(_)) => exchange.cut_off(),
                     None => exchange.complete(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
         }
     }

@@ -1,18 +1,34 @@
 //! One request and its response, from head to end: what is counted and logged, exactly once, however it ends.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
 
-use http::{HeaderMap, StatusCode};
-use tokio::time::Instant;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
 use crate::proxy::metrics::OutcomeKey;
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::Slot;
 use crate::proxy::pool::Lease;
 use crate::proxy::select;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::deadline;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// When a request must have ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// Then.
+    pub(crate) at: Instant,
+    /// Whether a policy has set it, and not the client.
+    pub(crate) is_ours: bool,
+}
 
 /// A request under way. Dropped, it is counted and logged.
 #[derive(Debug)]
@@ -35,6 +51,10 @@ pub(crate) struct Exchange {
     pub(crate) attempts: u32,
     /// Why the proxy answered itself.
     pub(crate) reason: Option<&'static str>,
+    /// What it holds of what is limited.
+    pub(crate) slots: Vec<Slot>,
+    deadline: Option<Deadline>,
+    expiry: Option<Pin<Box<Sleep>>>,
     started: Instant,
     status: u16,
     grpc_status: Option<u8>,
@@ -56,6 +76,9 @@ impl Exchange {
             is_grpc: false,
             attempts: 0,
             reason: None,
+            slots: Vec::new(),
+            deadline: None,
+            expiry: None,
             started: Instant::now(),
             status: 0,
             grpc_status: None,
@@ -63,6 +86,59 @@ impl Exchange {
             flags: "-",
             is_complete: false,
         }
+    }
+
+    /// Sets the deadline: that of a policy, or that of a gRPC client, if it is sooner.
+    pub(crate) fn limit_time(&mut self, policy: &Policy, headers: &HeaderMap) {
+        let deadline = |time, is_ours| Deadline {
+            at: self.started + time,
+            is_ours,
+        };
+        let ours = policy.timeouts.request.map(|time| deadline(time, true));
+        let value = self.is_grpc.then(|| headers.get(GRPC_TIMEOUT)).flatten();
+        let theirs = value
+            .and_then(|value| deadline::parse_grpc(value.as_bytes()))
+            .map(|time| deadline(time, false));
+        self.deadline = match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours.at <= theirs.at => Some(ours),
+            (ours, theirs) => theirs.or(ours),
+        };
+    }
+
+    /// When it must have ended.
+    pub(crate) const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Whether it should have ended by `now`.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.at <= now)
+    }
+
+    /// Tells the endpoint of a gRPC call how much time is left.
+    pub(crate) fn shorten(&self, headers: &mut HeaderMap, now: Instant) {
+        if let (true, Some(deadline)) = (self.is_grpc, self.deadline) {
+            let left = deadline.at.saturating_duration_since(now);
+            if let Ok(value) = HeaderValue::try_from(deadline::format_grpc(left)) {
+                headers.insert(GRPC_TIMEOUT, value);
+            }
+        }
+    }
+
+    /// Whether the deadline has passed; if not, the task is woken when it does.
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline else {
+            return false;
+        };
+        let expiry = self
+            .expiry
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        expiry.as_mut().poll(cx).is_ready()
+    }
+
+    /// All retries that there may be were in vain.
+    pub(crate) const fn retries_exceeded(&mut self) {
+        self.flags = "URX";
     }
 
     /// The head of the response is known.

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
-use super::attempts;
+use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::headers::{self, Additions, Wish};
@@ -87,7 +87,11 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         }
     };
     let request = Request::from_parts(parts, body);
-    let mut response = attempts::send(exchange, port, request, is_http2).await?;
+    let target = Target {
+        policy: Arc::clone(&port.policy),
+        port,
+    };
+    let mut response = attempts::send(exchange, target, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {

@@ -3,12 +3,14 @@
 //! The window moves in tenths of itself. Counts are integers, added first and taken back if they were too many: under a
 //! race between cores a retry may be refused that had room, but never one too many let through.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::state::traffic_policy::resilience::Budget as Spec;
 
 /// Parts of the window.
-const SLOTS: u64 = 10;
+const SLOTS: usize = 10;
+const TICKS: u64 = 10;
 /// A second in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 
@@ -19,9 +21,9 @@ pub struct Budget {
     min_per_second: u64,
     /// Length of a slot, in nanoseconds.
     slot_ns: u64,
-    requests: [Slot; SLOTS as usize],
-    repeated: [Slot; SLOTS as usize],
-    hedged: [Slot; SLOTS as usize],
+    requests: [Slot; SLOTS],
+    repeated: [Slot; SLOTS],
+    hedged: [Slot; SLOTS],
     /// Retries and hedges of the current second.
     second: Slot,
 }
@@ -43,7 +45,7 @@ impl Budget {
         Self {
             percent: u64::from(spec.percent),
             min_per_second: u64::from(spec.min_per_second),
-            slot_ns: (spec.interval.as_nanos() / SLOTS).max(1),
+            slot_ns: (spec.interval.as_nanos() / TICKS).max(1),
             requests: Default::default(),
             repeated: Default::default(),
             hedged: Default::default(),
@@ -71,12 +73,12 @@ impl Budget {
         };
         repeated.add(tick, 1);
         self.second.add(second, 1);
-        let is_within = self.count(&self.repeated, tick) * 100 <= self.share(tick);
+        let is_within = count(&self.repeated, tick) * 100 <= self.share(tick);
         let is_admitted = match extra {
             Extra::Retry => is_within || self.second.count(second) <= self.min_per_second,
             Extra::Hedge => {
                 hedged.add(tick, 1);
-                is_within && self.count(&self.hedged, tick) * 200 <= self.share(tick)
+                is_within && count(&self.hedged, tick) * 200 <= self.share(tick)
             }
         };
         if !is_admitted {
@@ -93,24 +95,25 @@ impl Budget {
     #[must_use]
     pub fn left(&self, now_ns: u64) -> u64 {
         let tick = now_ns / self.slot_ns;
-        let share = (self.share(tick) / 100).saturating_sub(self.count(&self.repeated, tick));
+        let share = (self.share(tick) / 100).saturating_sub(count(&self.repeated, tick));
         let second = self.second.count(now_ns / SECOND);
         share.max(self.min_per_second.saturating_sub(second))
     }
 
     /// The share of the requests of the window, in hundredths of a retry.
     fn share(&self, tick: u64) -> u64 {
-        self.count(&self.requests, tick) * self.percent
-    }
-
-    fn count(&self, slots: &[Slot], tick: u64) -> u64 {
-        let window = tick.saturating_sub(SLOTS - 1)..=tick;
-        slots.iter().map(|slot| slot.count_within(&window)).sum()
+        count(&self.requests, tick) * self.percent
     }
 }
 
+/// What was counted in the window that ends with `tick`.
+fn count(slots: &[Slot], tick: u64) -> u64 {
+    let window = tick.saturating_sub(TICKS - 1)..=tick;
+    slots.iter().map(|slot| slot.count_within(&window)).sum()
+}
+
 fn place(tick: u64) -> usize {
-    usize::try_from(tick % SLOTS).unwrap_or(0)
+    usize::try_from(tick % TICKS).unwrap_or(0)
 }
 
 /// A count of one moment: the moment in the upper half, the count in the lower.
@@ -123,12 +126,10 @@ impl Slot {
         let moment = moment & MOMENT;
         self.0.update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let old = word >> 32;
-            if old == moment {
-                (moment << 32) | ((word & COUNT) + count).min(COUNT)
-            } else if old < moment {
-                (moment << 32) | count
-            } else {
-                word
+            match old.cmp(&moment) {
+                Equal => (moment << 32) | ((word & COUNT) + count).min(COUNT),
+                Less => (moment << 32) | count,
+                Greater => word,
             }
         });
     }
@@ -185,7 +186,7 @@ mod tests {
         // Still in the window, and then not.
         assert!(!budget.take(Extra::Retry, 9 * SECOND));
         budget.request(10 * SECOND);
-        assert_eq!(budget.count(&budget.repeated, 10), 0);
+        assert_eq!(count(&budget.repeated, 10), 0);
     }
 
     #[test]

@@ -61,9 +61,18 @@ impl Conditions {
         statuses.sort_unstable();
         statuses.dedup();
         Self {
+            statuses,
+            ..Self::unanswered()
+        }
+    }
+
+    /// Where nothing has answered, timeouts apart.
+    #[must_use]
+    pub const fn unanswered() -> Self {
+        Self {
             kinds: CONNECT_FAILURE | REFUSED_STREAM | RESET,
             grpc: 0,
-            statuses,
+            statuses: Vec::new(),
         }
     }
 

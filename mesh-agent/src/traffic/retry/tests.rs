@@ -75,6 +75,7 @@ fn what_is_not_idempotent_is_repeated_only_unseen_or_by_a_named_code() {
 #[test]
 fn the_wait_doubles_up_to_a_limit_and_is_anything_below() {
     let backoff = Backoff {
+        least: Duration::ZERO,
         base: Duration::from_millis(25),
         max: Duration::from_millis(250),
     };
@@ -85,6 +86,22 @@ fn the_wait_doubles_up_to_a_limit_and_is_anything_below() {
     );
     assert_eq!(backoff.wait(3, 0), Duration::ZERO);
     assert_eq!(backoff.wait(2, u32::MAX / 2).as_millis(), 50);
+}
+
+#[test]
+fn a_rule_of_a_route_says_what_it_says_and_leaves_the_rest() {
+    let rule = |spec| serde_json::from_value::<HttpRouteRetry>(spec).unwrap();
+    let base = plan(&["5xx"]);
+    let own = Plan::of_rule(
+        Some(&base),
+        &rule(serde_json::json!({"codes": [503], "backoff": "100ms"})),
+    );
+    assert_eq!((own.attempts, own.max_body_bytes), (1, base.max_body_bytes));
+    assert!(own.wants(answered(503), true) && !own.wants(answered(500), true));
+    assert_eq!(own.backoff.wait(0, 0).as_millis(), 100);
+    assert_eq!(own.backoff.wait(9, u32::MAX).as_millis(), 1100);
+    let kept = Plan::of_rule(Some(&base), &rule(serde_json::json!({"attempts": 4})));
+    assert!(kept.attempts == 4 && kept.wants(answered(500), true));
 }
 
 #[test]
