@@ -4,5 +4,6 @@ mod fixture;
 mod http1;
 mod http2;
 mod limits;
+mod resilience;
 mod tcp;
 mod told;
