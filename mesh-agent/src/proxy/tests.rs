@@ -6,6 +6,7 @@ mod http2;
 mod hygiene1;
 mod hygiene2;
 mod limits;
+mod resilience;
 mod shaping;
 mod tcp;
 mod told;

@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
 use super::admit;
-use super::attempts;
+use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::faults;
@@ -90,18 +90,18 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let body = if wish.is_connect || body.is_end_stream() {
         Outgoing::Empty
     } else {
-        Outgoing::Streamed {
-            inner: exchange.guard_request(body),
-            count: Arc::clone(&exchange.request_bytes),
-            fate: Arc::clone(exchange.fate.get_or_insert_default()),
-        }
+        Outgoing::Streamed(exchange.upload(body))
     };
     let mut request = Request::from_parts(parts, body);
     if wish.takes_interim && !is_http2 {
         Interim::relay(&connection.pulse, &mut request);
     }
     exchange.is_last = wish.may_tunnel();
-    let mut response = attempts::send(exchange, port, request, is_http2).await?;
+    let target = Target {
+        policy: Arc::clone(&port.policy),
+        port,
+    };
+    let mut response = attempts::send(exchange, target, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
     exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
