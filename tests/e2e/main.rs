@@ -20,6 +20,7 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod policy;
+mod routing;
 mod shop;
 mod stale;
 mod tcp;
