@@ -4,8 +4,17 @@
 //! [`decode`](super::decode).
 
 mod address;
+mod bound;
+mod cors;
+mod filter;
+mod grpc_route;
+mod http;
+mod http_route;
 mod name;
 mod policy;
+mod route;
+mod stream_route;
+mod traffic_policy;
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
@@ -38,11 +47,11 @@ pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
         Manifest::Endpoint(object) => endpoint(&object.spec, snapshot),
         Manifest::Workload(object) => workload(&object.spec, &key, snapshot),
         Manifest::AuthorizationPolicy(object) => policy::check(&object.spec),
-        Manifest::HttpRoute(_)
-        | Manifest::GrpcRoute(_)
-        | Manifest::TcpRoute(_)
-        | Manifest::TlsRoute(_)
-        | Manifest::TrafficPolicy(_) => Ok(()),
+        Manifest::HttpRoute(object) => http_route::check(&object.spec),
+        Manifest::GrpcRoute(object) => grpc_route::check(&object.spec),
+        Manifest::TcpRoute(object) => stream_route::tcp(&object.spec),
+        Manifest::TlsRoute(object) => stream_route::tls(&object.spec),
+        Manifest::TrafficPolicy(object) => traffic_policy::check(object),
     }
 }
 
