@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::state::endpoint::Locality;
 use crate::telemetry::AccessLog;
 use crate::traffic::path;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub path_normalization: path::Mode,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
+    /// Where this node is, for balancing by nearness.
+    pub locality: Locality,
 }
 
 impl Default for Config {
@@ -31,6 +34,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             path_normalization: path::Mode::default(),
             access_log: AccessLog::disabled(),
+            locality: Locality::default(),
         }
     }
 }

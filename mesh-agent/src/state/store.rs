@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    /// A store that forgets, with the default settings: for tests.
+    /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
         Self::in_memory_with(Config::default())

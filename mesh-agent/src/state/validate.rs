@@ -19,7 +19,7 @@ mod traffic_policy;
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use super::endpoint::EndpointSpec;
+use super::endpoint::{EndpointSpec, Locality};
 use super::object::{Metadata, ObjectKey};
 use super::service::{Protocol, ServiceSpec};
 use super::workload::WorkloadSpec;
@@ -33,6 +33,8 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_ADDRESSES: usize = 16;
 /// Largest weight of an endpoint.
 pub const MAX_WEIGHT: u32 = 1000;
+/// Longest name of a region, zone or node.
+pub const MAX_LOCALITY: usize = 253;
 /// Longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
 /// Longest `version`.
@@ -136,6 +138,19 @@ fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
             "spec.weight",
             format!("a weight is 0 to {MAX_WEIGHT}"),
         ));
+    }
+    spec.locality.as_ref().map_or(Ok(()), locality)
+}
+
+fn locality(locality: &Locality) -> Result<(), Refusal> {
+    for (part, name) in [
+        ("region", &locality.region),
+        ("zone", &locality.zone),
+        ("node", &locality.node),
+    ] {
+        if let Some(name) = name {
+            bound::length(&format!("spec.locality.{part}"), name, 1..=MAX_LOCALITY)?;
+        }
     }
     Ok(())
 }

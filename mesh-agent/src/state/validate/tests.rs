@@ -143,6 +143,12 @@ fn endpoint_has_an_address_that_is_no_service() {
         with("version", json!("v".repeat(254))),
         "spec.version",
     );
+    refused(
+        kind,
+        with("locality", json!({"region": "eu", "zone": ""})),
+        "spec.locality.zone",
+    );
+    accepted(kind, with("locality", json!({"zone": "a", "node": "n"})));
     accepted(kind, with("ports", json!({"later": 8080})));
     accepted(
         kind,
