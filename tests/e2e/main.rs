@@ -19,6 +19,7 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod metrics;
+mod objects;
 mod policy;
 mod routing;
 mod shop;
