@@ -3,6 +3,7 @@
 pub mod authz;
 pub mod balance;
 pub mod ejection;
+pub mod session;
 
 #[cfg(test)]
 pub(crate) mod fixture;

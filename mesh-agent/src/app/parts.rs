@@ -23,6 +23,7 @@ use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
 use crate::state;
+use crate::state::endpoint::Locality;
 use crate::state::report::MapReport;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
@@ -219,6 +220,7 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
             detect_race: wanted.detect_race,
         },
         access_log,
+        locality: Locality::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::state::endpoint::Locality;
 use crate::telemetry::AccessLog;
 
 /// Settings of the proxy.
@@ -17,6 +18,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
+    /// Where this node is, for balancing by nearness.
+    pub locality: Locality,
 }
 
 impl Default for Config {
@@ -27,6 +30,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             access_log: AccessLog::disabled(),
+            locality: Locality::default(),
         }
     }
 }

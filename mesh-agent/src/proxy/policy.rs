@@ -4,8 +4,12 @@
 //! the most specific level holds, of others all levels do; each part says which. A service without a policy has the
 //! empty one, which costs a request nothing.
 
+pub(crate) mod balancing;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use balancing::{Balancing, Subsets};
 
 use crate::state::traffic_policy::{self, TrafficPolicy};
 
@@ -14,6 +18,10 @@ use crate::state::traffic_policy::{self, TrafficPolicy};
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// How endpoints are balanced; only on the level of a service, whose endpoints they are.
+    pub(crate) balancing: Option<Arc<Balancing>>,
+    /// Which endpoints a route wants, of whatever service; the most specific level that wants any holds.
+    pub(crate) subsets: Option<Subsets>,
     /// The policy one level up.
     base: Option<Arc<Self>>,
     /// What this level was made of.
@@ -47,6 +55,8 @@ impl Policy {
         }
         Arc::new(Self {
             timeouts: base.timeouts.overridden(object.spec.timeouts.as_ref()),
+            balancing: Balancing::of_service(object),
+            subsets: balancing::of_route(object, base.subsets.as_ref()),
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
         })

@@ -17,6 +17,7 @@ use super::metrics::TcpSeries;
 use super::select::{self, Selection};
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
+use crate::net::clock;
 use crate::net::copy::{self, Counts, End};
 use crate::net::socket;
 
@@ -37,7 +38,7 @@ pub(crate) async fn dial(
     caller: &Caller,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
-    let mut selection = Selection::new(Arc::clone(port));
+    let mut selection = Selection::of_connection(Arc::clone(port), &port.policy, caller);
     let mut last = Error::NoEndpoint;
     for attempts in 1..=MAX_ATTEMPTS {
         let active = match selection.next(worker, caller) {
@@ -48,8 +49,9 @@ pub(crate) async fn dial(
         if attempts > 1 {
             worker.metrics.retried(last.reason());
         }
-        match connect::dial(worker, caller, port, active.endpoint()).await {
+        match connect::dial(worker, caller, selection.port(), active.endpoint()).await {
             Ok(stream) => {
+                active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
                     stream,
                     active,

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::body::Outgoing;
 use super::exchange::Exchange;
 use super::headers::is_idempotent;
+use crate::net::clock;
+use crate::proxy::caller::Caller;
 use crate::proxy::error::Error;
 use crate::proxy::pool::{self, Lease};
 use crate::proxy::select::Selection;
@@ -25,12 +27,12 @@ const MAX_STALE: u32 = 3;
 pub(crate) async fn send(
     exchange: &mut Exchange,
     port: Arc<ServicePort>,
-    mut request: Request<Outgoing>,
+    request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
     let connection = Arc::clone(&exchange.connection);
     let worker = &connection.worker;
-    let mut selection = Selection::new(port);
+    let (mut selection, mut request) = selection(port, &connection.caller, request);
     let spare = Spare::of(&request);
     let mut last = Error::NoEndpoint;
     let mut stale = 0;
@@ -62,7 +64,10 @@ pub(crate) async fn send(
             Err(error) => return Err(error),
         };
         match try_once(exchange, active, lease, request).await {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                exchange.session_field = selection.session_field(&endpoint);
+                return Ok(response);
+            }
             Err((error, Some(unsent))) => {
                 // Closed in the moment it was taken out: the endpoint is not to blame.
                 request = unsent;
@@ -86,6 +91,18 @@ pub(crate) async fn send(
     Err(last)
 }
 
+/// The choices for a request: they depend on its head.
+fn selection(
+    port: Arc<ServicePort>,
+    caller: &Caller,
+    request: Request<Outgoing>,
+) -> (Selection, Request<Outgoing>) {
+    let (head, body) = request.into_parts();
+    let policy = Arc::clone(&port.policy);
+    let selection = Selection::of_request(port, &policy, None, caller, &head);
+    (selection, Request::from_parts(head, body))
+}
+
 type Failure = (Error, Option<Request<Outgoing>>);
 
 async fn try_once(
@@ -100,7 +117,12 @@ async fn try_once(
     let result = timeout(patience, lease.send(request)).await;
     exchange.lease = Some(lease);
     match result {
-        Ok(Ok(response)) => Ok(response),
+        Ok(Ok(response)) => {
+            if let Some(active) = &mut exchange.active {
+                active.answered(clock::monotonic_ns());
+            }
+            Ok(response)
+        }
         Ok(Err(mut error)) => {
             exchange.lease = None;
             let unsent = error.take_message();

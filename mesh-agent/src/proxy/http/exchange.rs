@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What the client is told so that it comes back to the same endpoint.
+    pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// What the access log tells of the request; absent where there is no log.
@@ -51,6 +54,7 @@ impl Exchange {
             port: None,
             active: None,
             lease: None,
+            session_field: None,
             request_bytes: Arc::default(),
             head: None,
             is_grpc: false,
@@ -62,6 +66,13 @@ impl Exchange {
             response_bytes: 0,
             flags: "-",
             is_complete: false,
+        }
+    }
+
+    /// Tells the client of its session, if it has one.
+    pub(crate) fn tell_session(&mut self, headers: &mut HeaderMap) {
+        if let Some((name, value)) = self.session_field.take() {
+            headers.append(name, value);
         }
     }
 

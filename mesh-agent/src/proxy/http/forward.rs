@@ -95,6 +95,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
     headers::clean_response(response.headers_mut(), is_switch);
+    exchange.tell_session(response.headers_mut());
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }

@@ -2,22 +2,24 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_common::address::SocketAddress;
 
+use super::plans::Layouts;
 use super::policies::Policies;
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
 use crate::proxy::policy::Policy;
+use crate::proxy::policy::balancing;
 use crate::state::Snapshot;
 use crate::state::endpoint as model;
+use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Port, Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::balance;
 
 impl View {
     /// Compiles the view that follows `self`.
@@ -26,6 +28,7 @@ impl View {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
             no_policy: Arc::clone(&self.no_policy),
+            here: Arc::clone(&self.here),
             ..Self::default()
         };
         let mut by_address = HashMap::new();
@@ -62,6 +65,8 @@ impl View {
                     by_address: &by_address,
                 };
                 let compiled = self.next_port(&sources, &mut view.lives);
+                let ports = view.services.entry(key.clone()).or_default();
+                ports.push(Arc::clone(&compiled));
                 for address in virtual_addresses(service) {
                     let dialled = SocketAddress::new((*address).into(), port.port);
                     view.ports.insert(dialled, Arc::clone(&compiled));
@@ -132,18 +137,8 @@ impl View {
             return Arc::clone(old);
         }
         let mut endpoints = Vec::with_capacity(from.endpoints.len());
-        let mut weights = [Vec::new(), Vec::new()];
         for source in from.endpoints {
             let endpoint = self.next_endpoint(from, source);
-            let weight = if source.spec.draining {
-                0
-            } else {
-                source.spec.weight
-            };
-            let [v4, v6] = &mut weights;
-            let is_v4 = endpoint.address.is_ipv4();
-            v4.push(if is_v4 { weight } else { 0 });
-            v6.push(if is_v4 { 0 } else { weight });
             lives.insert(endpoint.number, Arc::clone(&endpoint.live));
             endpoints.push(endpoint);
         }
@@ -153,15 +148,25 @@ impl View {
             || Arc::new(Memory::default()),
             |old| Arc::clone(&old.memory),
         );
+        let balancing = from.policy.balancing.as_deref();
+        let rules = balancing::rules(balancing, from.service.spec.balancing);
+        let layouts = Layouts::new(
+            rules,
+            balancing,
+            &endpoints,
+            &self.here,
+            old.map(|old| &old.layouts),
+        );
         Arc::new(ServicePort {
             service_number: from.number(Subject::Service(from.key.clone())),
             number,
+            port: from.port.port,
             host: format!("{}.{}.mesh", from.key.name, from.key.namespace),
             service: from.key.clone(),
             protocol: from.port.protocol,
-            balancing: from.service.spec.balancing,
             endpoints,
-            slots: weights.map(|weights| balance::slots(&weights)),
+            layouts,
+            sessions: OnceLock::new(),
             policy: Arc::clone(from.policy),
             memory,
             object: Arc::clone(from.service),
@@ -177,6 +182,8 @@ impl View {
             .get(&number)
             .filter(|live| live.address == address)
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
+        let health = source.status.health.as_ref().map(|health| health.status);
+        live.set_critical(health == Some(HealthStatus::Critical));
         Arc::new(Endpoint {
             number,
             key,
