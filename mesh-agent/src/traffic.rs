@@ -3,6 +3,7 @@
 pub mod authz;
 pub mod balance;
 pub mod ejection;
+pub mod path;
 pub mod session;
 
 #[cfg(test)]

@@ -126,14 +126,7 @@ async fn try_once(
         Ok(Err(mut error)) => {
             exchange.lease = None;
             let unsent = error.take_message();
-            let source = error.into_error();
-            Err((
-                Error::Upstream {
-                    endpoint: address,
-                    source,
-                },
-                unsent,
-            ))
+            Err((exchange.blame(address, error.into_error()), unsent))
         }
         Err(_) => {
             exchange.lease = None;
