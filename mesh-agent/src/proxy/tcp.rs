@@ -26,6 +26,8 @@ use crate::net::socket;
 pub(crate) struct Dialled {
     /// The connection.
     pub(crate) stream: TcpStream,
+    /// The service port that it is an endpoint of: the one wanted, or one that took over.
+    pub(crate) port: Arc<ServicePort>,
     /// The endpoint, where it counts.
     pub(crate) active: Active,
     /// Endpoints tried.
@@ -54,6 +56,7 @@ pub(crate) async fn dial(
                 active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
                     stream,
+                    port: Arc::clone(selection.port()),
                     active,
                     attempts,
                 });
@@ -103,6 +106,7 @@ where
             return Err(error);
         }
     };
+    record.port = &dialled.port;
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();

@@ -44,6 +44,7 @@ pub(crate) async fn send(
             Err(error) => return Err(error),
         };
         let endpoint = Arc::clone(active.endpoint());
+        exchange.port = Some(Arc::clone(selection.port()));
         exchange.attempts += 1;
         if exchange.attempts > 1 {
             worker.metrics.retried(last.reason());

@@ -242,6 +242,8 @@ mod tests {
 
     use super::*;
     use crate::proxy::metrics::{Ends, Series};
+    use crate::proxy::view::Active;
+    use crate::traffic::balance::streams::PERIOD_NS;
     use crate::traffic::fixture::Fixture;
 
     fn service(number: u8) -> serde_json::Value {
@@ -336,5 +338,45 @@ mod tests {
         let other = SocketAddr::from(([240, 240, 0, 1], 81)).into();
         let other = after.port(&other).expect("it is there");
         assert_ne!(other.number, port(&after, 1).number);
+    }
+
+    #[test]
+    fn a_response_that_goes_on_stops_counting_as_load() {
+        let view = View::default().next(&snapshot());
+        let endpoint = &port(&view, 1).endpoints[0];
+        let load = |now_ns| endpoint.live.load(now_ns);
+        let mut stream = Active::new(Arc::clone(endpoint), 0);
+        let waiting = Active::new(Arc::clone(endpoint), 0);
+        stream.answered(1);
+        stream.answered(2);
+        assert_eq!(load(PERIOD_NS), 2);
+        // However long a response is waited for, the endpoint is busy.
+        assert_eq!(load(3 * PERIOD_NS), 1);
+        drop(stream);
+        assert_eq!(load(3 * PERIOD_NS), 1);
+        drop(waiting);
+        assert_eq!(load(0), 0);
+    }
+
+    #[test]
+    fn an_endpoint_that_came_or_recovered_is_new() {
+        let mut snapshot = snapshot();
+        let before = View::default().next(&snapshot);
+        let since = |view: &View, number| port(view, number).endpoints[0].live.since_ns();
+        let mut health = |view: &View, status: &str| {
+            write(&mut snapshot.endpoints, "web-0");
+            let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+            let endpoint = endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
+            let endpoint = Arc::make_mut(endpoint.expect("it is there"));
+            let health = json!({"status": status, "since": "", "output": ""});
+            endpoint.status.health = serde_json::from_value(health).expect("a health");
+            view.next(&snapshot)
+        };
+        let came = [since(&before, 1), since(&before, 2)];
+        let failed = health(&before, "critical");
+        assert_eq!(since(&failed, 1), came[0]);
+        let healed = health(&failed, "passing");
+        assert!(since(&healed, 1) > came[0]);
+        assert_eq!(since(&healed, 2), came[1]);
     }
 }
