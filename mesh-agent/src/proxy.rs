@@ -17,6 +17,7 @@ pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
+pub(crate) mod overload;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;

@@ -7,6 +7,7 @@ mod choices;
 mod labels;
 mod leases;
 mod series;
+mod shaping;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
 pub(crate) use series::{Series, TcpSeries};
+pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
 use crate::metrics::Registry;
@@ -50,6 +52,8 @@ pub(crate) struct Metrics {
     retries: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
+    /// What is limited, shed and injected.
+    pub(crate) shaping: Shaping,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
     /// Endpoints put aside because they refused a connection.
@@ -91,6 +95,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         retries: Family::default(),
         detected: Family::default(),
         worker_connections: Family::default(),
+        shaping: Shaping::register(registry),
         audited: Counter::default(),
         ejections: Counter::default(),
         pool_idle: Gauge::default(),

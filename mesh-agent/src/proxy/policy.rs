@@ -5,13 +5,19 @@
 //! empty one, which costs a request nothing.
 
 pub(crate) mod balancing;
+pub(crate) mod concurrency;
+pub(crate) mod faults;
+pub(crate) mod limits;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use balancing::{Balancing, Subsets};
-
+use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use balancing::{Balancing, Subsets};
+use concurrency::Adaptive;
+use faults::Faults;
+use limits::Limits;
 
 /// What holds for a target.
 #[derive(Debug, Default)]
@@ -22,6 +28,14 @@ pub(crate) struct Policy {
     pub(crate) balancing: Option<Arc<Balancing>>,
     /// Which endpoints a route wants, of whatever service; the most specific level that wants any holds.
     pub(crate) subsets: Option<Subsets>,
+    /// Who is shed last; the most specific level that says so holds.
+    pub(crate) priority: Option<Priority>,
+    /// How much is let through; all levels hold.
+    pub(crate) limits: Limits,
+    /// Injected for tests; all levels hold.
+    pub(crate) faults: Faults,
+    /// How many requests at once; that of the service whose endpoints are asked holds.
+    pub(crate) concurrency: Option<Arc<Adaptive>>,
     /// The policy one level up.
     base: Option<Arc<Self>>,
     /// What this level was made of.
@@ -57,6 +71,14 @@ impl Policy {
             timeouts: base.timeouts.overridden(object.spec.timeouts.as_ref()),
             balancing: Balancing::of_service(object),
             subsets: balancing::of_route(object, base.subsets.as_ref()),
+            priority: object.spec.priority.or(base.priority),
+            limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
+            faults: Faults::derive(
+                &base.faults,
+                object,
+                old.and_then(|old| old.object.as_deref()),
+            ),
+            concurrency: Adaptive::derive(object, old.and_then(|old| old.concurrency.as_ref())),
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
         })

@@ -7,5 +7,6 @@ mod http2;
 mod hygiene1;
 mod hygiene2;
 mod limits;
+mod shaping;
 mod tcp;
 mod told;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Connection;
+use super::admit::Admitted;
 use super::body::Fate;
 use super::guarded::Guarded;
 use super::silence::Silence;
@@ -33,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
     /// What the client is told so that it comes back to the same endpoint.
     pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// How the request's body has fared, if it has one.
@@ -64,6 +67,7 @@ impl Exchange {
             active: None,
             lease: None,
             session_field: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
             fate: None,
             is_last: false,
@@ -87,9 +91,15 @@ impl Exchange {
         }
     }
 
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
+    }
+
     /// The head of the response is known.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
+        self.connection.pulse.interim.close();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }
