@@ -13,12 +13,16 @@ use super::caller::Caller;
 use super::connect;
 use super::error::Error;
 use super::http::attempts::MAX_ATTEMPTS;
-use super::metrics::TcpSeries;
+use super::metrics::{Shaping, TcpSeries};
+use super::policy::limits::Limit;
 use super::select::{self, Selection};
+use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::copy::{self, Counts, End};
+use crate::net::pace::Paced;
 use crate::net::socket;
+use crate::traffic::route::stream::StreamRoute;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -70,26 +74,17 @@ pub(crate) async fn dial(
 pub(crate) async fn serve<S>(
     worker: &Worker,
     caller: &Caller,
-    port: &Arc<ServicePort>,
+    routed: &Routed,
     mut stream: S,
     dialled: Option<Dialled>,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let started = Instant::now();
+    let port = &routed.port;
     let counts = Counts::default();
-    let mut record = Record {
-        worker,
-        caller,
-        port,
-        endpoint: None,
-        started,
-        counts: &counts,
-        attempts: 0,
-        is_open: false,
-        reported: (0, 0),
-    };
+    let mut record = Record::new(worker, caller, port, &counts);
+    record.route = routed.route.as_deref();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
         None => dial(worker, caller, port).await,
@@ -104,7 +99,14 @@ where
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();
-    let result = copy(&mut record, &mut stream, &mut dialled.stream).await;
+    let result = match Meter::new(caller, routed) {
+        None => copy(&mut record, &mut stream, &mut dialled.stream).await,
+        Some(meter) => {
+            let endpoint = &mut dialled.stream;
+            // Rare and large.
+            Box::pin(paced(&mut record, &mut stream, endpoint, &meter)).await
+        }
+    };
     if result.is_err() {
         // The endpoint learns that this was no orderly end. It is closing either way.
         drop(socket::reset_on_close(&dialled.stream));
@@ -113,14 +115,75 @@ where
     result
 }
 
-/// Copies until the end, and reports on the way what long connections have moved.
-async fn copy<S>(
+/// Ends a connection to `port` that goes nowhere.
+pub(crate) fn refuse(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    error: Error,
+) -> Result<(), Error> {
+    Record::new(worker, caller, port, &Counts::default()).close(Some(&error));
+    Err(error)
+}
+
+/// Copies, both ways together no faster than the limits allow.
+async fn paced<S>(
     record: &mut Record<'_>,
     stream: &mut S,
     endpoint: &mut TcpStream,
+    meter: &Meter,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+{
+    let metrics = &record.worker.metrics.shaping;
+    let pace = |bytes: usize| meter.pace(metrics, bytes);
+    let mut stream = Paced::new(stream, meter.piece, pace);
+    let mut endpoint = Paced::new(endpoint, meter.piece, pace);
+    copy(record, &mut stream, &mut endpoint).await
+}
+
+/// The limits of bytes of one connection. They are those that held when it began.
+struct Meter {
+    /// With the key of the connection.
+    limits: Vec<(Arc<Limit>, u64)>,
+    /// Bytes that are paced as one.
+    piece: usize,
+}
+
+impl Meter {
+    fn new(caller: &Caller, routed: &Routed) -> Option<Self> {
+        let limits = || {
+            let ports = routed.ports();
+            ports.flat_map(|port| &port.policy.limits.bytes)
+        };
+        let piece = limits().map(|limit| limit.piece()).min()?;
+        let limits = limits().map(|limit| (Arc::clone(limit), limit.key(caller, None)));
+        Some(Self {
+            limits: limits.collect(),
+            piece,
+        })
+    }
+
+    fn pace(&self, metrics: &Shaping, bytes: usize) -> Duration {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut longest = Duration::ZERO;
+        for (limit, key) in &self.limits {
+            let delay = limit.pace(*key, bytes);
+            if !delay.is_zero() {
+                metrics.limited(&limit.policy, "bytes", "delayed");
+            }
+            longest = longest.max(delay);
+        }
+        longest
+    }
+}
+
+/// Copies until the end, and reports on the way what long connections have moved.
+async fn copy<S, E>(record: &mut Record<'_>, stream: &mut S, endpoint: &mut E) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: AsyncRead + AsyncWrite + Unpin,
 {
     let worker = record.worker;
     let idle = worker.config.timeouts.idle;
@@ -149,6 +212,7 @@ struct Record<'a> {
     worker: &'a Worker,
     caller: &'a Caller,
     port: &'a ServicePort,
+    route: Option<&'a StreamRoute>,
     endpoint: Option<&'a Arc<Endpoint>>,
     started: Instant,
     counts: &'a Counts,
@@ -157,7 +221,27 @@ struct Record<'a> {
     reported: (u64, u64),
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    fn new(
+        worker: &'a Worker,
+        caller: &'a Caller,
+        port: &'a ServicePort,
+        counts: &'a Counts,
+    ) -> Self {
+        Self {
+            worker,
+            caller,
+            port,
+            route: None,
+            endpoint: None,
+            started: Instant::now(),
+            counts,
+            attempts: 0,
+            is_open: false,
+            reported: (0, 0),
+        }
+    }
+
     fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
         let endpoint = self.endpoint.map(|endpoint| &**endpoint);
         let metrics = &self.worker.metrics;
@@ -198,6 +282,7 @@ impl Record<'_> {
                 endpoint,
                 protocol: "tcp",
                 head: None,
+                route: self.route.map(|route| &*route.label),
                 status: None,
                 grpc_status: None,
                 bytes_sent: received,

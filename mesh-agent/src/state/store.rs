@@ -11,13 +11,17 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Health};
+use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
-use super::resource::Resource;
+use super::resource::{Resource, with_kind};
 use super::service::Service;
 use super::settle::Settle;
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
@@ -86,7 +90,7 @@ impl Store {
         })
     }
 
-    /// A store that forgets, with the default settings: for tests.
+    /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
         Self::in_memory_with(Config::default())
@@ -198,6 +202,11 @@ impl Store {
                     Manifest::AuthorizationPolicy(object) => {
                         self.put::<AuthorizationPolicy>(draft, object)
                     }
+                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, object),
+                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, object),
+                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, object),
+                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, object),
+                    Manifest::TrafficPolicy(object) => self.put::<TrafficPolicy>(draft, object),
                 }
             }
             Change::Delete {
@@ -206,14 +215,7 @@ impl Store {
                 resource_version,
             } => {
                 let wanted = resource_version.unwrap_or_default();
-                match kind {
-                    Kind::Service => delete::<Service>(draft, &key, &wanted),
-                    Kind::Endpoint => delete::<Endpoint>(draft, &key, &wanted),
-                    Kind::Workload => delete::<Workload>(draft, &key, &wanted),
-                    Kind::AuthorizationPolicy => {
-                        delete::<AuthorizationPolicy>(draft, &key, &wanted)
-                    }
-                }
+                with_kind!(kind, R => delete::<R>(draft, &key, &wanted))
             }
             Change::Condition {
                 kind,
@@ -221,16 +223,45 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(self
+                .set_health(draft, &key, health)
+                .map_or(Applied::Unchanged, Applied::Changed)),
         }
+    }
+
+    fn set_health(
+        &self,
+        draft: &mut Draft,
+        key: &ObjectKey,
+        health: Option<Health>,
+    ) -> Option<Manifest> {
+        let old = draft.next.endpoints.get(key)?;
+        let said = |health: &Option<Health>| {
+            let health = health.as_ref()?;
+            Some((health.status, health.output.clone()))
+        };
+        if said(&old.status.health) == said(&health) {
+            return None;
+        }
+        let mut endpoint = Endpoint::clone(old);
+        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
+        endpoint.status.health = health.map(|health| Health {
+            since: match since {
+                Some((status, since)) if status == health.status => since.clone(),
+                _ => format!("{:.0}", (self.clock)()),
+            },
+            ..health
+        });
+        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
         let key = ObjectKey::new(&wanted.metadata().namespace, &wanted.metadata().name);
         let old = R::all(&draft.next).get(&key).cloned();
-        expect_version(
-            old.as_deref().map(R::metadata),
-            &wanted.metadata().resource_version,
-        )?;
+        let current = old.as_deref().map(R::metadata);
+        if !is_foreign(current, wanted.metadata()) {
+            expect_version(current, &wanted.metadata().resource_version)?;
+        }
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
         {
@@ -240,7 +271,7 @@ impl Store {
         self.stamp(&mut new, old.as_deref());
         new.judge(&draft.next, &self.config)?;
         let written = draft.write(new.clone());
-        new.arrive(draft);
+        new.arrive(old.as_deref(), draft);
         Ok(match old {
             Some(_) => Applied::Changed(written),
             None => Applied::Created(written),
@@ -294,12 +325,12 @@ fn set_condition(
     key: &ObjectKey,
     condition: Condition,
 ) -> Option<Manifest> {
-    match kind {
-        Kind::Service => draft.set_condition::<Service>(key, condition),
-        Kind::Endpoint => draft.set_condition::<Endpoint>(key, condition),
-        Kind::Workload => draft.set_condition::<Workload>(key, condition),
-        Kind::AuthorizationPolicy => draft.set_condition::<AuthorizationPolicy>(key, condition),
-    }
+    with_kind!(kind, R => draft.set_condition::<R>(key, condition))
+}
+
+/// Whether the version in a request is one of another registry: of the API server that gave the object this uid.
+fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool {
+    !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
 }
 
 /// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.

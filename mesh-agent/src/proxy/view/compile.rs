@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use mesh_common::address::SocketAddress;
 
+use super::policies::Policies;
+use super::routes::{self, PortRoutes, Routes};
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
+use crate::proxy::policy::Policy;
 use crate::state::Snapshot;
 use crate::state::endpoint as model;
 use crate::state::id::Subject;
@@ -23,6 +26,7 @@ impl View {
         let mut view = Self {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
+            no_policy: Arc::clone(&self.no_policy),
             ..Self::default()
         };
         let mut by_address = HashMap::new();
@@ -38,8 +42,13 @@ impl View {
             let service = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
             served.entry(service).or_default().push(endpoint);
         }
+        let policies = Policies::of(snapshot, &self.no_policy);
         for (key, service) in snapshot.services.iter() {
             let endpoints = served.get(key).map_or(&[][..], Vec::as_slice);
+            let policy = policies.service(key, &self.policies);
+            if policy.object().is_some() {
+                view.policies.insert(key.clone(), Arc::clone(&policy));
+            }
             for port in &service.spec.ports {
                 if port.protocol == Protocol::Udp {
                     continue;
@@ -50,9 +59,13 @@ impl View {
                     service,
                     port,
                     endpoints,
+                    policy: &policy,
+                    policies: &policies,
                     by_address: &by_address,
                 };
-                let compiled = self.next_port(&sources, &mut view.lives);
+                let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
+                let ports = view.services.entry(key.clone()).or_default();
+                ports.push(Arc::clone(&compiled));
                 for address in virtual_addresses(service) {
                     let dialled = SocketAddress::new((*address).into(), port.port);
                     view.ports.insert(dialled, Arc::clone(&compiled));
@@ -111,12 +124,19 @@ impl View {
         })
     }
 
-    fn next_port(&self, from: &Sources<'_>, lives: &mut Table<u32, Arc<Live>>) -> Arc<ServicePort> {
+    fn next_port(
+        &self,
+        from: &Sources<'_>,
+        lives: &mut Table<u32, Arc<Live>>,
+        routes: &mut Routes,
+    ) -> Arc<ServicePort> {
         let old = virtual_addresses(from.service)
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        let last = old.and_then(|old| old.routes.as_ref());
+        let routes = routes.port(&self.routes, &from.routes(), last);
         if let Some(old) = old
-            && from.made(old)
+            && from.made(old, routes.as_ref())
         {
             let kept = old.endpoints.iter();
             lives.extend(kept.map(|endpoint| (endpoint.number, Arc::clone(&endpoint.live))));
@@ -147,12 +167,15 @@ impl View {
         Arc::new(ServicePort {
             service_number: from.number(Subject::Service(from.key.clone())),
             number,
+            port: from.port.port,
             host: format!("{}.{}.mesh", from.key.name, from.key.namespace),
             service: from.key.clone(),
             protocol: from.port.protocol,
             balancing: from.service.spec.balancing,
             endpoints,
             slots: weights.map(|weights| balance::slots(&weights)),
+            policy: Arc::clone(from.policy),
+            routes,
             memory,
             object: Arc::clone(from.service),
         })
@@ -187,20 +210,34 @@ struct Sources<'a> {
     service: &'a Arc<Service>,
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
+    policy: &'a Arc<Policy>,
+    policies: &'a Policies<'a>,
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
     /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
-    /// and who comes back is a new object. Policies are no part of a port.
-    fn made(&self, old: &ServicePort) -> bool {
+    /// and who comes back is a new object. Authorization policies are no part of a port.
+    fn made(&self, old: &ServicePort, routes: Option<&Arc<PortRoutes>>) -> bool {
         Arc::ptr_eq(&old.object, self.service)
+            && Arc::ptr_eq(&old.policy, self.policy)
+            && old.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
                 let workload = self.by_address.get(&new.spec.address);
                 Arc::ptr_eq(&old.object, new)
                     && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
             })
+    }
+
+    fn routes(&self) -> routes::Sources<'_> {
+        routes::Sources {
+            snapshot: self.snapshot,
+            policies: self.policies,
+            service: self.service,
+            port: self.port,
+            policy: self.policy,
+        }
     }
 
     fn number(&self, subject: Subject) -> u32 {
