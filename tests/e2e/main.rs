@@ -20,6 +20,7 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod policy;
+mod shaping;
 mod shop;
 mod stale;
 mod tcp;
