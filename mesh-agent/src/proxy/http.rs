@@ -8,11 +8,13 @@ pub(crate) mod faults;
 pub(crate) mod forward;
 pub(crate) mod guarded;
 pub(crate) mod headers;
+pub(crate) mod interim;
 pub(crate) mod pulse;
 pub(crate) mod reply;
 pub(crate) mod silence;
 pub(crate) mod upgrade;
 
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +119,7 @@ macro_rules! drive {
             tokio::select! {
                 result = serving.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(%error, "connection of a client ended");
+                        ended(&connection.worker, &error);
                     }
                     break;
                 }
@@ -187,6 +189,18 @@ where
         .max_local_error_reset_streams(1024)
         .serve_connection(io, service);
     drive!(&connection, serving);
+}
+
+/// What hyper and h2 refuse themselves is no request yet, and counted all the same.
+fn ended(worker: &Worker, error: &hyper::Error) {
+    tracing::debug!(%error, "connection of a client ended");
+    let cause = error.source();
+    let violation = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
+    if error.is_parse() {
+        worker.metrics.failed("bad-request");
+    } else if violation.is_some_and(|error| error.is_go_away() && error.is_library()) {
+        worker.metrics.failed("protocol-violation");
+    }
 }
 
 /// hyper refuses smaller buffers.

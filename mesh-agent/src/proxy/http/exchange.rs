@@ -88,6 +88,7 @@ impl Exchange {
     /// The head of the response is known.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
+        self.connection.pulse.interim.close();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }

@@ -17,6 +17,7 @@ use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::faults;
 use super::headers::{self, Additions, After, Wish};
+use super::interim::Interim;
 use super::reply;
 use super::upgrade;
 use crate::proxy::access_log::Head;
@@ -95,7 +96,10 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
             fate: Arc::clone(exchange.fate.get_or_insert_default()),
         }
     };
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if wish.takes_interim && !is_http2 {
+        Interim::relay(&connection.pulse, &mut request);
+    }
     exchange.is_last = wish.may_tunnel();
     let mut response = attempts::send(exchange, port, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
@@ -105,7 +109,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_switch, &connection);
+    let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
     exchange.admitted.tell(response.headers_mut());
     if !is_tunnel {
