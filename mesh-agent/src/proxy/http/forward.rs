@@ -103,7 +103,6 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     exchange.is_last = wish.may_tunnel();
     let mut response = attempts::send(exchange, port, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
-    exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {
         return Err(unasked(exchange));
@@ -111,7 +110,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
     let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
-    exchange.admitted.tell(response.headers_mut());
+    exchange.admitted.answered(response.headers_mut());
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
