@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
@@ -15,17 +14,20 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::Series;
 use super::policy::Policy;
-use crate::net::clock;
+use super::vitals::Vitals;
 use crate::state::endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Balancing, Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::ejection::Ejection;
+use crate::traffic::route::split::Target;
 
 pub(crate) mod cell;
 mod compile;
 mod policies;
+pub(crate) mod routes;
+
+use routes::{PortRoutes, Routes};
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -37,6 +39,10 @@ pub(crate) struct View {
     pub(crate) revision: u64,
     /// What can be dialled.
     ports: Table<SocketAddress, Arc<ServicePort>>,
+    /// The same by service, with the numbers of the ports.
+    services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
+    /// Where requests and connections for services go, if not to the service itself.
+    routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
@@ -53,6 +59,27 @@ impl View {
     /// The service port that answers at an address and port.
     pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
         self.ports.get(dialled)
+    }
+
+    /// Every service port, once for each address that it has.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        self.ports.values()
+    }
+
+    /// The port of a service with a number.
+    pub(crate) fn port_of(&self, service: &ObjectKey, port: u16) -> Option<&Arc<ServicePort>> {
+        self.services
+            .get(service)?
+            .iter()
+            .find(|it| it.port == port)
+    }
+
+    /// The service port that a route sends to.
+    pub(crate) fn backend(&self, target: &Target) -> Option<&Arc<ServicePort>> {
+        match target.port {
+            Some(port) => self.port_of(&target.service, port),
+            None => self.services.get(&target.service)?.first(),
+        }
     }
 
     /// The workload with a number.
@@ -96,8 +123,10 @@ pub(crate) struct Workload {
 pub(crate) struct ServicePort {
     /// Number of the service.
     pub(crate) service_number: u32,
-    /// Number of the port.
+    /// Number of the port, as the kernel knows it.
     pub(crate) number: u32,
+    /// The port that is dialled.
+    pub(crate) port: u16,
     /// What names the service.
     pub(crate) service: ObjectKey,
     /// `NAME.NAMESPACE.mesh`.
@@ -112,6 +141,8 @@ pub(crate) struct ServicePort {
     pub(crate) slots: [Vec<u32>; 2],
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
+    /// Where its requests and connections go, if not to its own endpoints.
+    pub(crate) routes: Option<Arc<PortRoutes>>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
@@ -193,8 +224,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct Live {
     address: SocketAddr,
     active: AtomicUsize,
-    ejected_until_ns: AtomicU64,
-    ejection: Mutex<Ejection>,
+    /// How it is.
+    pub(crate) vitals: Vitals,
     series: Handles<u32, Series>,
 }
 
@@ -203,8 +234,7 @@ impl Live {
         Self {
             address,
             active: AtomicUsize::new(0),
-            ejected_until_ns: AtomicU64::new(0),
-            ejection: Mutex::default(),
+            vitals: Vitals::default(),
             series: Handles::default(),
         }
     }
@@ -214,29 +244,19 @@ impl Live {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Whether it has refused a connection a short while ago.
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
     pub(crate) fn is_ejected(&self) -> bool {
-        let until = self.ejected_until_ns.load(Ordering::Relaxed);
-        until != 0 && clock::monotonic_ns() < until
+        self.vitals.is_ejected()
     }
 
-    /// It has refused a connection; tells whether it is put aside by this.
-    pub(crate) fn refused(&self) -> bool {
-        let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *ejection;
-        *ejection = before.refused(clock::monotonic_ns());
-        self.ejected_until_ns
-            .store(ejection.until_ns(), Ordering::Relaxed);
-        *ejection != before
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.vitals.is_critical()
     }
 
-    /// It has accepted a connection.
-    pub(crate) fn accepted(&self) {
-        if self.ejected_until_ns.load(Ordering::Relaxed) != 0 {
-            let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-            *ejection = ejection.accepted();
-            self.ejected_until_ns.store(0, Ordering::Relaxed);
-        }
+    /// Whether its circuit breaker would refuse a request.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.vitals.is_broken()
     }
 
     /// The series of a caller.
