@@ -23,6 +23,7 @@ mod metrics;
 mod objects;
 mod policy;
 mod routing;
+mod shaping;
 mod shop;
 mod stale;
 mod tcp;

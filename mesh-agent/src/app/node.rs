@@ -27,7 +27,9 @@ use crate::net::netns::Netns;
 use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, FaultReport, Status,
+};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
@@ -170,6 +172,7 @@ impl api::Node for Node {
             objects: self.objects(),
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
+            faults: FaultReport::all(&self.store.snapshot()),
         }
     }
 

@@ -38,16 +38,15 @@ pub(crate) async fn serve(
     let port = service_port(&worker, &caller).await;
     // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
     let original = caller.original;
-    let result = match port {
-        // 2a. Does the service take new connections?
-        Some(port) => match http::admit::connection(&worker, &caller, &port).await {
+    let result = if let Some(port) = port {
+        // And does it take new connections?
+        match http::admit::connection(&worker, &caller, &port).await {
             Ok(()) => forward(&worker, caller, port, stream).await,
             Err(error) => turn_away(&worker, caller, stream, error).await,
-        },
-        None => {
-            let error = Error::NoService(original);
-            explain(&worker, caller, stream, error).await
         }
+    } else {
+        let error = Error::NoService(original);
+        explain(&worker, caller, stream, error).await
     };
     if let Err(error) = result {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");

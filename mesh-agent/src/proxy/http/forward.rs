@@ -123,7 +123,6 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     exchange.is_last = wish.may_tunnel();
     let mut response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
-    exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {
         return Err(unasked(exchange));
@@ -132,7 +131,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
     exchange.tell_session(response.headers_mut());
-    exchange.admitted.tell(response.headers_mut());
+    exchange.admitted.answered(response.headers_mut());
     if let Some(ruled) = &ruled {
         filters::response(ruled, response.headers_mut(), origin.as_ref());
     }
