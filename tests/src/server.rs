@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -90,6 +91,7 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             echo(&mut stream).await
         }
         ServerKind::Sink => sink(&mut stream).await,
+        ServerKind::Discard => discard(&mut stream).await,
         ServerKind::Deaf => {
             std::future::pending::<()>().await;
             Ok(())
@@ -124,6 +126,38 @@ fn blocking_echo(stream: TcpStream) -> io::Result<()> {
         }
     }));
     Ok(())
+}
+
+async fn discard(stream: &mut TcpStream) -> io::Result<()> {
+    let mut count = 0_u64;
+    loop {
+        let taken = stream
+            .async_io(Interest::READABLE, || drop_bytes(stream))
+            .await?;
+        if taken == 0 {
+            break;
+        }
+        count += taken as u64;
+    }
+    stream
+        .write_all(format!("{count} as sent\n").as_bytes())
+        .await?;
+    stream.shutdown().await
+}
+
+/// Takes what has arrived out of the socket without copying it.
+fn drop_bytes(stream: &TcpStream) -> io::Result<usize> {
+    const MOST: usize = 1 << 20;
+    // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer (tcp(7)), so it may be null.
+    let taken = unsafe {
+        libc::recv(
+            stream.as_raw_fd(),
+            std::ptr::null_mut(),
+            MOST,
+            libc::MSG_TRUNC,
+        )
+    };
+    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
 async fn sink(stream: &mut TcpStream) -> io::Result<()> {
