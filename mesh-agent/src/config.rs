@@ -19,6 +19,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::traffic::path;
+
 pub use options::{Acceleration, LogFormat, Options, ProxyOptions, Switch};
 pub use span::{ParseSpanError, Span};
 
@@ -62,6 +64,10 @@ pub struct Settings {
     /// stop, and an init system may kill the agent first.
     #[serde(serialize_with = "span::serialize")]
     pub drain_timeout: Duration,
+    /// Time that established direct connections to an endpoint that is gone, or has failed for good, may go on before they
+    /// are reset. Default: 10 s. Too short cuts what would have ended well; too long lets clients wait for a dead address.
+    #[serde(serialize_with = "span::serialize")]
+    pub stale_grace: Duration,
     /// Ranges from which virtual addresses of services are allotted. Default: 240.240.0.0/16 and `fd00:240:240::/64`. Too
     /// small a range refuses services when it is used up; one that is in use elsewhere hides what is there.
     pub virtual_range: Vec<IpNet>,
@@ -81,9 +87,17 @@ pub struct ProxySettings {
     /// delays the next attempt.
     #[serde(serialize_with = "span::serialize")]
     pub connect_timeout: Duration,
+    /// From the opening of a connection to a service port that is declared HTTP to its first byte. Default: 1 min. Too short
+    /// ends connections that clients keep ready; too long lets silent clients hold connections.
+    #[serde(serialize_with = "span::serialize")]
+    pub first_byte_timeout: Duration,
     /// From the first byte of a request's head to its last. Default: 10 s. Too long lets slow clients hold connections.
     #[serde(serialize_with = "span::serialize")]
     pub header_timeout: Duration,
+    /// How long the body of a request may be silent, except in gRPC, where `idleTimeout` holds. Default: 5 min. Too short
+    /// fails clients that make their bodies slowly; too long lets silent ones hold endpoints.
+    #[serde(serialize_with = "span::serialize")]
+    pub body_timeout: Duration,
     /// From the end of a request to the head of the response. Default: 5 min. Too short fails slow requests; too long
     /// keeps clients waiting for endpoints that hang.
     #[serde(serialize_with = "span::serialize")]
@@ -92,6 +106,11 @@ pub struct ProxySettings {
     /// anew; too long keeps descriptors busy.
     #[serde(serialize_with = "span::serialize")]
     pub keep_alive_timeout: Duration,
+    /// How long a client's connection may be used before the client is told to open another: by `connection: close` or
+    /// GOAWAY, so that no request fails. Default: 24 h; 0s is for ever. Too short makes clients connect anew; too long leaves
+    /// connections on the worker that took them.
+    #[serde(serialize_with = "span::serialize")]
+    pub max_connection_age: Duration,
     /// How long a connection, request or tunnel may move no byte. Default: 1 h. Too short cuts quiet database
     /// connections; too long keeps what the other side has forgotten.
     #[serde(serialize_with = "span::serialize")]
@@ -124,6 +143,22 @@ pub struct ProxySettings {
     /// Most idle HTTP/1.1 connections kept per endpoint and caller by one worker. Default: 256. 0 connects for each
     /// request; more keeps descriptors of the endpoint busy.
     pub max_idle_connections: usize,
+    /// Most requests that one worker serves at once. Default: 16384. More wait. Streams that live long count, too.
+    pub max_requests: usize,
+    /// Most requests that one worker serves at once for one workload. Default: 8192. Equal to `maxRequests` lets one
+    /// workload take everything until another comes.
+    pub max_requests_per_workload: usize,
+    /// Most requests that wait at one worker when it is overloaded. Default: 8192. More are shed with 503, the lowest
+    /// priority first. 0 sheds at once.
+    pub max_queued_requests: usize,
+    /// How long a request may wait when its worker is overloaded. Default: 1 s. Too short sheds what could have been
+    /// served; too long keeps clients waiting that have given up.
+    #[serde(serialize_with = "span::serialize")]
+    pub queue_timeout: Duration,
+    /// How far the spellings of a path are made one before routing and policy see it: `off`, `base`, `merge-slashes`,
+    /// `decode-and-merge-slashes` or `strict`. Default: `strict`. Less lets through what endpoints may read as another path;
+    /// `strict` refuses `%2F` and `;`, which some applications use. The table stands in `traffic/path.rs`.
+    pub path_normalization: path::Mode,
 }
 
 impl Settings {

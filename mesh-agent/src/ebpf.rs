@@ -12,6 +12,7 @@ pub mod inet_diag;
 pub mod metrics;
 pub mod mirror;
 pub mod numbers;
+pub mod stale;
 
 pub mod check;
 pub mod cleanup;

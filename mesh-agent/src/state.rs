@@ -3,35 +3,49 @@
 //! Every source of change (API, files) ends in [`Store::apply`]; everybody else reads a [`Snapshot`], which is
 //! immutable, and is held for one decision, never for the life of a connection.
 
+pub mod attach;
 pub mod change;
 pub mod decode;
 mod draft;
+pub mod duration;
 pub mod endpoint;
+pub mod grpc_route;
+pub mod http_route;
 pub mod id;
+mod links;
 pub mod object;
 pub mod persist;
 pub mod policy;
+pub mod reference;
 pub mod report;
 pub mod resource;
+pub mod route;
 pub mod service;
 mod settle;
 pub mod store;
+pub mod stream_route;
+pub mod traffic_policy;
 pub mod validate;
 pub mod virtual_address;
 pub mod workload;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
 pub use store::Store;
 
 use endpoint::Endpoint;
+use grpc_route::GrpcRoute;
+use http_route::HttpRoute;
+use links::Links;
 use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
-use resource::Resource;
+use resource::{Resource, with_kind};
 use service::Service;
+use stream_route::{TcpRoute, TlsRoute};
+use traffic_policy::TrafficPolicy;
 use workload::Workload;
 
 /// Objects of one kind, by key. Cheap to clone; what did not change is shared between snapshots.
@@ -50,8 +64,20 @@ pub struct Snapshot {
     pub workloads: Objects<Workload>,
     /// All authorization policies.
     pub policies: Objects<AuthorizationPolicy>,
+    /// All HTTP routes.
+    pub http_routes: Objects<HttpRoute>,
+    /// All gRPC routes.
+    pub grpc_routes: Objects<GrpcRoute>,
+    /// All TCP routes.
+    pub tcp_routes: Objects<TcpRoute>,
+    /// All TLS routes.
+    pub tls_routes: Objects<TlsRoute>,
+    /// All traffic policies.
+    pub traffic_policies: Objects<TrafficPolicy>,
     /// The numbers by which the kernel knows them.
     pub ids: Arc<Ids>,
+    /// Who refers to whom: made of the objects above when it is first asked for, and kept true by the store.
+    pub(crate) links: OnceLock<Arc<Links>>,
 }
 
 impl Snapshot {
@@ -63,26 +89,24 @@ impl Snapshot {
     /// The objects of a kind, in the order of their keys; with `namespace`, only those in it.
     #[must_use]
     pub fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Manifest> {
-        match kind {
-            Kind::Service => collect::<Service>(self, namespace),
-            Kind::Endpoint => collect::<Endpoint>(self, namespace),
-            Kind::Workload => collect::<Workload>(self, namespace),
-            Kind::AuthorizationPolicy => collect::<AuthorizationPolicy>(self, namespace),
-        }
+        with_kind!(kind, R => collect::<R>(self, namespace))
+    }
+
+    /// How many objects of a kind there are.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        with_kind!(kind, R => R::all(self).len())
     }
 
     /// One object.
     #[must_use]
     pub fn object(&self, kind: Kind, key: &ObjectKey) -> Option<Manifest> {
-        match kind {
-            Kind::Service => self.services.get(key).cloned().map(Manifest::Service),
-            Kind::Endpoint => self.endpoints.get(key).cloned().map(Manifest::Endpoint),
-            Kind::Workload => self.workloads.get(key).cloned().map(Manifest::Workload),
-            Kind::AuthorizationPolicy => {
-                let policy = self.policies.get(key).cloned();
-                policy.map(Manifest::AuthorizationPolicy)
-            }
-        }
+        with_kind!(kind, R => R::all(self).get(key).cloned().map(R::into_manifest))
+    }
+
+    /// Who refers to whom.
+    fn links(&self) -> &Links {
+        self.links.get_or_init(|| Arc::new(Links::of(self)))
     }
 
     /// The endpoints of a service, in the order of their names.

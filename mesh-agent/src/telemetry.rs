@@ -2,6 +2,7 @@
 
 pub mod access_log;
 mod format;
+pub mod throttle;
 
 use std::io;
 
@@ -15,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 pub use access_log::AccessLog;
+pub use throttle::Throttle;
 
 /// How the log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What runs beside the data plane: enrolment, heartbeat, events of the kernel, and the API.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Server};
 use crate::ebpf::events::{self, Format, Record};
+use crate::ebpf::inet_diag::Storages;
+use crate::ebpf::stale::Stale;
 use crate::net::clock;
 use crate::proxy::{Direct, Proxy};
-use crate::state::Notice;
+use crate::state::change::NoticeKind;
+use crate::state::{Manifest, Notice};
 
 use super::node::Node;
 use super::parts::Parts;
@@ -37,6 +41,7 @@ pub(super) async fn spawn(
     tasks.spawn(beat(Arc::clone(parts)));
     tasks.spawn(report(Arc::clone(parts)));
     tasks.spawn(enrol(Arc::clone(parts)));
+    tasks.spawn(reset_stale(Arc::clone(parts)));
     Ok(())
 }
 
@@ -106,6 +111,60 @@ async fn enrol(parts: Arc<Parts>) -> Result<()> {
     }
 }
 
+/// Resets connections to endpoints that are gone: after each write that may have made one so, and when time is up.
+async fn reset_stale(parts: Arc<Parts>) -> Result<()> {
+    let node = &parts.node;
+    let mut notices = node.store.subscribe();
+    let mut stale = Stale::new(node.settings.stale_grace);
+    loop {
+        stale = spawn_blocking({
+            let node = Arc::clone(node);
+            move || look_for_stale(stale, &node)
+        })
+        .await
+        .context("the look for stale connections has stopped")?;
+        // Also bounds what a flood of writes costs.
+        time::sleep(RECHECK).await;
+        let wait = stale.next_look_ns().map_or(LOOK, |at| {
+            Duration::from_nanos(at.saturating_sub(clock::monotonic_ns()))
+        });
+        let changed = async {
+            loop {
+                match notices.recv().await {
+                    Ok(notice) if !may_leave_stale(&notice) => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => return true,
+                    Err(RecvError::Closed) => return false,
+                }
+            }
+        };
+        if let Ok(false) = time::timeout(wait, changed).await {
+            return Ok(());
+        }
+        absorb(&mut notices);
+    }
+}
+
+fn look_for_stale(mut stale: Stale, node: &Node) -> Stale {
+    // While nothing is mirrored the registry does not say what is gone.
+    if node.progress.is_blocked() {
+        return stale;
+    }
+    let storages = Storages::of(node.datapath.tables());
+    let now = clock::monotonic_ns();
+    let count = stale.look(&node.store.snapshot(), &node.namespaces(), storages, now);
+    if count > 0 {
+        node.resets.fetch_add(count as u64, Ordering::Relaxed);
+        tracing::info!(count, "connections to endpoints that are gone were reset");
+    }
+    stale
+}
+
+/// Whether a write may have taken an endpoint away from connections that lead to it.
+fn may_leave_stale(notice: &Notice) -> bool {
+    notice.event != NoticeKind::Added
+        && matches!(notice.object, Manifest::Endpoint(_) | Manifest::Service(_))
+}
+
 /// Takes the notices that are there: one run serves them all.
 fn absorb(notices: &mut broadcast::Receiver<Notice>) {
     while matches!(
@@ -116,6 +175,9 @@ fn absorb(notices: &mut broadcast::Receiver<Notice>) {
 
 /// Time between two heartbeats; the kernel takes an agent for hung after six of them.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Time between two looks for stale connections when nothing has changed: finds what is left of a time without an agent.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Time between two looks at namespaces and cgroups; also the pause before a refused write is tried again.
 const RECHECK: Duration = Duration::from_secs(1);

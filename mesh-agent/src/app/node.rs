@@ -46,6 +46,8 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// Stale connections that were reset.
+    pub(super) resets: Arc<AtomicU64>,
 }
 
 /// What changes while the agent runs.
@@ -123,21 +125,25 @@ impl Progress {
 }
 
 impl Node {
+    /// The network namespaces of workloads, and the agent's own.
+    pub(super) fn namespaces(&self) -> Vec<Arc<Netns>> {
+        let standing = self.standing.load();
+        let mut namespaces = BTreeMap::from([(self.host.cookie(), Arc::clone(&self.host))]);
+        for netns in standing.netns.values() {
+            namespaces.insert(netns.cookie(), Arc::clone(netns));
+        }
+        namespaces.into_values().collect()
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of(self.store.snapshot())
     }
 
     fn objects(&self) -> BTreeMap<String, u64> {
         let snapshot = self.store.snapshot();
-        let count = |kind| match kind {
-            Kind::Service => snapshot.services.len(),
-            Kind::Endpoint => snapshot.endpoints.len(),
-            Kind::Workload => snapshot.workloads.len(),
-            Kind::AuthorizationPolicy => snapshot.policies.len(),
-        };
         Kind::ALL
             .iter()
-            .map(|kind| (kind.plural().to_owned(), count(*kind) as u64))
+            .map(|kind| (kind.plural().to_owned(), snapshot.count(*kind) as u64))
             .collect()
     }
 }
@@ -199,15 +205,9 @@ impl api::Node for Node {
     }
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
-        let standing = self.standing.load();
-        let mut namespaces = BTreeMap::from([(self.host.cookie(), Arc::clone(&self.host))]);
-        for netns in standing.netns.values() {
-            namespaces.insert(netns.cookie(), Arc::clone(netns));
-        }
-        let namespaces: Vec<_> = namespaces.into_values().collect();
         let mut items = connections::connections(
             &self.numbers(),
-            &namespaces,
+            &self.namespaces(),
             Storages::of(self.datapath.tables()),
         );
         items.extend(self.closed.list());

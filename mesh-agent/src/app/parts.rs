@@ -1,6 +1,7 @@
 //! Every part of the agent, built from the settings.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -58,8 +59,7 @@ impl Parts {
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
-        let mut registry = Registry::with_process();
-        count_dropped_lines(&mut registry, access_log.clone());
+        let (mut registry, resets) = registry(access_log.clone());
         let source = Source {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
@@ -102,6 +102,7 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            resets,
         });
         Ok(Self {
             proxy,
@@ -138,12 +139,22 @@ impl Parts {
     }
 }
 
-fn count_dropped_lines(registry: &mut Registry, log: AccessLog) {
+/// The registry, with what the agent counts here, and the counter of stale connections.
+fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
+    let mut registry = Registry::with_process();
     registry.register_counter(
         "mesh_log_lines_dropped",
         "Lines of the access log that nobody took in time",
         move || log.dropped_lines(),
     );
+    let resets = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&resets);
+    registry.register_counter(
+        "mesh_stale_connections_reset",
+        "Direct connections that were reset because their endpoint was gone or had failed",
+        move || counter.load(Ordering::Relaxed),
+    );
+    (registry, resets)
 }
 
 /// Why nothing is mirrored from a registry that was not there.
@@ -196,17 +207,25 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
             workload_buffered_bytes: wanted.max_buffered_bytes_per_workload,
             header_bytes: wanted.max_header_bytes,
             idle_connections: wanted.max_idle_connections,
+            requests: wanted.max_requests,
+            workload_requests: wanted.max_requests_per_workload,
+            queued_requests: wanted.max_queued_requests,
         },
         timeouts: Timeouts {
             connect: wanted.connect_timeout,
+            first_byte: wanted.first_byte_timeout,
             header: wanted.header_timeout,
+            body: wanted.body_timeout,
             response: wanted.response_timeout,
             keep_alive: wanted.keep_alive_timeout,
+            max_age: wanted.max_connection_age,
             idle: wanted.idle_timeout,
             pool_idle: wanted.pool_idle_timeout,
             detect: wanted.detect_timeout,
             detect_race: wanted.detect_race,
+            queue: wanted.queue_timeout,
         },
+        path_normalization: wanted.path_normalization,
         access_log,
     }
 }

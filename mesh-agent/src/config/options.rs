@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::span::Span;
+use crate::traffic::path;
 
 /// What the user said, nothing filled in. `Settings` says what each means.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -74,6 +75,10 @@ pub struct Options {
     #[arg(long, env = "MESH_DRAIN_TIMEOUT", value_name = "TIME")]
     pub drain_timeout: Option<Span>,
 
+    /// Time that direct connections to an endpoint that is gone may go on [default: 10s]
+    #[arg(long, env = "MESH_STALE_GRACE", value_name = "TIME")]
+    pub stale_grace: Option<Span>,
+
     /// Range for virtual addresses; may be repeated [default: 240.240.0.0/16 and `fd00:240:240::/64`]
     #[arg(
         long,
@@ -97,9 +102,12 @@ pub struct Options {
 )]
 pub struct ProxyOptions {
     pub connect_timeout: Option<Span>,
+    pub first_byte_timeout: Option<Span>,
     pub header_timeout: Option<Span>,
+    pub body_timeout: Option<Span>,
     pub response_timeout: Option<Span>,
     pub keep_alive_timeout: Option<Span>,
+    pub max_connection_age: Option<Span>,
     pub idle_timeout: Option<Span>,
     pub pool_idle_timeout: Option<Span>,
     pub detect_timeout: Option<Span>,
@@ -110,6 +118,11 @@ pub struct ProxyOptions {
     pub max_buffered_bytes_per_workload: Option<usize>,
     pub max_header_bytes: Option<usize>,
     pub max_idle_connections: Option<usize>,
+    pub max_requests: Option<usize>,
+    pub max_requests_per_workload: Option<usize>,
+    pub max_queued_requests: Option<usize>,
+    pub queue_timeout: Option<Span>,
+    pub path_normalization: Option<path::Mode>,
 }
 
 /// When bytes may move from socket to socket.
@@ -163,6 +176,7 @@ impl Options {
             log_format: self.log_format.or(below.log_format),
             access_log: self.access_log.or(below.access_log),
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
+            stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
             proxy: below.proxy,
         }

@@ -38,6 +38,9 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     if settings.drain_timeout > MAX_DRAIN {
         refuse("drainTimeout", "use at most 1h".to_owned());
     }
+    if settings.stale_grace > MAX_DRAIN {
+        refuse("staleGrace", "use at most 1h".to_owned());
+    }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems
@@ -106,13 +109,16 @@ fn check_ranges(ranges: &[IpNet], refuse: &mut impl FnMut(&'static str, String))
 fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, String)) {
     for (key, time) in [
         ("proxy.connectTimeout", proxy.connect_timeout),
+        ("proxy.firstByteTimeout", proxy.first_byte_timeout),
         ("proxy.headerTimeout", proxy.header_timeout),
+        ("proxy.bodyTimeout", proxy.body_timeout),
         ("proxy.responseTimeout", proxy.response_timeout),
         ("proxy.keepAliveTimeout", proxy.keep_alive_timeout),
         ("proxy.idleTimeout", proxy.idle_timeout),
         ("proxy.poolIdleTimeout", proxy.pool_idle_timeout),
         ("proxy.detectTimeout", proxy.detect_timeout),
         ("proxy.detectRace", proxy.detect_race),
+        ("proxy.queueTimeout", proxy.queue_timeout),
     ] {
         if time.is_zero() {
             refuse(key, "must not be zero".to_owned());
@@ -139,6 +145,17 @@ fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, Stri
             "proxy.maxIdleConnections",
             proxy.max_idle_connections,
             0..=1 << 16,
+        ),
+        ("proxy.maxRequests", proxy.max_requests, 1..=1 << 24),
+        (
+            "proxy.maxRequestsPerWorkload",
+            proxy.max_requests_per_workload,
+            1..=proxy.max_requests,
+        ),
+        (
+            "proxy.maxQueuedRequests",
+            proxy.max_queued_requests,
+            0..=1 << 24,
         ),
     ] {
         if !allowed.contains(&number) {

@@ -13,12 +13,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Tables;
 
+mod destroy;
 #[cfg(test)]
 mod tests;
+
+pub use destroy::destroy;
 
 /// One TCP socket.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpSocket {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u8,
+    /// `struct inet_diag_sockid`: names it to the kernel.
+    pub id: [u8; 48],
     /// Its state: a number of `enum` in `net/tcp_states.h`.
     pub state: u8,
     /// This end.
@@ -93,11 +100,7 @@ pub fn visit(
     mut visit: impl FnMut(TcpSocket) -> bool,
 ) -> io::Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut socket = Socket::new(
-            Domain::from(libc::AF_NETLINK),
-            Type::RAW,
-            Some(Protocol::from(libc::NETLINK_SOCK_DIAG)),
-        )?;
+        let mut socket = open()?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let request = request(u8::try_from(family).unwrap_or_default(), states, storages);
         // One datagram goes whole or not at all.
@@ -107,6 +110,14 @@ pub fn visit(
         }
     }
     Ok(())
+}
+
+fn open() -> io::Result<Socket> {
+    Socket::new(
+        Domain::from(libc::AF_NETLINK),
+        Type::RAW,
+        Some(Protocol::from(libc::NETLINK_SOCK_DIAG)),
+    )
 }
 
 /// The kernel answers at once; longer means that it does not answer.
@@ -159,7 +170,7 @@ const REQUEST_BODY: usize = 56;
 /// Bytes of `struct inet_diag_msg`.
 const ANSWER_BODY: usize = 72;
 
-/// `SOCK_DIAG_BY_FAMILY`.
+/// `SOCK_DIAG_BY_FAMILY`; `SOCK_DESTROY` is the next.
 const BY_FAMILY: u16 = 20;
 
 /// `INET_DIAG_INFO`.
@@ -250,6 +261,8 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 fn parse(bytes: &[u8]) -> Option<TcpSocket> {
     let is_v4 = i32::from(*bytes.first()?) == libc::AF_INET;
     let mut socket = TcpSocket {
+        family: *bytes.first()?,
+        id: read(bytes, 4)?,
         state: *bytes.get(1)?,
         local: SocketAddr::new(address(bytes, 8, is_v4)?, port(bytes, 4)?),
         remote: SocketAddr::new(address(bytes, 24, is_v4)?, port(bytes, 6)?),

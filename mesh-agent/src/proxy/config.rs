@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crate::telemetry::AccessLog;
+use crate::traffic::admission::Bounds;
+use crate::traffic::limit::nanos;
+use crate::traffic::path;
 
 /// Settings of the proxy.
 #[derive(Clone, Debug)]
@@ -15,8 +18,22 @@ pub struct Config {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How far spellings of a path are made one.
+    pub path_normalization: path::Mode,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
+}
+
+impl Config {
+    /// What one worker may do.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            requests: self.limits.requests,
+            workload_requests: self.limits.workload_requests,
+            queued: self.limits.queued_requests,
+            patience_ns: nanos(self.timeouts.queue),
+        }
+    }
 }
 
 impl Default for Config {
@@ -26,6 +43,7 @@ impl Default for Config {
             port: mesh_common::service::OUTBOUND_PORT,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            path_normalization: path::Mode::default(),
             access_log: AccessLog::disabled(),
         }
     }
@@ -46,6 +64,12 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Idle HTTP/1.1 connections kept per endpoint and caller by one worker.
     pub idle_connections: usize,
+    /// Requests of all workloads that one worker serves at once.
+    pub requests: usize,
+    /// Requests of one workload that one worker serves at once.
+    pub workload_requests: usize,
+    /// Requests that wait at one worker to be served.
+    pub queued_requests: usize,
 }
 
 impl Default for Limits {
@@ -57,6 +81,9 @@ impl Default for Limits {
             workload_buffered_bytes: 512 * MIB,
             header_bytes: 64 * 1024,
             idle_connections: 256,
+            requests: 16 * 1024,
+            workload_requests: 8 * 1024,
+            queued_requests: 8 * 1024,
         }
     }
 }
@@ -68,18 +95,26 @@ const MIB: usize = 1024 * 1024;
 pub struct Timeouts {
     /// To connect to one endpoint.
     pub connect: Duration,
+    /// From the opening of a connection that is known to be HTTP to its first byte.
+    pub first_byte: Duration,
     /// From the first byte of a request's head to its last.
     pub header: Duration,
+    /// How long the body of a request may be silent; that of a gRPC call, which is a stream: `idle`.
+    pub body: Duration,
     /// From the end of a request to the head of the response.
     pub response: Duration,
     /// How long a client's connection may be open without a request.
     pub keep_alive: Duration,
+    /// How long a client's connection may be used before it is told to open another; zero: for ever.
+    pub max_age: Duration,
     /// How long a connection, request or tunnel may move no byte.
     pub idle: Duration,
     /// How long an unused connection to an endpoint is kept.
     pub pool_idle: Duration,
     /// From the first byte of an unknown protocol until it counts as opaque.
     pub detect: Duration,
+    /// How long a request may wait to be served when a worker is overloaded.
+    pub queue: Duration,
     /// How long both sides of an unknown protocol may be silent before the endpoint is dialled too.
     pub detect_race: Duration,
 }
@@ -88,12 +123,16 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
+            first_byte: Duration::from_mins(1),
             header: Duration::from_secs(10),
+            body: Duration::from_mins(5),
             response: Duration::from_mins(5),
             keep_alive: Duration::from_mins(10),
+            max_age: Duration::from_hours(24),
             idle: Duration::from_hours(1),
             pool_idle: Duration::from_mins(1),
             detect: Duration::from_secs(1),
+            queue: Duration::from_secs(1),
             detect_race: Duration::from_millis(20),
         }
     }

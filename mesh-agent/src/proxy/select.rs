@@ -35,6 +35,11 @@ impl Selection {
         self.tried.push(endpoint.number);
     }
 
+    /// Those that have failed may be tried again.
+    pub(crate) fn forgive(&mut self) {
+        self.tried.clear();
+    }
+
     /// Picks an endpoint that has not been tried, and authorizes the caller for it.
     pub(crate) fn next(&self, worker: &Worker, caller: &Caller) -> Result<Active, Error> {
         let endpoint = self.pick(caller).ok_or(Error::NoEndpoint)?;
@@ -79,7 +84,8 @@ impl Selection {
         let is_usable = |index| {
             endpoint(index).is_some_and(|endpoint| {
                 !self.tried.contains(&endpoint.number)
-                    && (even_ejected || !endpoint.live.is_ejected())
+                    && (even_ejected
+                        || !(endpoint.live.is_ejected() || endpoint.live.is_critical()))
             })
         };
         let load = |index| {

@@ -3,6 +3,10 @@
 mod fixture;
 mod http1;
 mod http2;
+mod hygiene1;
+mod hygiene2;
 mod limits;
+mod resilience;
+mod shaping;
 mod tcp;
 mod told;

@@ -6,24 +6,24 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
 use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::Series;
-use crate::net::clock;
+use super::policy::Policy;
+use super::vitals::Vitals;
 use crate::state::endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Balancing, Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::ejection::Ejection;
 
 pub(crate) mod cell;
 mod compile;
+mod policies;
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -39,6 +39,10 @@ pub(crate) struct View {
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
+    /// What holds for services that have a traffic policy.
+    policies: Table<ObjectKey, Arc<Policy>>,
+    /// What holds for all others.
+    no_policy: Arc<Policy>,
     /// Who may connect to whom.
     pub(crate) authz: authz::Compiled,
 }
@@ -47,6 +51,11 @@ impl View {
     /// The service port that answers at an address and port.
     pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
         self.ports.get(dialled)
+    }
+
+    /// Every service port, once for each address that it has.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        self.ports.values()
     }
 
     /// The workload with a number.
@@ -104,6 +113,8 @@ pub(crate) struct ServicePort {
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Indexes of endpoints that take connections, by weight: IPv4, IPv6.
     pub(crate) slots: [Vec<u32>; 2],
+    /// How it is balanced, guarded and shaped; one for all ports of the service.
+    pub(crate) policy: Arc<Policy>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
@@ -185,8 +196,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct Live {
     address: SocketAddr,
     active: AtomicUsize,
-    ejected_until_ns: AtomicU64,
-    ejection: Mutex<Ejection>,
+    /// How it is.
+    pub(crate) vitals: Vitals,
     series: Handles<u32, Series>,
 }
 
@@ -195,8 +206,7 @@ impl Live {
         Self {
             address,
             active: AtomicUsize::new(0),
-            ejected_until_ns: AtomicU64::new(0),
-            ejection: Mutex::default(),
+            vitals: Vitals::default(),
             series: Handles::default(),
         }
     }
@@ -206,29 +216,19 @@ impl Live {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Whether it has refused a connection a short while ago.
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
     pub(crate) fn is_ejected(&self) -> bool {
-        let until = self.ejected_until_ns.load(Ordering::Relaxed);
-        until != 0 && clock::monotonic_ns() < until
+        self.vitals.is_ejected()
     }
 
-    /// It has refused a connection; tells whether it is put aside by this.
-    pub(crate) fn refused(&self) -> bool {
-        let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *ejection;
-        *ejection = before.refused(clock::monotonic_ns());
-        self.ejected_until_ns
-            .store(ejection.until_ns(), Ordering::Relaxed);
-        *ejection != before
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.vitals.is_critical()
     }
 
-    /// It has accepted a connection.
-    pub(crate) fn accepted(&self) {
-        if self.ejected_until_ns.load(Ordering::Relaxed) != 0 {
-            let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-            *ejection = ejection.accepted();
-            self.ejected_until_ns.store(0, Ordering::Relaxed);
-        }
+    /// Whether its circuit breaker would refuse a request.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.vitals.is_broken()
     }
 
     /// The series of a caller.

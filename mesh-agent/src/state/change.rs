@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Health};
+use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::service::Service;
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 
 /// An object of any kind.
@@ -22,6 +26,16 @@ pub enum Manifest {
     Workload(Arc<Workload>),
     /// A policy.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// An HTTP route.
+    HttpRoute(Arc<HttpRoute>),
+    /// A gRPC route.
+    GrpcRoute(Arc<GrpcRoute>),
+    /// A TCP route.
+    TcpRoute(Arc<TcpRoute>),
+    /// A TLS route.
+    TlsRoute(Arc<TlsRoute>),
+    /// A traffic policy.
+    TrafficPolicy(Arc<TrafficPolicy>),
 }
 
 impl Manifest {
@@ -33,6 +47,11 @@ impl Manifest {
             Self::Endpoint(_) => Kind::Endpoint,
             Self::Workload(_) => Kind::Workload,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::GrpcRoute(_) => Kind::GrpcRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
         }
     }
 
@@ -44,6 +63,27 @@ impl Manifest {
             Self::Endpoint(object) => &object.metadata,
             Self::Workload(object) => &object.metadata,
             Self::AuthorizationPolicy(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::GrpcRoute(object) => &object.metadata,
+            Self::TcpRoute(object) => &object.metadata,
+            Self::TlsRoute(object) => &object.metadata,
+            Self::TrafficPolicy(object) => &object.metadata,
+        }
+    }
+
+    /// What is so with it.
+    #[must_use]
+    pub fn conditions(&self) -> &[Condition] {
+        match self {
+            Self::Service(object) => &object.status.conditions,
+            Self::Endpoint(object) => &object.status.conditions,
+            Self::Workload(object) => &object.status.conditions,
+            Self::AuthorizationPolicy(object) => &object.status.conditions,
+            Self::HttpRoute(object) => &object.status.conditions,
+            Self::GrpcRoute(object) => &object.status.conditions,
+            Self::TcpRoute(object) => &object.status.conditions,
+            Self::TlsRoute(object) => &object.status.conditions,
+            Self::TrafficPolicy(object) => &object.status.conditions,
         }
     }
 
@@ -76,6 +116,14 @@ pub enum Change {
         key: ObjectKey,
         /// Replaces the condition of the same type.
         condition: Condition,
+    },
+    /// Set how an endpoint is. Ignored when the endpoint is gone; no new version when word and output are the same.
+    Health {
+        /// The endpoint.
+        key: ObjectKey,
+        /// What was found; `None` where nobody looks any more. The store fills in `since`: the time at which the word
+        /// changed.
+        health: Option<Health>,
     },
 }
 

@@ -9,20 +9,12 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::endpoint::Endpoint;
-use super::object::{API_VERSION, Kind, ObjectKey};
-use super::policy::AuthorizationPolicy;
-use super::service::Service;
-use super::workload::Workload;
+use super::object::{Kind, ObjectKey};
+use super::resource::{Resource as _, with_kind};
 use super::{Manifest, Refusal};
 
 /// Kinds that the model has and this version does not.
-pub const LATER_KINDS: [&str; 10] = [
-    "httproutes",
-    "grpcroutes",
-    "tcproutes",
-    "tlsroutes",
-    "trafficpolicies",
+pub const LATER_KINDS: [&str; 5] = [
     "requestauthentications",
     "peerauthentications",
     "alerts",
@@ -50,7 +42,6 @@ const LATER_FIELDS: [(Kind, &[&str]); 4] = [
         Kind::Endpoint,
         &[
             "spec.metadata",
-            "spec.locality",
             "spec.health",
             "spec.healthChecks",
             "spec.status",
@@ -81,22 +72,22 @@ const LATER_FIELDS: [(Kind, &[&str]); 4] = [
 /// Reads the object of kind `kind` and key `key` from `document`. Where the document says what it is, it must agree.
 pub fn manifest(kind: Kind, key: &ObjectKey, document: Value) -> Result<Manifest, Refusal> {
     let document = complete(kind, key, document)?;
-    Ok(match kind {
-        Kind::Service => Manifest::Service(read::<Service>(kind, document)?),
-        Kind::Endpoint => Manifest::Endpoint(read::<Endpoint>(kind, document)?),
-        Kind::Workload => Manifest::Workload(read::<Workload>(kind, document)?),
-        Kind::AuthorizationPolicy => {
-            Manifest::AuthorizationPolicy(read::<AuthorizationPolicy>(kind, document)?)
-        }
-    })
+    with_kind!(kind, R => Ok(R::into_manifest(read::<R>(kind, document)?)))
 }
 
 fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refusal> {
     let Value::Object(mut document) = document else {
         return Err(Refusal::invalid("", "a JSON object is expected"));
     };
-    agree(&mut document, "apiVersion", "apiVersion", API_VERSION)?;
-    agree(&mut document, "kind", "kind", &kind.to_string())?;
+    let versions = kind.api_versions();
+    let version = document.get("apiVersion").and_then(Value::as_str);
+    let is_known = version.is_some_and(|version| versions.contains(&version));
+    if is_known {
+        document.remove("apiVersion");
+    }
+    let newest = versions.first().copied().unwrap_or_default();
+    agree(&mut document, "apiVersion", "apiVersion", newest)?;
+    agree(&mut document, "kind", "kind", kind.name())?;
     document.remove("status");
     let metadata = document
         .entry("metadata")
@@ -106,11 +97,24 @@ fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refus
     };
     agree(metadata, "name", "metadata.name", &key.name)?;
     agree(metadata, "namespace", "metadata.namespace", &key.namespace)?;
-    for written_by_the_agent in ["generation", "uid", "creationTimestamp"] {
-        metadata.remove(written_by_the_agent);
+    for not_for_us in NOT_FOR_US {
+        metadata.remove(not_for_us);
     }
     Ok(Value::Object(document))
 }
+
+/// Metadata that the agent writes, and what an API server of Kubernetes adds to what it prints.
+const NOT_FOR_US: [&str; 9] = [
+    "generation",
+    "uid",
+    "creationTimestamp",
+    "managedFields",
+    "ownerReferences",
+    "finalizers",
+    "selfLink",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
 
 /// Fills in what is absent; what is there must be `expected`.
 fn agree(

@@ -32,6 +32,24 @@ pub struct EndpointSpec {
     /// Whether it is leaving: keeps its connections, takes no new ones.
     #[serde(default)]
     pub draining: bool,
+    /// Where it runs, for balancing by nearness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<Locality>,
+}
+
+/// Where something runs. Free text, compared byte for byte; a zone is one of its region, a node one of its zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Locality {
+    /// Region, as `topology.kubernetes.io/region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Zone, as `topology.kubernetes.io/zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Name of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 const fn default_weight() -> u32 {
@@ -45,6 +63,33 @@ pub struct EndpointStatus {
     /// `Accepted`; `ResolvedRefs`: its service exists.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// How it is, as checks and traffic show it; absent where nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// How an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    /// In one word.
+    pub status: HealthStatus,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// What was seen last, in a sentence.
+    pub output: String,
+}
+
+/// How an endpoint is, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// It takes its share.
+    Passing,
+    /// It takes its share, and something is wrong: put aside for a while because of its answers.
+    Warning,
+    /// It takes nothing, unless all others are worse.
+    Critical,
 }
 
 impl EndpointSpec {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The version that every object of ours carries in `apiVersion`.
+/// The version that every object of our own kinds carries in `apiVersion`.
 pub const API_VERSION: &str = "mesh.dev/v1alpha1";
 
 /// A kind of object.
@@ -22,16 +22,75 @@ pub enum Kind {
     Workload,
     /// Who may connect to whom.
     AuthorizationPolicy,
+    /// Where the HTTP requests for a service go.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    /// Where the gRPC calls for a service go.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    /// Where the opaque connections for a service go.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    /// Where the TLS connections for a service go.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    /// How a service or a route is balanced, guarded and shaped.
+    TrafficPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are loaded.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 9] = [
         Self::Service,
         Self::Endpoint,
         Self::Workload,
         Self::AuthorizationPolicy,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::TrafficPolicy,
     ];
+
+    /// The word in `kind`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Endpoint => "Endpoint",
+            Self::Workload => "Workload",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TrafficPolicy => "TrafficPolicy",
+        }
+    }
+
+    /// What may stand in `apiVersion`; the first is what the agent writes. Kinds of the Gateway API have its versions,
+    /// as far as they mean the same.
+    #[must_use]
+    pub const fn api_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::HttpRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1beta1",
+            ],
+            Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
+            Self::TcpRoute => &["gateway.networking.k8s.io/v1alpha2"],
+            Self::TlsRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1alpha3",
+                "gateway.networking.k8s.io/v1alpha2",
+            ],
+            Self::Service
+            | Self::Endpoint
+            | Self::Workload
+            | Self::AuthorizationPolicy
+            | Self::TrafficPolicy => &[API_VERSION],
+        }
+    }
 
     /// The word in paths of the API.
     #[must_use]
@@ -41,6 +100,11 @@ impl Kind {
             Self::Endpoint => "endpoints",
             Self::Workload => "workloads",
             Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
+            Self::TcpRoute => "tcproutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::TrafficPolicy => "trafficpolicies",
         }
     }
 
@@ -53,7 +117,7 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.write_str(self.name())
     }
 }
 
@@ -86,7 +150,7 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Object<S, T: Default> {
-    /// Always `mesh.dev/v1alpha1`.
+    /// `mesh.dev/v1alpha1`, or a version of the Gateway API for its kinds.
     pub api_version: String,
     /// What it is.
     pub kind: Kind,

@@ -1,4 +1,4 @@
-//! What the four kinds of object have in common, so that the store is written once.
+//! What all kinds of object have in common, so that the store is written once.
 
 use std::sync::Arc;
 
@@ -6,9 +6,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::endpoint::Endpoint;
+use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata};
 use super::policy::AuthorizationPolicy;
 use super::service::Service;
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Manifest, Objects, Snapshot};
 
@@ -100,3 +104,34 @@ resource!(Service, services);
 resource!(Endpoint, endpoints);
 resource!(Workload, workloads);
 resource!(AuthorizationPolicy, policies);
+resource!(HttpRoute, http_routes);
+resource!(GrpcRoute, grpc_routes);
+resource!(TcpRoute, tcp_routes);
+resource!(TlsRoute, tls_routes);
+resource!(TrafficPolicy, traffic_policies);
+
+/// Does the same for whatever kind it is: `$resource` names its type in `$body`.
+macro_rules! with_kind {
+    ($kind:expr, $resource:ident => $body:expr) => {
+        with_kind!(@each $kind, $resource, $body,
+            Service = crate::state::service::Service,
+            Endpoint = crate::state::endpoint::Endpoint,
+            Workload = crate::state::workload::Workload,
+            AuthorizationPolicy = crate::state::policy::AuthorizationPolicy,
+            HttpRoute = crate::state::http_route::HttpRoute,
+            GrpcRoute = crate::state::grpc_route::GrpcRoute,
+            TcpRoute = crate::state::stream_route::TcpRoute,
+            TlsRoute = crate::state::stream_route::TlsRoute,
+            TrafficPolicy = crate::state::traffic_policy::TrafficPolicy,
+        )
+    };
+    (@each $kind:expr, $resource:ident, $body:expr, $($variant:ident = $type:path,)*) => {
+        match $kind {
+            $(crate::state::object::Kind::$variant => {
+                type $resource = $type;
+                $body
+            })*
+        }
+    };
+}
+pub(crate) use with_kind;

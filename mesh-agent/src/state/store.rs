@@ -11,13 +11,17 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Health};
+use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
-use super::resource::Resource;
+use super::resource::{Resource, with_kind};
 use super::service::Service;
 use super::settle::Settle;
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
@@ -198,6 +202,11 @@ impl Store {
                     Manifest::AuthorizationPolicy(object) => {
                         self.put::<AuthorizationPolicy>(draft, object)
                     }
+                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, object),
+                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, object),
+                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, object),
+                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, object),
+                    Manifest::TrafficPolicy(object) => self.put::<TrafficPolicy>(draft, object),
                 }
             }
             Change::Delete {
@@ -206,14 +215,7 @@ impl Store {
                 resource_version,
             } => {
                 let wanted = resource_version.unwrap_or_default();
-                match kind {
-                    Kind::Service => delete::<Service>(draft, &key, &wanted),
-                    Kind::Endpoint => delete::<Endpoint>(draft, &key, &wanted),
-                    Kind::Workload => delete::<Workload>(draft, &key, &wanted),
-                    Kind::AuthorizationPolicy => {
-                        delete::<AuthorizationPolicy>(draft, &key, &wanted)
-                    }
-                }
+                with_kind!(kind, R => delete::<R>(draft, &key, &wanted))
             }
             Change::Condition {
                 kind,
@@ -221,7 +223,36 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(self
+                .set_health(draft, &key, health)
+                .map_or(Applied::Unchanged, Applied::Changed)),
         }
+    }
+
+    fn set_health(
+        &self,
+        draft: &mut Draft,
+        key: &ObjectKey,
+        health: Option<Health>,
+    ) -> Option<Manifest> {
+        let old = draft.next.endpoints.get(key)?;
+        let said = |health: &Option<Health>| {
+            let health = health.as_ref()?;
+            Some((health.status, health.output.clone()))
+        };
+        if said(&old.status.health) == said(&health) {
+            return None;
+        }
+        let mut endpoint = Endpoint::clone(old);
+        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
+        endpoint.status.health = health.map(|health| Health {
+            since: match since {
+                Some((status, since)) if status == health.status => since.clone(),
+                _ => format!("{:.0}", (self.clock)()),
+            },
+            ..health
+        });
+        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
@@ -240,7 +271,7 @@ impl Store {
         self.stamp(&mut new, old.as_deref());
         new.judge(&draft.next, &self.config)?;
         let written = draft.write(new.clone());
-        new.arrive(draft);
+        new.arrive(old.as_deref(), draft);
         Ok(match old {
             Some(_) => Applied::Changed(written),
             None => Applied::Created(written),
@@ -294,12 +325,7 @@ fn set_condition(
     key: &ObjectKey,
     condition: Condition,
 ) -> Option<Manifest> {
-    match kind {
-        Kind::Service => draft.set_condition::<Service>(key, condition),
-        Kind::Endpoint => draft.set_condition::<Endpoint>(key, condition),
-        Kind::Workload => draft.set_condition::<Workload>(key, condition),
-        Kind::AuthorizationPolicy => draft.set_condition::<AuthorizationPolicy>(key, condition),
-    }
+    with_kind!(kind, R => draft.set_condition::<R>(key, condition))
 }
 
 /// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.

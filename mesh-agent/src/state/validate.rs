@@ -38,6 +38,11 @@ pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
         Manifest::Endpoint(object) => endpoint(&object.spec, snapshot),
         Manifest::Workload(object) => workload(&object.spec, &key, snapshot),
         Manifest::AuthorizationPolicy(object) => policy::check(&object.spec),
+        Manifest::HttpRoute(_)
+        | Manifest::GrpcRoute(_)
+        | Manifest::TcpRoute(_)
+        | Manifest::TlsRoute(_)
+        | Manifest::TrafficPolicy(_) => Ok(()),
     }
 }
 

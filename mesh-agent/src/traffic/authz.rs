@@ -156,7 +156,7 @@ fn protected(snapshot: &Snapshot, (kind, key): &Target) -> Vec<(SocketAddress, O
                     .collect()
             })
             .unwrap_or_default(),
-        Kind::Endpoint | Kind::AuthorizationPolicy => Vec::new(),
+        _ => Vec::new(),
     }
 }
 

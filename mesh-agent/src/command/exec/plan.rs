@@ -80,6 +80,7 @@ impl Plan {
             weight: 1,
             version: None,
             draining: false,
+            locality: None,
         };
         self.object(
             Kind::Endpoint,

@@ -32,6 +32,8 @@ fn address(text: &str) -> SocketAddr {
 fn socket(numbers: &Numbers, cookie: u64, verdict: Verdict) -> TcpSocket {
     let ids = &numbers.snapshot().ids;
     TcpSocket {
+        family: 2,
+        id: [0; 48],
         state: state::ESTABLISHED,
         local: address("10.0.0.2:40000"),
         remote: address("127.0.0.1:15001"),

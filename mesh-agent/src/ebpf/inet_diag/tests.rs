@@ -1,9 +1,9 @@
 //! Tests against the kernel: sockets on loopback, which everybody may list.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
-use super::{TcpSocket, state, visit};
+use super::{TcpSocket, destroy, state, visit};
 
 fn find(states: u32, is: impl Fn(&TcpSocket) -> bool) -> Vec<TcpSocket> {
     let mut found = Vec::new();
@@ -56,4 +56,26 @@ fn a_visitor_that_has_enough_gets_no_more() {
     .expect("a dump");
     assert_eq!(seen, 2);
     drop(listeners);
+}
+
+#[test]
+fn a_socket_is_ended_and_another_with_its_addresses_is_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let server = listener.local_addr().expect("its address");
+    let mut client = TcpStream::connect(server).expect("a connection");
+    let (_accepted, _) = listener.accept().expect("the other end");
+    let local = client.local_addr().expect("an address");
+    let found = find(1 << state::ESTABLISHED, |socket| socket.local == local);
+    let mut other = found[0];
+    // The cookie stands at the end of what names a socket.
+    other.id[47] ^= 1;
+    match destroy(&other) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return,
+        ended => assert!(!ended.expect("an answer")),
+    }
+    client.write_all(b"still there").expect("a write");
+    assert!(destroy(&found[0]).expect("an answer"));
+    let error = client.read(&mut [0]).expect_err("it is reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+    assert!(!destroy(&found[0]).expect("an answer"));
 }

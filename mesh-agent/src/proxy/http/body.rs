@@ -2,14 +2,94 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::attempts::replay::Reader;
 use super::exchange::Exchange;
+use super::guarded::{Broken, Guarded};
+use crate::proxy::error::Error;
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Its sender is to blame.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The request is sent again elsewhere.
+    #[error("another attempt has taken over")]
+    Superseded,
+    /// The request has taken too long.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+}
+
+/// How the body of a request has fared, for whoever must know whose fault a failure is.
+#[derive(Debug, Default)]
+pub(crate) struct Fate(AtomicU8);
+
+impl Fate {
+    const BROKEN: u8 = 1;
+    const SILENT: u8 = 2;
+
+    fn note(&self, broken: &Broken) {
+        let fate = match broken {
+            Broken::Off(_) | Broken::Quietly => Self::BROKEN,
+            Broken::Silent => Self::SILENT,
+        };
+        self.0.store(fate, Ordering::Relaxed);
+    }
+
+    /// What is to be told instead of the endpoint's failure, if the client's body was the cause.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::BROKEN => Some(Error::BrokenBody),
+            Self::SILENT => Some(Error::SilentBody),
+            _ => None,
+        }
+    }
+}
+
+/// What a client sends, counted and watched.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    inner: Guarded,
+    count: Arc<AtomicU64>,
+    fate: Arc<Fate>,
+}
+
+impl Upload {
+    /// Counts the bytes of `inner` in `count`, and notes in `fate` how it ends.
+    pub(crate) const fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>) -> Self {
+        Self { inner, count, fate }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.count.fetch_add(length(frame), Ordering::Relaxed);
+            }
+            Some(Err(broken)) => self.fate.note(broken),
+            None => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
 
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
@@ -17,45 +97,39 @@ pub(crate) enum Outgoing {
     /// There is none; such a request can be sent again.
     Empty,
     /// The client's, frame by frame.
-    Streamed {
-        /// Where it comes from.
-        inner: Incoming,
-        /// Bytes so far.
-        count: Arc<AtomicU64>,
-    },
+    Streamed(Upload),
+    /// The client's, kept so that it can be sent again.
+    Kept(Reader),
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed { inner, count } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    count.fetch_add(length(frame), Ordering::Relaxed);
-                }
-                Poll::Ready(frame)
-            }
+            Self::Streamed(upload) => upload.poll_frame(cx),
+            Self::Kept(reader) => reader.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed { inner, .. } => inner.is_end_stream(),
+            Self::Streamed(upload) => upload.is_end_stream(),
+            Self::Kept(reader) => reader.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { inner, .. } => inner.size_hint(),
+            Self::Streamed(upload) => upload.size_hint(),
+            Self::Kept(reader) => reader.size_hint(),
         }
     }
 }
@@ -74,7 +148,7 @@ pub(crate) enum Reply {
     /// The endpoint's, frame by frame.
     Streamed {
         /// Where it comes from.
-        inner: Incoming,
+        inner: Guarded,
         /// What is to be told when it has ended.
         exchange: Box<Exchange>,
     },
@@ -82,15 +156,19 @@ pub(crate) enum Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Streamed { inner, exchange } => {
+                if exchange.has_expired(cx) {
+                    exchange.failed(&Error::Deadline);
+                    return Poll::Ready(Some(Err(BodyError::Deadline)));
+                }
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
@@ -102,7 +180,7 @@ impl Body for Reply {
                     Some(Err(_)) => exchange.cut_off(),
                     None => exchange.complete(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
         }
     }
@@ -128,7 +206,9 @@ impl Body for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // hyper does not poll to the end what it knows has ended.
-        if let Self::Streamed { inner, exchange } = self
+        if let Self::Streamed {
+            inner, exchange, ..
+        } = self
             && inner.is_end_stream()
         {
             exchange.complete();

@@ -1,18 +1,39 @@
 //! One request and its response, from head to end: what is counted and logged, exactly once, however it ends.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
 
-use http::{HeaderMap, StatusCode};
-use tokio::time::Instant;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
+use super::admit::Admitted;
+use super::body::{Fate, Upload};
+use super::guarded::Guarded;
+use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
 use crate::proxy::metrics::OutcomeKey;
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::Slot;
 use crate::proxy::pool::Lease;
 use crate::proxy::select;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::deadline;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// When a request must have ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// Then.
+    pub(crate) at: Instant,
+    /// Whether a policy has set it, and not the client.
+    pub(crate) is_ours: bool,
+}
 
 /// A request under way. Dropped, it is counted and logged.
 #[derive(Debug)]
@@ -25,8 +46,14 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
+    /// How the request's body has fared, if it has one.
+    pub(crate) fate: Option<Arc<Fate>>,
+    /// The connection to the endpoint serves no other request, for it may become a tunnel.
+    pub(crate) is_last: bool,
     /// What the access log tells of the request; absent where there is no log.
     pub(crate) head: Option<Box<access_log::Head>>,
     /// Whether it is a gRPC call.
@@ -35,6 +62,10 @@ pub(crate) struct Exchange {
     pub(crate) attempts: u32,
     /// Why the proxy answered itself.
     pub(crate) reason: Option<&'static str>,
+    /// What it holds of what is limited.
+    pub(crate) slots: Vec<Slot>,
+    deadline: Option<Deadline>,
+    expiry: Option<Pin<Box<Sleep>>>,
     started: Instant,
     status: u16,
     grpc_status: Option<u8>,
@@ -51,11 +82,17 @@ impl Exchange {
             port: None,
             active: None,
             lease: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
+            fate: None,
+            is_last: false,
             head: None,
             is_grpc: false,
             attempts: 0,
             reason: None,
+            slots: Vec::new(),
+            deadline: None,
+            expiry: None,
             started: Instant::now(),
             status: 0,
             grpc_status: None,
@@ -65,12 +102,94 @@ impl Exchange {
         }
     }
 
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
+    }
+
+    /// Sets the deadline: that of a policy, or that of a gRPC client, if it is sooner.
+    pub(crate) fn limit_time(&mut self, policy: &Policy, headers: &HeaderMap) {
+        let deadline = |time, is_ours| Deadline {
+            at: self.started + time,
+            is_ours,
+        };
+        let ours = policy.timeouts.request.map(|time| deadline(time, true));
+        let value = self.is_grpc.then(|| headers.get(GRPC_TIMEOUT)).flatten();
+        let theirs = value
+            .and_then(|value| deadline::parse_grpc(value.as_bytes()))
+            .map(|time| deadline(time, false));
+        self.deadline = match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours.at <= theirs.at => Some(ours),
+            (ours, theirs) => theirs.or(ours),
+        };
+    }
+
+    /// When it must have ended.
+    pub(crate) const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Whether it should have ended by `now`.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.at <= now)
+    }
+
+    /// Tells the endpoint of a gRPC call how much time is left.
+    pub(crate) fn shorten(&self, headers: &mut HeaderMap, now: Instant) {
+        if let (true, Some(deadline)) = (self.is_grpc, self.deadline) {
+            let left = deadline.at.saturating_duration_since(now);
+            if let Ok(value) = HeaderValue::try_from(deadline::format_grpc(left)) {
+                headers.insert(GRPC_TIMEOUT, value);
+            }
+        }
+    }
+
+    /// Whether the deadline has passed; if not, the task is woken when it does.
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline else {
+            return false;
+        };
+        let expiry = self
+            .expiry
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        expiry.as_mut().poll(cx).is_ready()
+    }
+
+    /// All retries that there may be were in vain.
+    pub(crate) const fn retries_exceeded(&mut self) {
+        self.flags = "URX";
+    }
+
     /// The head of the response is known.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
+        self.connection.pulse.interim.close();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }
+    }
+
+    /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
+    pub(crate) fn upload(&mut self, body: Incoming) -> Upload {
+        let timeouts = &self.connection.worker.config.timeouts;
+        let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
+            (true, true) => (Version::HTTP_2, timeouts.idle),
+            (true, false) => (Version::HTTP_2, timeouts.body),
+            (false, _) => (Version::HTTP_11, timeouts.body),
+        };
+        let inner = Guarded::new(body, version, Silence::new(patience));
+        let fate = Arc::clone(self.fate.get_or_insert_default());
+        Upload::new(inner, Arc::clone(&self.request_bytes), fate)
+    }
+
+    /// The response's body. Of HTTP/1 the connection's own limit holds.
+    pub(crate) fn guard_response(&self, body: Incoming, version: Version) -> Guarded {
+        let silence = if self.connection.is_http2 {
+            Silence::new(self.connection.worker.config.timeouts.idle)
+        } else {
+            Silence::allowed()
+        };
+        Guarded::new(body, version, silence)
     }
 
     /// The proxy answers itself.
@@ -99,7 +218,9 @@ impl Exchange {
     /// The response has ended well: its connection may serve again.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.lease.take()
+            && !self.is_last
+        {
             let worker = &self.connection.worker;
             worker.pool.give_back(worker, lease);
         }

@@ -1,6 +1,7 @@
 //! One request: sound? which service? may it? to whom? and the answer streamed back.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::Authority;
@@ -10,10 +11,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
-use super::attempts;
+use super::admit;
+use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
-use super::headers::{self, Additions, Wish};
+use super::faults;
+use super::headers::{self, Additions, After, Wish};
+use super::interim::Interim;
 use super::reply;
 use super::upgrade;
 use crate::proxy::access_log::Head;
@@ -29,10 +33,13 @@ pub(crate) async fn forward(
     let version = request.version();
     let mut exchange = Exchange::new(connection);
     Ok(match answer(&mut exchange, request).await {
-        Ok(Answer::Streamed(response)) => response.map(|inner| Reply::Streamed {
-            inner,
-            exchange: Box::new(exchange),
-        }),
+        Ok(Answer::Streamed(response)) => {
+            let version = response.version();
+            response.map(|body| Reply::Streamed {
+                inner: exchange.guard_response(body, version),
+                exchange: Box::new(exchange),
+            })
+        }
         Ok(Answer::Switched {
             response,
             client,
@@ -59,7 +66,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let connection = Arc::clone(&exchange.connection);
     let client = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
-    let wish = headers::check(&parts);
+    let wish = headers::admit(&mut parts, &connection);
     exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
     note(exchange, &parts, wish.as_ref().ok());
     let port = service_port(&connection).await;
@@ -72,6 +79,8 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
+    faults::inject(exchange, &port.policy, &parts.headers).await?;
+    admit::request(exchange, &port.policy, &port, &parts.headers).await?;
     let additions = Additions {
         caller: connection.caller.address(),
         random: rand::random,
@@ -81,23 +90,32 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let body = if wish.is_connect || body.is_end_stream() {
         Outgoing::Empty
     } else {
-        Outgoing::Streamed {
-            inner: body,
-            count: Arc::clone(&exchange.request_bytes),
-        }
+        Outgoing::Streamed(exchange.upload(body))
     };
-    let request = Request::from_parts(parts, body);
-    let mut response = attempts::send(exchange, port, request, is_http2).await?;
+    let mut request = Request::from_parts(parts, body);
+    if wish.takes_interim && !is_http2 {
+        Interim::relay(&connection.pulse, &mut request);
+    }
+    exchange.is_last = wish.may_tunnel();
+    let target = Target {
+        policy: Arc::clone(&port.policy),
+        port,
+    };
+    let mut response = attempts::send(exchange, target, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
+    exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    headers::clean_response(response.headers_mut(), is_switch);
+    let after = After::of(is_tunnel, &connection);
+    headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+    exchange.admitted.tell(response.headers_mut());
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
+    exchange.admitted.leave();
     let endpoint = hyper::upgrade::on(&mut response);
     Ok(Answer::Switched {
         response: response.map(|_| Reply::Text(None)),
@@ -136,12 +154,19 @@ fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wis
 }
 
 fn unasked(exchange: &mut Exchange) -> Error {
-    // Whatever follows on that connection is not HTTP.
+    Error::UnaskedUpgrade(give_up(exchange))
+}
+
+fn bad(exchange: &mut Exchange, what: &'static str) -> Error {
+    let endpoint = give_up(exchange);
+    Error::BadResponse { endpoint, what }
+}
+
+/// Nobody knows what follows on the connection to the endpoint: it serves no other request.
+fn give_up(exchange: &mut Exchange) -> SocketAddr {
     exchange.lease = None;
-    let original = exchange.connection.caller.original;
-    let endpoint = exchange
-        .active
-        .as_ref()
-        .map(|active| active.endpoint().address);
-    Error::UnaskedUpgrade(endpoint.unwrap_or(original))
+    let endpoint = exchange.active.as_ref();
+    endpoint.map_or(exchange.connection.caller.original, |active| {
+        active.endpoint().address
+    })
 }

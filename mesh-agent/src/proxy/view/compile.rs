@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use mesh_common::address::SocketAddress;
 
+use super::policies::Policies;
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
+use crate::proxy::policy::Policy;
 use crate::state::Snapshot;
 use crate::state::endpoint as model;
 use crate::state::id::Subject;
@@ -23,6 +25,7 @@ impl View {
         let mut view = Self {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
+            no_policy: Arc::clone(&self.no_policy),
             ..Self::default()
         };
         let mut by_address = HashMap::new();
@@ -38,8 +41,13 @@ impl View {
             let service = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
             served.entry(service).or_default().push(endpoint);
         }
+        let policies = Policies::of(snapshot, &self.no_policy);
         for (key, service) in snapshot.services.iter() {
             let endpoints = served.get(key).map_or(&[][..], Vec::as_slice);
+            let policy = policies.service(key, &self.policies);
+            if policy.object().is_some() {
+                view.policies.insert(key.clone(), Arc::clone(&policy));
+            }
             for port in &service.spec.ports {
                 if port.protocol == Protocol::Udp {
                     continue;
@@ -50,6 +58,7 @@ impl View {
                     service,
                     port,
                     endpoints,
+                    policy: &policy,
                     by_address: &by_address,
                 };
                 let compiled = self.next_port(&sources, &mut view.lives);
@@ -153,6 +162,7 @@ impl View {
             balancing: from.service.spec.balancing,
             endpoints,
             slots: weights.map(|weights| balance::slots(&weights)),
+            policy: Arc::clone(from.policy),
             memory,
             object: Arc::clone(from.service),
         })
@@ -187,14 +197,16 @@ struct Sources<'a> {
     service: &'a Arc<Service>,
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
+    policy: &'a Arc<Policy>,
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
     /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
-    /// and who comes back is a new object. Policies are no part of a port.
+    /// and who comes back is a new object. Authorization policies are no part of a port.
     fn made(&self, old: &ServicePort) -> bool {
         Arc::ptr_eq(&old.object, self.service)
+            && Arc::ptr_eq(&old.policy, self.policy)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
                 let workload = self.by_address.get(&new.spec.address);

@@ -8,13 +8,9 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
 use super::{IDS, META, META_LAST_ID, META_REVISION, META_SCHEMA, OBJECTS, OpenError, SCHEMA};
 use crate::state::Snapshot;
-use crate::state::endpoint::Endpoint;
 use crate::state::id::{Ids, Subject};
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::policy::AuthorizationPolicy;
-use crate::state::resource::Resource;
-use crate::state::service::Service;
-use crate::state::workload::Workload;
+use crate::state::resource::{Resource, with_kind};
 
 /// Everything that the file holds.
 #[derive(Default)]
@@ -84,13 +80,9 @@ pub(super) fn snapshot(path: &Path, rows: Rows) -> Result<Snapshot, OpenError> {
 
 fn restore(snapshot: &mut Snapshot, row: &str, json: &[u8]) -> Result<(), serde_json::Error> {
     let kind = row.split('/').next().unwrap_or_default();
-    match Kind::ALL.into_iter().find(|it| it.to_string() == kind) {
-        Some(Kind::Service) => insert::<Service>(snapshot, json),
-        Some(Kind::Endpoint) => insert::<Endpoint>(snapshot, json),
-        Some(Kind::Workload) => insert::<Workload>(snapshot, json),
-        Some(Kind::AuthorizationPolicy) => insert::<AuthorizationPolicy>(snapshot, json),
-        None => Err(serde::de::Error::custom("unknown kind")),
-    }
+    let kind = Kind::ALL.into_iter().find(|it| it.name() == kind);
+    let kind = kind.ok_or_else(|| serde::de::Error::custom("unknown kind"))?;
+    with_kind!(kind, R => insert::<R>(snapshot, json))
 }
 
 fn insert<R: Resource>(snapshot: &mut Snapshot, json: &[u8]) -> Result<(), serde_json::Error> {

@@ -1,0 +1,225 @@
+//! Resets direct connections whose endpoint is gone, or has failed for good: their clients would wait for a dead address.
+//!
+//! A socket is chosen by what the kernel remembers of its connect (verdict direct, and the number of the endpoint), never
+//! by address: an upstream connection of the agent, or one that was passed, may lead to the same place. The numbers of
+//! endpoints are never given twice, so what was removed while no agent ran is known too.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::conn::{Conn, Direction};
+use mesh_common::verdict::Verdict;
+
+use super::inet_diag::{self, Storages, TcpSocket, state};
+use crate::net::netns::Netns;
+use crate::state::Snapshot;
+use crate::state::endpoint::HealthStatus;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
+
+/// Endpoints that are dead while connections still lead to them.
+#[derive(Debug)]
+pub struct Stale {
+    grace_ns: u64,
+    /// When the connections to each will be reset, on the monotonic clock.
+    due_ns: BTreeMap<u32, u64>,
+}
+
+impl Stale {
+    /// Connections have `grace` to end by themselves.
+    #[must_use]
+    pub fn new(grace: Duration) -> Self {
+        Self {
+            grace_ns: u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX),
+            due_ns: BTreeMap::new(),
+        }
+    }
+
+    /// When to look again, if there is a reason to, on the monotonic clock.
+    #[must_use]
+    pub fn next_look_ns(&self) -> Option<u64> {
+        self.due_ns.values().min().copied()
+    }
+
+    /// Looks at the connections in `namespaces`, resets those whose time has come, and says how many. Blocks while the
+    /// kernel lists its sockets. A namespace that cannot be entered any more has no sockets either.
+    pub fn look(
+        &mut self,
+        snapshot: &Snapshot,
+        namespaces: &[Arc<Netns>],
+        storages: Storages<'_>,
+        now_ns: u64,
+    ) -> usize {
+        let living = living(snapshot);
+        let found: Vec<_> = namespaces
+            .iter()
+            .map(|netns| (netns, dead_ends(netns, storages, &living)))
+            .collect();
+        let dead = found.iter().flat_map(|(_, sockets)| sockets);
+        let due = self.due(dead.filter_map(endpoint_of).collect(), now_ns);
+        let mut count = 0;
+        for (netns, sockets) in found {
+            let is_due =
+                |socket: &&TcpSocket| endpoint_of(socket).is_some_and(|it| due.contains(&it));
+            let ended = netns.run(|| sockets.iter().filter(is_due).filter(|it| reset(it)).count());
+            count += ended.unwrap_or(0);
+        }
+        count
+    }
+
+    /// Which of the endpoints that are dead have been so for the time of grace.
+    fn due(&mut self, dead: BTreeSet<u32>, now_ns: u64) -> BTreeSet<u32> {
+        self.due_ns.retain(|number, _| dead.contains(number));
+        for number in dead {
+            let due = now_ns.saturating_add(self.grace_ns);
+            self.due_ns.entry(number).or_insert(due);
+        }
+        let due: BTreeSet<u32> = self
+            .due_ns
+            .iter()
+            .filter(|(_, due)| **due <= now_ns)
+            .map(|(number, _)| *number)
+            .collect();
+        self.due_ns.retain(|number, _| !due.contains(number));
+        due
+    }
+}
+
+/// The numbers of endpoints to which connections may go on. A critical one is among them only where no other of its
+/// service is better.
+fn living(snapshot: &Snapshot) -> HashSet<u32> {
+    let is_critical = |key: &ObjectKey| {
+        let health = snapshot.endpoints.get(key)?.status.health.as_ref()?;
+        Some(health.status == HealthStatus::Critical)
+    };
+    let mut has_better: HashMap<(&str, &str), bool> = HashMap::new();
+    for (key, endpoint) in snapshot.endpoints.iter() {
+        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
+        *has_better.entry(service).or_default() |= is_critical(key) != Some(true);
+    }
+    let is_living = |key: &ObjectKey| {
+        let Some(endpoint) = snapshot.endpoints.get(key) else {
+            return false;
+        };
+        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
+        is_critical(key) != Some(true) || has_better.get(&service) != Some(&true)
+    };
+    snapshot
+        .ids
+        .iter()
+        .filter_map(|(subject, number)| match subject {
+            Subject::Endpoint(key, _) if is_living(key) => Some(number),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The sockets of a namespace that the kernel sent to an endpoint that is not living.
+fn dead_ends(netns: &Netns, storages: Storages<'_>, living: &HashSet<u32>) -> Vec<TcpSocket> {
+    let list = || -> io::Result<Vec<TcpSocket>> {
+        let mut sockets = Vec::new();
+        inet_diag::visit(OPEN_STATES, Some(storages), |socket| {
+            if endpoint_of(&socket).is_some_and(|number| !living.contains(&number)) {
+                sockets.push(socket);
+            }
+            true
+        })?;
+        Ok(sockets)
+    };
+    netns
+        .run(list)
+        .and_then(|listed| listed)
+        .unwrap_or_else(|error| {
+            tracing::debug!(%error, inode = netns.inode(), "cannot list the sockets of a network namespace");
+            Vec::new()
+        })
+}
+
+/// The endpoint that the kernel chose for a workload's socket.
+fn endpoint_of(socket: &TcpSocket) -> Option<u32> {
+    let conn = socket.conn?;
+    let is_direct = conn.verdict == Verdict::Direct as u8
+        && conn.direction == Direction::Dialled as u8
+        && !conn.has(Conn::OWN);
+    (is_direct && conn.endpoint != 0).then_some(conn.endpoint)
+}
+
+fn reset(socket: &TcpSocket) -> bool {
+    inet_diag::destroy(socket).unwrap_or_else(|error| {
+        tracing::warn!(%error, local = %socket.local, remote = %socket.remote, "cannot reset a stale connection");
+        false
+    })
+}
+
+/// The states in which a program may wait for its peer.
+const OPEN_STATES: u32 = 1 << state::ESTABLISHED
+    | 1 << state::SYN_SENT
+    | 1 << state::FIN_WAIT1
+    | 1 << state::FIN_WAIT2
+    | 1 << state::CLOSE_WAIT;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::state::endpoint::Health;
+    use crate::traffic::fixture::Fixture;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_dead_endpoint_has_its_time_of_grace() {
+        let mut stale = Stale::new(Duration::from_secs(10));
+        let dead = || BTreeSet::from([4, 7]);
+        assert!(stale.due(dead(), 0).is_empty());
+        assert_eq!(stale.next_look_ns(), Some(10 * SECOND));
+        assert!(stale.due(BTreeSet::from([4, 7, 9]), 9 * SECOND).is_empty());
+        assert_eq!(stale.due(BTreeSet::from([4, 7, 9]), 10 * SECOND), dead());
+        assert_eq!(stale.next_look_ns(), Some(19 * SECOND));
+    }
+
+    #[test]
+    fn who_comes_back_to_life_starts_anew() {
+        let mut stale = Stale::new(Duration::from_secs(10));
+        assert!(stale.due(BTreeSet::from([4]), 0).is_empty());
+        assert!(stale.due(BTreeSet::new(), 5 * SECOND).is_empty());
+        assert_eq!(stale.next_look_ns(), None);
+        assert!(stale.due(BTreeSet::from([4]), 10 * SECOND).is_empty());
+    }
+
+    #[test]
+    fn a_critical_endpoint_is_dead_only_if_another_is_better() {
+        let endpoint =
+            |number: u8| json!({"service": "web", "address": format!("10.0.0.{number}")});
+        let mut snapshot = Fixture::default()
+            .service("web", &json!({"ports": [{"name": "main", "port": 80}]}))
+            .endpoint("one", &["main"], &endpoint(1))
+            .endpoint("two", &["main"], &endpoint(2))
+            .snapshot();
+        let number = |snapshot: &Snapshot, name: &str| {
+            let key = ObjectKey::new("shop", name);
+            snapshot
+                .ids
+                .number(&Subject::Endpoint(key, "main".to_owned()))
+        };
+        let fail = |snapshot: &mut Snapshot, name: &str| {
+            let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+            let endpoint = endpoints.get_mut(&ObjectKey::new("shop", name)).unwrap();
+            Arc::make_mut(endpoint).status.health = Some(Health {
+                status: HealthStatus::Critical,
+                since: String::new(),
+                output: String::new(),
+            });
+        };
+        assert_eq!(living(&snapshot).len(), 2);
+        fail(&mut snapshot, "one");
+        assert_eq!(living(&snapshot), HashSet::from([number(&snapshot, "two")]));
+        fail(&mut snapshot, "two");
+        assert_eq!(living(&snapshot).len(), 2);
+        Arc::make_mut(&mut snapshot.endpoints).clear();
+        assert!(living(&snapshot).is_empty());
+    }
+}

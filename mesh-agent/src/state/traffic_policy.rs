@@ -1,0 +1,132 @@
+//! `TrafficPolicy`: how a service or a route is balanced, guarded and shaped. Data only; `traffic` decides by it.
+//!
+//! A policy on one rule of a route goes before one on the whole route, and that before one on the service, field by
+//! field of [`TrafficPolicySpec`]. Only `retries`, `timeouts`, `hedging`, `rateLimits`, `faults`, `priority`,
+//! `circuitBreaker` and `loadBalancing.subsets` have a meaning on a route; the rest belongs to a service.
+
+pub mod balancing;
+pub mod health;
+pub mod resilience;
+pub mod shaping;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::duration::Duration;
+use super::object::{Condition, Kind, Object};
+use balancing::LoadBalancing;
+use health::{HealthCheck, OutlierDetection};
+use resilience::{CircuitBreaker, Hedging, Retries};
+use shaping::{AdaptiveConcurrency, Fault, Priority, RateLimit};
+
+/// A traffic policy of the registry.
+pub type TrafficPolicy = Object<TrafficPolicySpec, TrafficPolicyStatus>;
+
+/// How a target is balanced, guarded and shaped. Absent fields leave things as they are without a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficPolicySpec {
+    /// What the policy is for, in its namespace.
+    pub target: TrafficTarget,
+    /// Which endpoint takes a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+    /// Asks endpoints whether they are well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Leaves endpoints alone that answer badly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Refuses at once what would only make things worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// How long a request may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// Asks a second endpoint when the first is slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
+    /// How much is let through; each limit must have room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<RateLimit>,
+    /// Finds the number of requests at which the service works best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// Who is shed last when the agent is overloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// Injected for tests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}
+
+impl TrafficPolicySpec {
+    /// Whether it asks for more than the kernel does: anything but a simple algorithm, health checks and the threshold
+    /// below which health is ignored.
+    #[must_use]
+    pub fn needs_proxy(&self) -> bool {
+        let Self {
+            target: _,
+            load_balancing,
+            health_check: _,
+            outlier_detection,
+            circuit_breaker,
+            retries,
+            timeouts,
+            hedging,
+            rate_limits,
+            adaptive_concurrency,
+            priority,
+            faults,
+        } = self;
+        load_balancing
+            .as_ref()
+            .is_some_and(LoadBalancing::needs_proxy)
+            || outlier_detection.is_some()
+            || circuit_breaker.is_some()
+            || retries.is_some()
+            || timeouts.is_some()
+            || hedging.is_some()
+            || !rate_limits.is_empty()
+            || adaptive_concurrency.is_some()
+            || priority.is_some()
+            || !faults.is_empty()
+    }
+}
+
+/// What a policy is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficTarget {
+    /// `Service`, `HTTPRoute` or `GRPCRoute`.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Name of one rule of the route; absent: all rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// Deadlines. Those of a route's rule go before these. Zero: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Timeouts {
+    /// From the request to the end of the response, all attempts together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Duration>,
+    /// For one attempt, up to the head of its response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_request: Option<Duration>,
+}
+
+/// What is so with a policy. Written by the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficPolicyStatus {
+    /// `Accepted`: it is in force. `ResolvedRefs`: its target, and what it names, exist.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
