@@ -168,7 +168,7 @@ pub enum ServerKind {
     },
     /// Reads to the end, then says how many bytes it was, and their hash.
     Sink,
-    /// The same without looking at the bytes, so that it costs next to nothing: the kernel drops them.
+    /// The same without looking at the bytes.
     Discard,
     /// Accepts and never reads.
     Deaf,

@@ -2,11 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -129,35 +128,19 @@ fn blocking_echo(stream: TcpStream) -> io::Result<()> {
 }
 
 async fn discard(stream: &mut TcpStream) -> io::Result<()> {
-    let mut count = 0_u64;
+    let mut buffer = vec![0; 262_144];
+    let mut count = 0;
     loop {
-        let taken = stream
-            .async_io(Interest::READABLE, || drop_bytes(stream))
-            .await?;
-        if taken == 0 {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
             break;
         }
-        count += taken as u64;
+        count += length as u64;
     }
     stream
         .write_all(format!("{count} as sent\n").as_bytes())
         .await?;
     stream.shutdown().await
-}
-
-/// Takes what has arrived out of the socket without copying it.
-fn drop_bytes(stream: &TcpStream) -> io::Result<usize> {
-    const MOST: usize = 1 << 20;
-    // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer (tcp(7)), so it may be null.
-    let taken = unsafe {
-        libc::recv(
-            stream.as_raw_fd(),
-            std::ptr::null_mut(),
-            MOST,
-            libc::MSG_TRUNC,
-        )
-    };
-    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
 async fn sink(stream: &mut TcpStream) -> io::Result<()> {

@@ -39,13 +39,13 @@ pub(crate) async fn serve(
     let original = caller.original;
     let result = match port {
         // 2a. Does the service take new connections?
-        Some(port) => match http::admit::connection(&worker, &caller, &port).await {
+        Some(port) => match Box::pin(http::admit::connection(&worker, &caller, &port)).await {
             Ok(()) => forward(&worker, caller, port, stream).await,
-            Err(error) => turn_away(&worker, caller, stream, error).await,
+            Err(error) => Box::pin(turn_away(&worker, caller, stream, error)).await,
         },
         None => {
             let error = Error::NoService(original);
-            explain(&worker, caller, stream, error).await
+            Box::pin(explain(&worker, caller, stream, error)).await
         }
     };
     if let Err(error) = result {
@@ -59,7 +59,10 @@ async fn forward(
     port: Arc<ServicePort>,
     mut stream: TcpStream,
 ) -> Result<(), Error> {
-    let detected = match detect::detect(worker, &caller, &port, &mut stream).await {
+    // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
+    // memory as the largest thing that it may do in place.
+    let detecting = Box::pin(detect::detect(worker, &caller, &port, &mut stream));
+    let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
     };
@@ -122,15 +125,10 @@ async fn serve_http(
     is_http2: bool,
 ) -> Result<(), Error> {
     if first.is_empty() {
-        http::serve(Arc::clone(worker), caller, stream, is_http2).await
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     } else {
-        http::serve(
-            Arc::clone(worker),
-            caller,
-            Prefixed::new(first, stream),
-            is_http2,
-        )
-        .await
+        let stream = Prefixed::new(first, stream);
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     }
 }
 

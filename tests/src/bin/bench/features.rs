@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mesh_tests::node::Node;
 use serde_json::Value;
 
 /// Whether there are any.
@@ -10,16 +11,21 @@ pub(crate) fn are_there() -> bool {
     !files().is_empty()
 }
 
-/// The objects, in the order of the names of their files. What is no JSON is said and left out.
-pub(crate) fn objects() -> Vec<Value> {
-    let read = |path: PathBuf| {
+/// Puts the objects in the order of the names of their files. What is refused is said and left out.
+pub(crate) fn apply(node: &Node) {
+    for path in files() {
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let object = serde_json::from_str(&text);
-        object
-            .map_err(|error| eprintln!("{}: {error}", path.display()))
-            .ok()
-    };
-    files().into_iter().filter_map(read).collect()
+        match serde_json::from_str::<Value>(&text) {
+            Ok(object) => {
+                let answer = node.api().put(&object);
+                if answer.status >= 300 {
+                    eprintln!("without {}: {}", path.display(), answer.body);
+                }
+            }
+            Err(error) => eprintln!("without {}: {error}", path.display()),
+        }
+    }
+    node.settle();
 }
 
 /// The folder is that of `cargo xtask bench`, which runs at the root of the workspace.

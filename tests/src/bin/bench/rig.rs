@@ -166,7 +166,7 @@ impl Rig {
             });
         }
         if with_features {
-            self.node.apply(&features::objects());
+            features::apply(&self.node);
         }
     }
 
@@ -197,7 +197,10 @@ impl Rig {
                 }
             };
             let running = Running::new(self.node.spawn_beside(client, &mut command)?);
-            wait_for(client, task.listen)?;
+            if let Err(error) = wait_for(client, task.listen) {
+                eprintln!("without {}: {error}", peer.name());
+                continue;
+            }
             let address = virtual_address(number);
             let name = format!("peer-{number}");
             let steered = service(&name, &[&address.ip().to_string()], "main", DIALLED, "tcp");
