@@ -92,7 +92,8 @@ where
     record.route = routed.route.as_deref();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
-        None => dial(worker, caller, port).await,
+        // Over before the first byte: the connection shall not carry its size along.
+        None => Box::pin(dial(worker, caller, port)).await,
     };
     let mut dialled = match dialled {
         Ok(dialled) => dialled,
