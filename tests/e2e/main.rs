@@ -7,6 +7,7 @@
 
 mod acceleration;
 mod api;
+mod balancing;
 mod cleanup;
 mod command;
 mod connect;
@@ -19,8 +20,10 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod metrics;
+mod objects;
 mod policy;
 mod routing;
+mod shaping;
 mod shop;
 mod stale;
 mod tcp;

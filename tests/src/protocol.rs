@@ -83,6 +83,19 @@ pub enum Task {
     Load(Load),
     /// Ends loads early; each answers with its report.
     StopLoads,
+    /// HTTP/1.1 requests at a fixed rate, whether or not earlier ones have been answered.
+    Paced(Pace),
+    /// Opens connections and keeps them, with nothing to say.
+    Hold {
+        /// What is dialled.
+        address: SocketAddr,
+        /// How many.
+        connections: u64,
+        /// Whether each sends one HTTP/1.1 request first, and reads the answer.
+        is_http: bool,
+    },
+    /// Closes the connections that are held.
+    Release,
     /// Many short connections from blocking threads.
     ManyConnects {
         /// What is dialled.
@@ -155,6 +168,8 @@ pub enum ServerKind {
     },
     /// Reads to the end, then says how many bytes it was, and their hash.
     Sink,
+    /// The same without looking at the bytes.
+    Discard,
     /// Accepts and never reads.
     Deaf,
     /// Accepts and resets.
@@ -237,6 +252,19 @@ pub struct Load {
     pub millis: u64,
     /// Between two exchanges of a connection.
     pub pause_micros: u64,
+}
+
+/// Requests at a fixed rate.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Pace {
+    /// What is dialled.
+    pub address: SocketAddr,
+    /// Requests a second on average; the time between two is drawn anew for each.
+    pub rate: u32,
+    /// Connections that carry them.
+    pub connections: u32,
+    /// For how long.
+    pub millis: u64,
 }
 
 /// What came of many exchanges.

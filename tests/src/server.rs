@@ -90,6 +90,7 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             echo(&mut stream).await
         }
         ServerKind::Sink => sink(&mut stream).await,
+        ServerKind::Discard => discard(&mut stream).await,
         ServerKind::Deaf => {
             std::future::pending::<()>().await;
             Ok(())
@@ -124,6 +125,22 @@ fn blocking_echo(stream: TcpStream) -> io::Result<()> {
         }
     }));
     Ok(())
+}
+
+async fn discard(stream: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 262_144];
+    let mut count = 0;
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            break;
+        }
+        count += length as u64;
+    }
+    stream
+        .write_all(format!("{count} as sent\n").as_bytes())
+        .await?;
+    stream.shutdown().await
 }
 
 async fn sink(stream: &mut TcpStream) -> io::Result<()> {

@@ -29,7 +29,7 @@ use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    BpfReport, ConnectionList, CoverageList, Explanation, FaultReport, RequestQuestion, Status,
 };
 use crate::telemetry::Telemetry;
 
@@ -173,6 +173,7 @@ impl api::Node for Node {
             objects: self.objects(),
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
+            faults: FaultReport::all(&self.store.snapshot()),
         }
     }
 

@@ -28,6 +28,12 @@ pub fn timestamp() -> String {
     format!("{:.6}", jiff::Timestamp::now())
 }
 
+/// Seconds since 1970, for what clients keep.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

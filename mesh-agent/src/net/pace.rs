@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reading_does_not_wait_for_writing() {
         let (mut near, far) = duplex(100);
-        let mut far = Paced::new(far, 1, |_| Duration::from_secs(3600));
+        let mut far = Paced::new(far, 1, |_| Duration::from_hours(1));
         near.write_all(b"hello").await.unwrap();
         let mut buffer = [0; 5];
         far.read_exact(&mut buffer).await.unwrap();

@@ -106,6 +106,15 @@ pub enum Error {
     /// The endpoint did not answer in time.
     #[error("{0} gave no answer in time")]
     ResponseTimeout(SocketAddr),
+    /// The request has taken longer than it may, all attempts together.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+    /// A circuit breaker is open.
+    #[error("the circuit breaker is open")]
+    BreakerOpen,
+    /// A limit of a circuit breaker is reached.
+    #[error("too many {0} for the service")]
+    Overflow(&'static str),
     /// The endpoint switched protocols although nobody asked.
     #[error("{0} switched protocols unasked")]
     UnaskedUpgrade(SocketAddr),
@@ -153,13 +162,15 @@ impl Error {
             | Self::NoEndpoint
             | Self::Connect { .. }
             | Self::ConnectTimeout(_)
+            | Self::BreakerOpen
+            | Self::Overflow(_)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Handshake { .. }
             | Self::Upstream { .. }
             | Self::UpstreamIo(_)
             | Self::UnaskedUpgrade(_)
             | Self::BadResponse { .. } => StatusCode::BAD_GATEWAY,
-            Self::ResponseTimeout(_) | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
+            Self::ResponseTimeout(_) | Self::Deadline | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -189,12 +200,25 @@ impl Error {
             | Self::Upstream { .. }
             | Self::UpstreamIo(_)
             | Self::ResponseTimeout(_)
+            | Self::Deadline
+            | Self::BreakerOpen
+            | Self::Overflow(_)
             | Self::UnaskedUpgrade(_)
             | Self::BadResponse { .. }
             | Self::SilentBody
             | Self::BrokenBody
             | Self::Idle
             | Self::Draining => false,
+        }
+    }
+
+    /// Whether it speaks against the service as a whole, for its circuit breaker.
+    #[must_use]
+    pub fn is_failure_of_service(&self) -> bool {
+        match self {
+            Self::Upstream { source, .. } => !source.is_user(),
+            Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
+            _ => self.blames_endpoint(),
         }
     }
 
@@ -242,6 +266,9 @@ impl Error {
             Self::Handshake { .. } => "handshake",
             Self::Upstream { .. } | Self::UpstreamIo(_) => "upstream",
             Self::ResponseTimeout(_) => "response-timeout",
+            Self::Deadline => "deadline",
+            Self::BreakerOpen => "breaker-open",
+            Self::Overflow(_) => "overflow",
             Self::UnaskedUpgrade(_) => "unasked-upgrade",
             Self::BadResponse { .. } => "bad-response",
             Self::SilentBody => "silent-body",
@@ -261,6 +288,8 @@ impl Error {
             Self::ConnectionLimit
             | Self::BufferLimit
             | Self::Socket(_)
+            | Self::BreakerOpen
+            | Self::Overflow(_)
             | Self::Concurrency
             | Self::Overload(_) => "UO",
             Self::RateLimited => "RL",
@@ -272,7 +301,7 @@ impl Error {
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
             Self::Handshake { .. } | Self::UnaskedUpgrade(_) | Self::BadResponse { .. } => "UPE",
             Self::Upstream { .. } | Self::UpstreamIo(_) => "UC",
-            Self::ResponseTimeout(_) => "UT",
+            Self::ResponseTimeout(_) | Self::Deadline => "UT",
             Self::Idle | Self::SilentBody => "SI",
             Self::Draining => "LR",
         }

@@ -160,7 +160,8 @@ where
 {
     let service = service_fn({
         let connection = Arc::clone(&connection);
-        move |request| forward::forward(Arc::clone(&connection), request)
+        // hyper keeps the place of a request for as long as the connection: a pointer, not the whole.
+        move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
     });
     let limits = &connection.worker.config.limits;
     let serving = http1::Builder::new()

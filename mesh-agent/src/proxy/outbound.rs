@@ -38,16 +38,15 @@ pub(crate) async fn serve(
     let port = service_port(&worker, &caller).await;
     // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
     let original = caller.original;
-    let result = match port {
-        // 2a. Does the service take new connections?
-        Some(port) => match http::admit::connection(&worker, &caller, &port).await {
+    let result = if let Some(port) = port {
+        // And does it take new connections?
+        match Box::pin(http::admit::connection(&worker, &caller, &port)).await {
             Ok(()) => forward(&worker, caller, port, stream).await,
-            Err(error) => turn_away(&worker, caller, stream, error).await,
-        },
-        None => {
-            let error = Error::NoService(original);
-            explain(&worker, caller, stream, error).await
+            Err(error) => Box::pin(turn_away(&worker, caller, stream, error)).await,
         }
+    } else {
+        let error = Error::NoService(original);
+        Box::pin(explain(&worker, caller, stream, error)).await
     };
     if let Err(error) = result {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
@@ -61,8 +60,16 @@ async fn forward(
     mut stream: TcpStream,
 ) -> Result<(), Error> {
     let way = Way::of(worker, &port);
-    let detected = detect::detect(worker, &caller, &port, way.ahead(), &mut stream).await;
-    let detected = match detected {
+    // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
+    // memory as the largest thing that it may do in place.
+    let detecting = Box::pin(detect::detect(
+        worker,
+        &caller,
+        &port,
+        way.ahead(),
+        &mut stream,
+    ));
+    let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
     };
@@ -125,15 +132,10 @@ async fn serve_http(
     is_http2: bool,
 ) -> Result<(), Error> {
     if first.is_empty() {
-        http::serve(Arc::clone(worker), caller, stream, is_http2).await
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     } else {
-        http::serve(
-            Arc::clone(worker),
-            caller,
-            Prefixed::new(first, stream),
-            is_http2,
-        )
-        .await
+        let stream = Prefixed::new(first, stream);
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     }
 }
 

@@ -17,13 +17,14 @@ use crate::traffic::admission::level::{Level, Look};
 use crate::traffic::admission::queue::Queue;
 use crate::traffic::admission::{Bounds, Lane, Load};
 
-/// How often a busy worker is looked at.
+/// How often a worker is looked at that is late, or where somebody waits.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often one is looked at that is busy, but in time: it may have many streams that live long.
+const CALM_LOOK: Duration = Duration::from_millis(50);
 /// Requests at once from which on a worker is looked at. With fewer nobody waits for long.
 const BUSY: usize = 8;
-/// Looks after which a workload that sends nothing is no longer active, and a worker that has little to do is left
-/// alone.
-const LAPSE: u32 = 200;
+/// Time after which a workload that sends nothing is no longer active, and a worker that has little to do is left alone.
+const LAPSE_NS: u64 = 1_000_000_000;
 
 /// The places of one worker. Only its own thread takes and gives them.
 #[derive(Debug)]
@@ -124,13 +125,14 @@ impl Places {
         loop {
             self.busy.notified().await;
             let mut activity = Activity::default();
-            let mut quiet = 0;
-            while quiet < LAPSE {
-                sleep(LOOK).await;
+            let mut busy_ns = clock::monotonic_ns();
+            let mut now_ns = busy_ns;
+            while now_ns.saturating_sub(busy_ns) < LAPSE_NS {
+                sleep(self.pause(&level)).await;
                 let began = clock::monotonic_ns();
                 yield_now().await;
-                let now_ns = clock::monotonic_ns();
-                let workloads = activity.workloads(&self.lanes());
+                now_ns = clock::monotonic_ns();
+                let workloads = activity.workloads(&self.lanes(), now_ns);
                 level.look(&Look {
                     now_ns,
                     lag_ns: now_ns.saturating_sub(began),
@@ -142,12 +144,26 @@ impl Places {
                 self.expire(now_ns);
                 self.dispatch();
                 gauges.show(&level);
-                let is_quiet =
-                    self.load.active() < BUSY && self.load.queued() == 0 && !level.is_limited();
-                quiet = if is_quiet { quiet + 1 } else { 0 };
+                if self.load.active() >= BUSY || self.load.queued() > 0 || level.is_limited() {
+                    busy_ns = now_ns;
+                }
             }
             self.load.set(level.places(), 1);
             self.is_watched.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that wait.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.load.queued()
+    }
+
+    fn pause(&self, level: &Level) -> Duration {
+        if level.is_calm() && self.load.queued() == 0 {
+            CALM_LOOK
+        } else {
+            LOOK
         }
     }
 
@@ -213,7 +229,6 @@ impl Drop for Place {
 /// Which workloads have sent something lately.
 #[derive(Debug, Default)]
 struct Activity {
-    looks: u32,
     lanes: HashMap<u32, Seen>,
 }
 
@@ -221,25 +236,23 @@ struct Activity {
 struct Seen {
     /// Requests that had come.
     came: u64,
-    /// At which look there was something new.
-    last: Option<u32>,
+    /// When there was something new.
+    last_ns: Option<u64>,
 }
 
 impl Activity {
-    /// How many, after one more look.
-    fn workloads(&mut self, lanes: &[(u32, Arc<Lane>)]) -> usize {
-        self.looks = self.looks.wrapping_add(1);
-        let looks = self.looks;
+    /// How many, as of now.
+    fn workloads(&mut self, lanes: &[(u32, Arc<Lane>)], now_ns: u64) -> usize {
         for (number, lane) in lanes {
             let came = lane.came();
-            let seen = self
-                .lanes
-                .entry(*number)
-                .or_insert(Seen { came, last: None });
+            let seen = self.lanes.entry(*number).or_insert(Seen {
+                came,
+                last_ns: None,
+            });
             if seen.came != came || lane.active() > 0 {
                 *seen = Seen {
                     came,
-                    last: Some(looks),
+                    last_ns: Some(now_ns),
                 };
             }
         }
@@ -247,7 +260,71 @@ impl Activity {
             self.lanes
                 .retain(|number, _| lanes.iter().any(|(alive, _)| alive == number));
         }
-        let is_recent = |seen: &&Seen| seen.last.is_some_and(|it| looks.wrapping_sub(it) < LAPSE);
+        let is_recent = |seen: &&Seen| {
+            seen.last_ns
+                .is_some_and(|it| now_ns.saturating_sub(it) < LAPSE_NS)
+        };
         self.lanes.values().filter(is_recent).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        requests: 100,
+        workload_requests: 100,
+        queued: 10,
+        patience_ns: 0,
+    };
+
+    #[test]
+    fn workloads_are_active_while_they_send_or_wait_for_an_answer() {
+        let load = Load::new(BOUNDS);
+        let lanes: Vec<(u32, Arc<Lane>)> = (0..3).map(|it| (it, Arc::default())).collect();
+        let mut activity = Activity::default();
+        assert!(load.enter(&lanes[0].1) && load.enter(&lanes[1].1));
+        load.leave(&lanes[1].1);
+        // Who has sent before the first look is not known to be active.
+        assert_eq!(activity.workloads(&lanes, 1), 1);
+        assert!(load.enter(&lanes[1].1));
+        load.leave(&lanes[1].1);
+        assert_eq!(activity.workloads(&lanes, 2), 2);
+        assert_eq!(activity.workloads(&lanes, 2 + LAPSE_NS), 1);
+        load.leave(&lanes[0].1);
+        assert_eq!(activity.workloads(&lanes[..0], 3 + LAPSE_NS), 0);
+    }
+
+    #[tokio::test]
+    async fn a_place_goes_to_who_still_waits_for_it() {
+        let places = Arc::new(Places::new(Bounds {
+            requests: 1,
+            ..BOUNDS
+        }));
+        places.load.set(1, 1);
+        let lane = places.lane(1);
+        let enter = |places: &Arc<Places>| {
+            let (places, lane) = (Arc::clone(places), Arc::clone(&lane));
+            async move { places.enter(&lane, Priority::Normal).await }
+        };
+        let (held, entry) = enter(&places).await.unwrap();
+        assert_eq!(entry, Entry::Direct);
+        let gone = tokio::spawn(enter(&places));
+        while places.load.queued() < 1 {
+            yield_now().await;
+        }
+        let waiting = tokio::spawn(enter(&places));
+        while places.load.queued() < 2 {
+            yield_now().await;
+        }
+        gone.abort();
+        assert!(gone.await.is_err());
+        drop(held);
+        let (held, entry) = waiting.await.unwrap().unwrap();
+        assert_eq!(entry, Entry::Queued);
+        assert_eq!((places.load.active(), places.load.queued()), (1, 0));
+        drop(held);
+        assert_eq!((places.load.active(), lane.active()), (0, 0));
     }
 }

@@ -19,6 +19,7 @@ use super::select::{self, Selection};
 use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
+use crate::net::clock;
 use crate::net::copy::{self, Counts, End};
 use crate::net::pace::Paced;
 use crate::net::socket;
@@ -29,6 +30,8 @@ use crate::traffic::route::stream::StreamRoute;
 pub(crate) struct Dialled {
     /// The connection.
     pub(crate) stream: TcpStream,
+    /// The service port that it is an endpoint of: the one wanted, or one that took over.
+    pub(crate) port: Arc<ServicePort>,
     /// The endpoint, where it counts.
     pub(crate) active: Active,
     /// Endpoints tried.
@@ -41,7 +44,7 @@ pub(crate) async fn dial(
     caller: &Caller,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
-    let mut selection = Selection::new(Arc::clone(port));
+    let mut selection = Selection::of_connection(Arc::clone(port), &port.policy, caller);
     let mut last = Error::NoEndpoint;
     for attempts in 1..=MAX_ATTEMPTS {
         let active = match selection.next(worker, caller) {
@@ -52,10 +55,12 @@ pub(crate) async fn dial(
         if attempts > 1 {
             worker.metrics.retried(last.reason());
         }
-        match connect::dial(worker, caller, port, active.endpoint()).await {
+        match connect::dial(worker, caller, selection.port(), active.endpoint()).await {
             Ok(stream) => {
+                active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
                     stream,
+                    port: Arc::clone(selection.port()),
                     active,
                     attempts,
                 });
@@ -87,7 +92,8 @@ where
     record.route = routed.route.as_deref();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
-        None => dial(worker, caller, port).await,
+        // Over before the first byte: the connection shall not carry its size along.
+        None => Box::pin(dial(worker, caller, port)).await,
     };
     let mut dialled = match dialled {
         Ok(dialled) => dialled,
@@ -96,6 +102,7 @@ where
             return Err(error);
         }
     };
+    record.port = &dialled.port;
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();

@@ -183,6 +183,7 @@ impl Worker {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     self.heartbeat_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
+                    self.pool.make_room(self);
                     count = count.wrapping_add(1);
                     if count.is_multiple_of(SWEEP) {
                         self.pool.sweep(self, &self.views.load());

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Snapshot;
+
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,6 +208,37 @@ pub struct Status {
     pub workers: u64,
     /// Connections that the proxy carries now.
     pub proxied_connections: u64,
+    /// Policies that inject faults at the moment.
+    #[serde(default)]
+    pub faults: Vec<FaultReport>,
+}
+
+/// A policy that injects faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultReport {
+    /// `namespace/name` of the policy.
+    pub policy: String,
+    /// Kind and name of what it is for.
+    pub target: String,
+    /// How many faults.
+    pub count: u64,
+}
+
+impl FaultReport {
+    /// Those of all policies that are in force.
+    #[must_use]
+    pub fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let policies = snapshot.traffic_policies.values();
+        policies
+            .filter(|it| !it.spec.faults.is_empty() && it.is_in_force())
+            .map(|it| Self {
+                policy: it.key().to_string(),
+                target: format!("{} {}", it.spec.target.kind, it.spec.target.name),
+                count: it.spec.faults.len() as u64,
+            })
+            .collect()
+    }
 }
 
 /// Whether acceleration is on.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use regex::Regex;
 
-use crate::state::route::{NameMatch, StringMatchType};
+use crate::state::route::NameMatch;
 use crate::state::traffic_policy::shaping::{self, FaultSource};
+use crate::traffic::retry::conditions::GRPC_CODES;
+use crate::traffic::route::condition::field;
+use crate::traffic::route::text::TextMatch;
 
 /// Faults of one target, in order.
 #[derive(Clone, Debug, Default)]
@@ -14,16 +16,10 @@ pub struct Faults(Vec<Fault>);
 
 #[derive(Clone, Debug)]
 struct Fault {
-    headers: Vec<(HeaderName, Wanted)>,
+    headers: Vec<(HeaderName, TextMatch)>,
     sources: Vec<FaultSource>,
     delay: Option<(Duration, u32)>,
     abort: Option<(Abort, u32)>,
-}
-
-#[derive(Clone, Debug)]
-enum Wanted {
-    Exact(Box<str>),
-    Expression(Regex),
 }
 
 /// How a request is made to fail.
@@ -119,34 +115,16 @@ impl Fault {
 
     fn matches(&self, headers: &HeaderMap, source: &Source<'_>) -> bool {
         let from = self.sources.is_empty() || self.sources.iter().any(|it| is_from(it, source));
-        from && self.headers.iter().all(|(name, wanted)| {
-            headers
-                .get_all(name)
-                .iter()
-                .any(|it| wanted.is_match(it.as_bytes()))
-        })
+        from && self
+            .headers
+            .iter()
+            .all(|(name, wanted)| field(headers, name).is_some_and(|value| wanted.is_match(&value)))
     }
 }
 
-impl Wanted {
-    fn is_match(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Exact(wanted) => wanted.as_bytes() == value,
-            Self::Expression(wanted) => {
-                std::str::from_utf8(value).is_ok_and(|it| wanted.is_match(it))
-            }
-        }
-    }
-}
-
-fn compile_header(from: &NameMatch) -> Option<(HeaderName, Wanted)> {
+fn compile_header(from: &NameMatch) -> Option<(HeaderName, TextMatch)> {
     let name = HeaderName::try_from(&from.name).ok()?;
-    let wanted = match from.kind {
-        StringMatchType::Exact => Wanted::Exact(from.value.as_str().into()),
-        StringMatchType::RegularExpression => {
-            Wanted::Expression(Regex::new(&format!(r"\A(?:{})\z", from.value)).ok()?)
-        }
-    };
+    let wanted = TextMatch::new(from.kind, &from.value).ok()?;
     Some((name, wanted))
 }
 
@@ -166,28 +144,8 @@ fn is_drawn(percent: u32, random: u32) -> bool {
 #[must_use]
 pub fn grpc_code(name: &str) -> Option<u8> {
     let index = GRPC_CODES.iter().position(|it| *it == name)?;
-    u8::try_from(index + 1).ok()
+    u8::try_from(index).ok().filter(|code| *code > 0)
 }
-
-/// From 1 on.
-const GRPC_CODES: [&str; 16] = [
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 #[cfg(test)]
 mod tests {

@@ -166,6 +166,10 @@ pub(in crate::command) fn status(status: &Status) -> String {
         format!("{} in the kernel", status.programmed_revision)
     };
     let objects = status.objects.iter();
+    let faults = status
+        .faults
+        .iter()
+        .map(|it| format!("{} for {}: {}", it.policy, it.target, it.count));
     pairs([
         ("Ready", ready),
         ("Version", status.version.clone()),
@@ -187,6 +191,7 @@ pub(in crate::command) fn status(status: &Status) -> String {
             "Proxied connections",
             status.proxied_connections.to_string(),
         ),
+        ("Faults", join(faults)),
     ])
 }
 

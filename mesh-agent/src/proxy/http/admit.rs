@@ -40,11 +40,12 @@ pub(crate) struct Quota {
 }
 
 impl Admitted {
-    /// The head of an endpoint's answer has come.
-    pub(crate) fn answered(&mut self) {
+    /// The head of an endpoint's answer has come: its client is told what is left.
+    pub(crate) fn answered(&mut self, headers: &mut HeaderMap) {
         if let Some(running) = &mut self.running {
             running.answered();
         }
+        self.tell(headers);
     }
 
     /// What follows is a tunnel: it may live for ever, and costs the worker no more than an opaque connection.

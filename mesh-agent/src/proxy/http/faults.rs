@@ -11,7 +11,7 @@ use crate::proxy::policy::Policy;
 use crate::traffic::fault::{Abort, Source};
 
 /// Longest delay of all faults together; one is at most as long.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Does to a request what the faults of `policy` draw for it.
 pub(crate) async fn inject(

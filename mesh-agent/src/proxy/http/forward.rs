@@ -136,11 +136,7 @@ fn prepare(
     headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
     note(exchange, &parts, Some(wish));
     let body = if has_body {
-        Outgoing::Streamed {
-            inner: exchange.guard_request(body).copied(tees),
-            count: Arc::clone(&exchange.request_bytes),
-            fate: Arc::clone(exchange.fate.get_or_insert_default()),
-        }
+        Outgoing::Streamed(exchange.upload(body, tees))
     } else {
         Outgoing::Empty
     };
@@ -167,7 +163,6 @@ impl Sent {
         mut response: Response<Incoming>,
     ) -> Result<Answer, Error> {
         exchange.answered(response.status(), response.headers());
-        exchange.admitted.answered();
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if is_switch && self.wish.upgrade.is_none() {
             return Err(unasked(exchange));
@@ -175,7 +170,8 @@ impl Sent {
         let is_tunnel = is_switch || (self.wish.is_connect && response.status().is_success());
         let after = After::of(is_tunnel, &exchange.connection);
         headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
-        exchange.admitted.tell(response.headers_mut());
+        exchange.tell_session(response.headers_mut());
+        exchange.admitted.answered(response.headers_mut());
         if let Some(ruled) = &self.ruled {
             filters::response(ruled, response.headers_mut(), self.origin.as_ref());
         }

@@ -15,7 +15,7 @@ use crate::traffic::limit::keyed::Keyed;
 use crate::traffic::limit::{Bucket, Granted, Rate, Refused, nanos};
 
 /// Limits of all levels: each must have room.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Limits {
     /// Of requests.
     pub(crate) requests: Vec<Arc<Limit>>,

@@ -226,7 +226,7 @@ async fn bytes_of_an_opaque_connection_take_their_time_and_arrive_whole() {
     assert_eq!(received, sent);
     // There and back: 600,000 bytes less the burst.
     assert!(took >= Duration::from_millis(570), "{took:?}");
-    assert!(took <= Duration::from_millis(3_000), "{took:?}");
+    assert!(took <= Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test]
@@ -272,6 +272,51 @@ async fn a_service_gets_no_more_requests_than_its_concurrency() {
     assert_eq!((status(&first), status(&second)), (200, 200));
     node.metric(&["mesh_proxy_concurrency_refused_total", "web"], 1)
         .await;
+}
+
+#[tokio::test]
+async fn who_has_a_lower_priority_makes_room_in_the_queue() {
+    let (endpoint, go, seen) = slow_server().await;
+    let mut config = Config::default();
+    config.limits.requests = 1;
+    config.limits.workload_requests = 1;
+    config.limits.queued_requests = 1;
+    config.timeouts.queue = Duration::from_secs(10);
+    let node = Node::start_with("http", &[endpoint], config);
+    let node = &node;
+    let queued = || {
+        let workers = node.proxy().workers.iter();
+        workers
+            .map(|(worker, _)| worker.places.queued())
+            .sum::<usize>()
+    };
+    // Each of the two workers serves one, and one waits at each; the fifth goes to either.
+    let low = async {
+        eventually("two requests", || seen.load(Ordering::Relaxed) == 2).await;
+        put(node, "http", endpoint, &json!({"priority": "Low"}));
+        tokio::join!(node.raw(GET), node.raw(GET))
+    };
+    let high = async {
+        eventually("two that wait", || queued() == 2).await;
+        put(node, "http", endpoint, &json!({"priority": "High"}));
+        node.raw(GET).await
+    };
+    let release = async {
+        node.metric(&["mesh_proxy_shed_total", "queue-full"], 1)
+            .await;
+        eventually("all are answered", || {
+            go.notify_waiters();
+            seen.load(Ordering::Relaxed) == 4
+        })
+        .await;
+        go.notify_waiters();
+    };
+    let (first, second, low, high, ()) =
+        tokio::join!(node.raw(GET), node.raw(GET), low, high, release);
+    assert_eq!((status(&first), status(&second)), (200, 200));
+    let mut low = [status(&low.0), status(&low.1)];
+    low.sort_unstable();
+    assert_eq!((low, status(&high)), ([200, 503], 200));
 }
 
 #[tokio::test]

@@ -61,6 +61,12 @@ impl Level {
         self.lag_ns
     }
 
+    /// Whether the worker is far from too late, and not limited.
+    #[must_use]
+    pub const fn is_calm(&self) -> bool {
+        self.lag_ns < MOST_LAG_NS / 4 && !self.is_limited()
+    }
+
     /// Decides anew.
     pub fn look(&mut self, look: &Look) {
         self.lag_ns = (self.lag_ns * 3 + look.lag_ns) / 4;

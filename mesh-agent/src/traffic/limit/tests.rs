@@ -99,7 +99,7 @@ fn several_threads_together_never_get_more_than_the_limit() {
         granted
     };
     let mut granted: Vec<u64> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        let threads = [(); 4].map(|()| scope.spawn(work));
         threads
             .into_iter()
             .flat_map(|it| it.join().unwrap())
