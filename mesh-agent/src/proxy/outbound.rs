@@ -62,7 +62,13 @@ async fn forward(
     let way = Way::of(worker, &port);
     // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
     // memory as the largest thing that it may do in place.
-    let detecting = Box::pin(detect::detect(worker, &caller, &port, way.ahead(), &mut stream));
+    let detecting = Box::pin(detect::detect(
+        worker,
+        &caller,
+        &port,
+        way.ahead(),
+        &mut stream,
+    ));
     let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
