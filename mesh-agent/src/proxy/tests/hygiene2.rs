@@ -428,7 +428,8 @@ async fn empty_frames_that_a_client_does_not_take_are_not_stored() {
     let mut client = client(&node).await;
     let request = Request::get("http://web/").body(Full::default());
     let response = client.send_request(request.expect("a request"));
-    let _response = within(response).await.expect("answers");
+    // Its head may be overtaken by what comes of the flood.
+    let _unread = within(response).await;
     super::fixture::eventually("the end", || cut.lock().expect("no panic").contains(&true)).await;
 }
 
