@@ -115,9 +115,10 @@ impl Fault {
 
     fn matches(&self, headers: &HeaderMap, source: &Source<'_>) -> bool {
         let from = self.sources.is_empty() || self.sources.iter().any(|it| is_from(it, source));
-        from && self.headers.iter().all(|(name, wanted)| {
-            field(headers, name).is_some_and(|value| wanted.is_match(&value))
-        })
+        from && self
+            .headers
+            .iter()
+            .all(|(name, wanted)| field(headers, name).is_some_and(|value| wanted.is_match(&value)))
     }
 }
 
