@@ -17,12 +17,15 @@ pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
+pub(crate) mod outliers;
 pub(crate) mod overload;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;
+pub(crate) mod streams;
 pub(crate) mod tcp;
 pub(crate) mod view;
+pub(crate) mod vitals;
 pub(crate) mod worker;
 
 #[cfg(test)]
@@ -176,7 +179,13 @@ impl Proxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()?;
-            let work = async { tokio::join!(views.run(notices), metrics.keep_tidy()) };
+            let work = async {
+                tokio::join!(
+                    views.run(notices),
+                    metrics.keep_tidy(),
+                    outliers::run(&views, &metrics)
+                )
+            };
             runtime.block_on(stop.run_until_cancelled(work));
             Ok(())
         })?);

@@ -3,11 +3,18 @@
 pub mod admission;
 pub mod authz;
 pub mod balance;
+pub mod breaker;
 pub mod concurrency;
+pub mod deadline;
 pub mod ejection;
 pub mod fault;
+pub mod health;
+pub mod hedge;
 pub mod limit;
+pub mod outlier;
 pub mod path;
+pub mod retry;
+pub mod route;
 pub mod session;
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
 use crate::state;
-use crate::state::endpoint::Locality;
 use crate::state::report::MapReport;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
@@ -228,7 +227,7 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
         },
         path_normalization: wanted.path_normalization,
         access_log,
-        locality: Locality::default(),
+        locality: settings.locality.clone(),
     }
 }
 

@@ -26,8 +26,11 @@ pub(crate) use series::{Series, TcpSeries};
 pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
+use super::policy::breaker::Limit;
 use crate::metrics::Registry;
 use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
+use crate::traffic::breaker;
+use crate::traffic::outlier;
 
 type Reason = [(&'static str, &'static str); 1];
 type Worker = [(&'static str, String); 1];
@@ -50,14 +53,18 @@ pub(crate) struct Metrics {
     refused: Family<Reason, Counter>,
     errors: Family<Reason, Counter>,
     retries: Family<Reason, Counter>,
+    retries_refused: Family<Reason, Counter>,
+    hedges: Family<Reason, Counter>,
+    ejections: Family<Reason, Counter>,
+    breaker_changes: Family<Reason, Counter>,
+    breaker_overflows: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
+    mirrored: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
     /// What is limited, shed and injected.
     pub(crate) shaping: Shaping,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
-    /// Endpoints put aside because they refused a connection.
-    pub(crate) ejections: Counter,
     /// Connections to endpoints, by use.
     pub(crate) pool_idle: Gauge,
     /// Connections to endpoints that were made.
@@ -93,11 +100,16 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         refused: Family::default(),
         errors: Family::default(),
         retries: Family::default(),
+        retries_refused: Family::default(),
+        hedges: Family::default(),
+        ejections: Family::default(),
+        breaker_changes: Family::default(),
+        breaker_overflows: Family::default(),
         detected: Family::default(),
+        mirrored: Family::default(),
         worker_connections: Family::default(),
         shaping: Shaping::register(registry),
         audited: Counter::default(),
-        ejections: Counter::default(),
         pool_idle: Gauge::default(),
         pool_dialled: Counter::default(),
         pool_reused: Counter::default(),
@@ -178,10 +190,16 @@ impl Metrics {
             "Attempts after the first, by reason",
             self.retries.clone(),
         );
+        self.register_resilience(registry);
         registry.register(
             "mesh_proxy_detected",
             "Connections by how their protocol was found",
             self.detected.clone(),
+        );
+        registry.register(
+            "mesh_proxy_mirrored",
+            "Copies of requests that routes asked for, by outcome: sent, failed, dropped for want of room or of a service",
+            self.mirrored.clone(),
         );
         registry.register(
             "mesh_proxy_connections",
@@ -192,11 +210,6 @@ impl Metrics {
             "mesh_proxy_audit_denied",
             "Connections and requests that an audited policy would have refused",
             self.audited.clone(),
-        );
-        registry.register(
-            "mesh_proxy_ejections",
-            "Endpoints put aside because they refused a connection",
-            self.ejections.clone(),
         );
         registry.register(
             "mesh_proxy_pool_idle",
@@ -215,6 +228,34 @@ impl Metrics {
         );
     }
 
+    fn register_resilience(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_proxy_retries_refused",
+            "Attempts after the first that were wanted and not made, by reason",
+            self.retries_refused.clone(),
+        );
+        registry.register(
+            "mesh_proxy_hedges",
+            "Attempts beside one that was slow: sent, and of these won",
+            self.hedges.clone(),
+        );
+        registry.register(
+            "mesh_proxy_ejections",
+            "Endpoints put aside, by reason",
+            self.ejections.clone(),
+        );
+        registry.register(
+            "mesh_breaker_changes",
+            "Circuit breakers that changed, by the state that they changed to",
+            self.breaker_changes.clone(),
+        );
+        registry.register(
+            "mesh_breaker_overflows",
+            "Requests and connections that a limit of a circuit breaker refused, by limit",
+            self.breaker_overflows.clone(),
+        );
+    }
+
     /// Counts a connection that was refused.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
@@ -230,9 +271,47 @@ impl Metrics {
         self.retries.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// Counts an attempt after the first that was not made.
+    pub(crate) fn retry_refused(&self, reason: &'static str) {
+        self.retries_refused
+            .get_or_create(&[("reason", reason)])
+            .inc();
+    }
+
+    /// Counts an attempt beside a slow one, `sent` or `won`.
+    pub(crate) fn hedged(&self, outcome: &'static str) {
+        self.hedges.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Counts an endpoint that was put aside.
+    pub(crate) fn ejected(&self, reason: outlier::Reason) {
+        self.ejections
+            .get_or_create(&[("reason", reason.as_str())])
+            .inc();
+    }
+
+    /// Counts a circuit breaker that has changed.
+    pub(crate) fn breaker_changed(&self, state: breaker::State) {
+        self.breaker_changes
+            .get_or_create(&[("state", state.as_str())])
+            .inc();
+    }
+
+    /// Counts what a limit of a circuit breaker refused.
+    pub(crate) fn overflow(&self, what: Limit) {
+        self.breaker_overflows
+            .get_or_create(&[("limit", what.as_str())])
+            .inc();
+    }
+
     /// Counts how a protocol was found.
     pub(crate) fn detected(&self, how: &'static str) {
         self.detected.get_or_create(&[("outcome", how)]).inc();
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// The gauge of a worker's connections.

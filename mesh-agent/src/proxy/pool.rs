@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -16,13 +17,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_common::workload::Caller as Identity;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::caller::Caller;
 use super::connect;
 use super::error::Error;
 use super::http::body::Outgoing;
 use super::http::{CONNECTION_WINDOW, MIN_BUFFER, STREAM_WINDOW};
+use super::policy::breaker::{Limit, Place, Room};
 use super::view::{Endpoint, ServicePort, Table, View};
 use super::worker::Worker;
 
@@ -81,6 +83,7 @@ impl Default for Entry {
 struct Idle {
     sender: http1::SendRequest<Outgoing>,
     since: Instant,
+    room: Option<Arc<Room>>,
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +149,8 @@ pub(crate) enum Lease {
         sender: http1::SendRequest<Outgoing>,
         /// Where it belongs.
         key: Key,
+        /// What its place is in, where connections are limited.
+        room: Option<Arc<Room>>,
     },
     /// A stream of an HTTP/2 connection.
     Http2 {
@@ -184,10 +189,14 @@ impl Pool {
     fn take_idle(&self, worker: &Worker, key: &Key) -> Option<Lease> {
         let mut entries = self.entries();
         let idle = &mut entries.get_mut(key)?.idle;
-        while let Some(Idle { sender, .. }) = idle.pop() {
+        while let Some(Idle { sender, room, .. }) = idle.pop() {
             worker.metrics.pool_idle.dec();
             if sender.is_ready() {
-                return Some(Lease::Http1 { sender, key: *key });
+                return Some(Lease::Http1 {
+                    sender,
+                    key: *key,
+                    room,
+                });
             }
         }
         None
@@ -200,10 +209,10 @@ impl Pool {
 
     /// Takes a connection back when its response has ended.
     pub(crate) fn give_back(&self, worker: &Worker, lease: Lease) {
-        let Lease::Http1 { sender, key } = lease else {
+        let Lease::Http1 { sender, key, room } = lease else {
             return;
         };
-        if sender.is_closed() {
+        if sender.is_closed() || is_wanted(room.as_ref()) {
             return;
         }
         let mut entries = self.entries();
@@ -213,7 +222,23 @@ impl Pool {
             idle.push(Idle {
                 sender,
                 since: Instant::now(),
+                room,
             });
+        }
+    }
+
+    /// Closes idle connections whose place somebody waits for.
+    pub(crate) fn make_room(&self, worker: &Worker) {
+        let mut dropped = 0_i64;
+        for entry in self.entries().values_mut() {
+            entry.idle.retain(|idle| {
+                let is_dropped = is_wanted(idle.room.as_ref());
+                dropped += i64::from(is_dropped);
+                !is_dropped
+            });
+        }
+        if dropped > 0 {
+            worker.metrics.pool_idle.dec_by(dropped);
         }
     }
 
@@ -243,6 +268,58 @@ impl Pool {
     }
 }
 
+fn is_wanted(room: Option<&Arc<Room>>) -> bool {
+    room.is_some_and(|room| room.is_wanted())
+}
+
+/// A connection that needs not be made.
+pub(crate) fn at_hand(
+    worker: &Worker,
+    caller: &Caller,
+    endpoint: &Endpoint,
+    is_http2: bool,
+) -> Option<Lease> {
+    let key = Key::new(caller, endpoint);
+    let lease = if is_http2 {
+        worker.pool.take_shared(&key)
+    } else {
+        worker.pool.take_idle(worker, &key)
+    };
+    if lease.is_some() {
+        worker.metrics.pool_reused.inc();
+    }
+    lease
+}
+
+/// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
+/// connection may take.
+async fn place(worker: &Worker, room: Option<&Arc<Room>>) -> Result<Option<Place>, Error> {
+    let Some(room) = room else { return Ok(None) };
+    if let Some(place) = room.take() {
+        return Ok(Some(place));
+    }
+    let waiting = async {
+        let mut waiting = pin!(room.wait());
+        // Counted as waiting from the first poll, so that what is idle goes.
+        if let Poll::Ready(place) = poll_once(waiting.as_mut()).await {
+            return place;
+        }
+        worker.pool.make_room(worker);
+        waiting.await
+    };
+    let place = timeout(worker.config.timeouts.connect, waiting).await.ok();
+    if place.is_none() {
+        worker.metrics.overflow(Limit::Connections);
+    }
+    let refused = || Error::Overflow(Limit::Connections.as_str());
+    place.map(Some).ok_or_else(refused)
+}
+
+/// Polls a future once, whatever comes of it.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
 /// A connection on which one HTTP/1.1 request can be sent.
 pub(crate) async fn http1(
     worker: &Arc<Worker>,
@@ -255,6 +332,8 @@ pub(crate) async fn http1(
         worker.metrics.pool_reused.inc();
         return Ok(lease);
     }
+    let room = port.policy.room();
+    let place = place(worker, room).await?;
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
@@ -268,8 +347,13 @@ pub(crate) async fn http1(
     worker.spawn(async move {
         // How it ended the requests on it have been told.
         drop(connection.with_upgrades().await);
+        drop(place);
     });
-    Ok(Lease::Http1 { sender, key })
+    Ok(Lease::Http1 {
+        sender,
+        key,
+        room: room.map(Arc::clone),
+    })
 }
 
 /// A stream on an HTTP/2 connection, within what the peer allows.
@@ -299,8 +383,9 @@ pub(crate) async fn http2(
     if is_full {
         return Err(Error::ConnectionLimit);
     }
+    let place = place(worker, port.policy.room()).await?;
     let stream = connect::dial(worker, caller, port, endpoint).await?;
-    let shared = handshake2(worker, endpoint, stream).await?;
+    let shared = handshake2(worker, endpoint, stream, place).await?;
     let lease = shared.lease().ok_or(Error::NoEndpoint)?;
     worker
         .pool
@@ -316,6 +401,7 @@ async fn handshake2(
     worker: &Arc<Worker>,
     endpoint: &Endpoint,
     stream: TcpStream,
+    place: Option<Place>,
 ) -> Result<Shared, Error> {
     let (sender, connection) = http2::Builder::new(worker.executor())
         .timer(TokioTimer::new())
@@ -350,6 +436,7 @@ async fn handshake2(
             })
             .await,
         );
+        drop(place);
     });
     Ok(Shared {
         sender,

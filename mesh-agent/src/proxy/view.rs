@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
@@ -15,6 +15,7 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
+use super::vitals::Vitals;
 use crate::net::clock;
 use crate::state::endpoint;
 use crate::state::endpoint::Locality;
@@ -24,13 +25,16 @@ use crate::state::workload;
 use crate::traffic::authz;
 use crate::traffic::balance::latency::Latency;
 use crate::traffic::balance::streams::{Begun, Streams};
-use crate::traffic::ejection::Ejection;
+use crate::traffic::route::split::Target;
 use crate::traffic::session;
 
 pub(crate) mod cell;
 mod compile;
 pub(crate) mod plans;
 mod policies;
+pub(crate) mod routes;
+
+use routes::{PortRoutes, Routes};
 
 use plans::Layouts;
 
@@ -48,6 +52,8 @@ pub(crate) struct View {
     services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
     /// Where this node is.
     here: Arc<Locality>,
+    /// Where requests and connections for services go, if not to the service itself.
+    routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
@@ -66,12 +72,25 @@ impl View {
         self.ports.get(dialled)
     }
 
+    /// Every service port, once for each address that it has.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        self.ports.values()
+    }
+
     /// The port of a service with a number.
     pub(crate) fn port_of(&self, service: &ObjectKey, port: u16) -> Option<&Arc<ServicePort>> {
         self.services
             .get(service)?
             .iter()
             .find(|it| it.port == port)
+    }
+
+    /// The service port that a route sends to.
+    pub(crate) fn backend(&self, target: &Target) -> Option<&Arc<ServicePort>> {
+        match target.port {
+            Some(port) => self.port_of(&target.service, port),
+            None => self.services.get(&target.service)?.first(),
+        }
     }
 
     /// The workload with a number.
@@ -133,6 +152,8 @@ pub(crate) struct ServicePort {
     sessions: OnceLock<Table<u64, u32>>,
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
+    /// Where its requests and connections go, if not to its own endpoints.
+    pub(crate) routes: Option<Arc<PortRoutes>>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
@@ -197,8 +218,8 @@ impl ServicePort {
     /// The index of the endpoint that a session has this number for.
     pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
         let sessions = self.sessions.get_or_init(|| {
-            let number = |endpoint: &Arc<Endpoint>| endpoint.session_number(&self.service);
-            self.endpoints.iter().map(number).zip(0..).collect()
+            let numbers = self.endpoints.iter().map(|it| it.session_number());
+            numbers.zip(0..).collect()
         });
         sessions.get(&number).copied()
     }
@@ -227,8 +248,9 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// The number that sessions have for it.
-    pub(crate) fn session_number(&self, service: &ObjectKey) -> u64 {
-        session::number(service, &self.key, self.address)
+    pub(crate) fn session_number(&self) -> u64 {
+        let service = ObjectKey::new(&self.key.namespace, &self.object.spec.service);
+        session::number(&service, &self.key, self.address)
     }
 }
 
@@ -244,9 +266,8 @@ pub(crate) struct Live {
     pub(crate) latency: Latency,
     /// Since when it takes part: it came, or came back.
     since_ns: AtomicU64,
-    is_critical: AtomicBool,
-    ejected_until_ns: AtomicU64,
-    ejection: Mutex<Ejection>,
+    /// How it is.
+    pub(crate) vitals: Vitals,
     series: Handles<u32, Series>,
 }
 
@@ -258,9 +279,7 @@ impl Live {
             streams: Streams::default(),
             latency: Latency::default(),
             since_ns: AtomicU64::new(clock::monotonic_ns()),
-            is_critical: AtomicBool::new(false),
-            ejected_until_ns: AtomicU64::new(0),
-            ejection: Mutex::default(),
+            vitals: Vitals::default(),
             series: Handles::default(),
         }
     }
@@ -277,45 +296,38 @@ impl Live {
         self.since_ns.load(Ordering::Relaxed)
     }
 
-    /// Whether checks have found it unfit.
-    pub(crate) fn is_critical(&self) -> bool {
-        self.is_critical.load(Ordering::Relaxed)
-    }
-
-    /// Checks have found it unfit, or fit again.
-    pub(crate) fn set_critical(&self, is_critical: bool) {
-        let was_critical = self.is_critical.swap(is_critical, Ordering::Relaxed);
-        if was_critical && !is_critical {
-            self.since_ns
-                .store(clock::monotonic_ns(), Ordering::Relaxed);
+    /// Checks have found it well, or not.
+    pub(crate) fn checked(&self, is_critical: bool) {
+        if self.vitals.checked(is_critical) && !is_critical {
+            self.begin_again();
         }
-    }
-
-    /// Whether it has refused a connection a short while ago.
-    pub(crate) fn is_ejected(&self) -> bool {
-        let until = self.ejected_until_ns.load(Ordering::Relaxed);
-        until != 0 && clock::monotonic_ns() < until
-    }
-
-    /// It has refused a connection; tells whether it is put aside by this.
-    pub(crate) fn refused(&self) -> bool {
-        let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *ejection;
-        *ejection = before.refused(clock::monotonic_ns());
-        self.ejected_until_ns
-            .store(ejection.until_ns(), Ordering::Relaxed);
-        *ejection != before
     }
 
     /// It has accepted a connection.
     pub(crate) fn accepted(&self) {
-        if self.ejected_until_ns.load(Ordering::Relaxed) != 0 {
-            let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-            *ejection = ejection.accepted();
-            self.ejected_until_ns.store(0, Ordering::Relaxed);
-            self.since_ns
-                .store(clock::monotonic_ns(), Ordering::Relaxed);
+        if self.vitals.accepted() {
+            self.begin_again();
         }
+    }
+
+    fn begin_again(&self) {
+        self.since_ns
+            .store(clock::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.vitals.is_ejected()
+    }
+
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.vitals.is_critical()
+    }
+
+    /// Whether its circuit breaker would refuse a request.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.vitals.is_broken()
     }
 
     /// The series of a caller.

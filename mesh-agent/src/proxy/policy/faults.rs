@@ -7,7 +7,7 @@ use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fault;
 
 /// Faults of all levels; each level draws for itself.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(pub(crate) Vec<Arc<Level>>);
 
 /// Faults of one policy.

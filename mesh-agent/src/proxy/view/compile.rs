@@ -8,6 +8,7 @@ use mesh_common::address::SocketAddress;
 
 use super::plans::Layouts;
 use super::policies::Policies;
+use super::routes::{self, PortRoutes, Routes};
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
 use crate::proxy::policy::Policy;
@@ -62,9 +63,10 @@ impl View {
                     port,
                     endpoints,
                     policy: &policy,
+                    policies: &policies,
                     by_address: &by_address,
                 };
-                let compiled = self.next_port(&sources, &mut view.lives);
+                let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
                 let ports = view.services.entry(key.clone()).or_default();
                 ports.push(Arc::clone(&compiled));
                 for address in virtual_addresses(service) {
@@ -125,12 +127,19 @@ impl View {
         })
     }
 
-    fn next_port(&self, from: &Sources<'_>, lives: &mut Table<u32, Arc<Live>>) -> Arc<ServicePort> {
+    fn next_port(
+        &self,
+        from: &Sources<'_>,
+        lives: &mut Table<u32, Arc<Live>>,
+        routes: &mut Routes,
+    ) -> Arc<ServicePort> {
         let old = virtual_addresses(from.service)
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        let last = old.and_then(|old| old.routes.as_ref());
+        let routes = routes.port(&self.routes, &from.routes(), last);
         if let Some(old) = old
-            && from.made(old)
+            && from.made(old, routes.as_ref())
         {
             let kept = old.endpoints.iter();
             lives.extend(kept.map(|endpoint| (endpoint.number, Arc::clone(&endpoint.live))));
@@ -168,6 +177,7 @@ impl View {
             layouts,
             sessions: OnceLock::new(),
             policy: Arc::clone(from.policy),
+            routes,
             memory,
             object: Arc::clone(from.service),
         })
@@ -183,7 +193,7 @@ impl View {
             .filter(|live| live.address == address)
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
         let health = source.status.health.as_ref().map(|health| health.status);
-        live.set_critical(health == Some(HealthStatus::Critical));
+        live.checked(health == Some(HealthStatus::Critical));
         Arc::new(Endpoint {
             number,
             key,
@@ -205,21 +215,33 @@ struct Sources<'a> {
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
     policy: &'a Arc<Policy>,
+    policies: &'a Policies<'a>,
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
     /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
     /// and who comes back is a new object. Authorization policies are no part of a port.
-    fn made(&self, old: &ServicePort) -> bool {
+    fn made(&self, old: &ServicePort, routes: Option<&Arc<PortRoutes>>) -> bool {
         Arc::ptr_eq(&old.object, self.service)
             && Arc::ptr_eq(&old.policy, self.policy)
+            && old.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
                 let workload = self.by_address.get(&new.spec.address);
                 Arc::ptr_eq(&old.object, new)
                     && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
             })
+    }
+
+    fn routes(&self) -> routes::Sources<'_> {
+        routes::Sources {
+            snapshot: self.snapshot,
+            policies: self.policies,
+            service: self.service,
+            port: self.port,
+            policy: self.policy,
+        }
     }
 
     fn number(&self, subject: Subject) -> u32 {
