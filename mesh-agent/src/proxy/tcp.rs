@@ -44,7 +44,7 @@ pub(crate) async fn dial(
     caller: &Caller,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
-    let mut selection = Selection::of_connection(Arc::clone(port), &port.policy, caller);
+    let mut selection = Selection::of_connection(Arc::clone(port), caller);
     let mut last = Error::NoEndpoint;
     for attempts in 1..=MAX_ATTEMPTS {
         let active = match selection.next(worker, caller) {

@@ -29,6 +29,7 @@ use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::balance::key::Head;
 use crate::traffic::retry::budget::Extra;
 use crate::traffic::retry::{Outcome, Plan};
 
@@ -83,7 +84,7 @@ enum Step {
     /// This is the end.
     Done(Result<Response<Incoming>, Error>),
     /// Another attempt, at this endpoint.
-    Again(Active, Request<Outgoing>),
+    Again(Active, Box<Request<Outgoing>>),
 }
 
 impl<'a> Attempts<'a> {
@@ -95,15 +96,18 @@ impl<'a> Attempts<'a> {
     ) -> Self {
         let Target { port, policy } = target;
         let connection = Arc::clone(&exchange.connection);
-        let is_idempotent = is_idempotent(request.method());
-        let max_body = plan(&policy).max_body_bytes;
-        let (head, body) = request.into_parts();
+        let head = Head {
+            uri: request.uri(),
+            headers: request.headers(),
+        };
+        let caller = &connection.caller;
         let session = exchange
             .rule
             .as_ref()
             .and_then(|rule| rule.session.as_ref());
-        let selection = Selection::of_request(port, &policy, session, &connection.caller, &head);
-        let request = Request::from_parts(head, body);
+        let selection = Selection::of_request(port, &policy, session, caller, head);
+        let is_idempotent = is_idempotent(request.method());
+        let max_body = plan(&policy).max_body_bytes;
         Self {
             connection,
             selection,
@@ -129,7 +133,7 @@ impl<'a> Attempts<'a> {
             let result = self.attempt(active, request).await;
             match self.judge(result).await {
                 Step::Done(result) => return result,
-                Step::Again(next, again) => (active, request) = (next, again),
+                Step::Again(next, again) => (active, request) = (next, *again),
             }
         }
     }
@@ -144,22 +148,36 @@ impl<'a> Attempts<'a> {
         let question = self.question(request);
         let port = self.selection.port();
         let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
-        self.exchange.active = Some(active);
+        self.is_asked(active);
         let first = trial.run(question);
         let result = match delay {
             None => first.await,
             Some(delay) => {
                 let (result, side) = hedged::race(self, Box::pin(first), delay).await;
                 if let Side::Second(active) = side {
-                    self.exchange.active = Some(active);
+                    self.is_asked(active);
                 }
                 result
             }
         };
-        if let (Ok(_), Some(active)) = (&result, &mut self.exchange.active) {
-            active.answered(clock::monotonic_ns());
+        if result.is_ok() {
+            self.has_answered();
         }
         result
+    }
+
+    /// This endpoint is the one that the request is at, of the service that was chosen last.
+    fn is_asked(&mut self, active: Active) {
+        self.exchange.port = Some(Arc::clone(self.selection.port()));
+        self.exchange.active = Some(active);
+    }
+
+    /// It has begun to answer.
+    fn has_answered(&mut self) {
+        if let Some(active) = &mut self.exchange.active {
+            active.answered(clock::monotonic_ns());
+            self.exchange.session_field = self.selection.session_field(active.endpoint());
+        }
     }
 
     /// Whether that was the end.
@@ -199,7 +217,7 @@ impl<'a> Attempts<'a> {
         match self.pick() {
             Ok(active) => {
                 self.connection.worker.metrics.retried(error.reason());
-                Step::Again(active, request)
+                Step::Again(active, Box::new(request))
             }
             // That nobody is left says less than why the last one failed.
             Err(Error::NoEndpoint) => Step::Done(Err(error)),
@@ -240,7 +258,7 @@ impl<'a> Attempts<'a> {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        Step::Again(active, request)
+        Step::Again(active, Box::new(request))
     }
 
     /// The last answer or failure is what the client gets.
@@ -249,9 +267,6 @@ impl<'a> Attempts<'a> {
             if is_exceeded {
                 self.exchange.retries_exceeded();
             }
-            let active = self.exchange.active.as_ref();
-            let field = active.and_then(|it| self.selection.session_field(it.endpoint()));
-            self.exchange.session_field = field;
             answer.take(self.exchange)
         }))
     }
@@ -273,7 +288,7 @@ impl<'a> Attempts<'a> {
                 Err(Error::NoEndpoint) => return Err(last),
                 Err(error) => return Err(error),
             };
-            if !active.endpoint().live.vitals.is_broken() {
+            if !active.endpoint().live.is_broken() {
                 return Ok(active);
             }
             last = Error::BreakerOpen;
