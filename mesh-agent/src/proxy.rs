@@ -6,6 +6,7 @@
 pub mod config;
 pub mod direct;
 pub mod error;
+pub mod explain;
 
 pub(crate) mod access_log;
 pub(crate) mod caller;
@@ -50,6 +51,7 @@ use crate::net::netns::Netns;
 use crate::net::socket;
 use crate::state::Notice;
 use crate::state::Store;
+use crate::state::report::{RequestExplanation, RequestQuestion};
 
 pub use config::Config;
 pub use direct::Direct;
@@ -262,6 +264,16 @@ impl Proxy {
             .map(|(worker, _)| worker.heartbeat_ns())
             .min()
             .unwrap_or(0)
+    }
+
+    /// Explains where a request to `destination` would go now; `None` where no service answers there.
+    pub fn explain(
+        &self,
+        destination: SocketAddr,
+        question: &RequestQuestion,
+    ) -> Result<Option<RequestExplanation>, explain::Error> {
+        let view = self.shared.views.load();
+        explain::explain(&view, &self.shared.config, destination, question)
     }
 
     /// Connections of clients that are open.

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::state::object::ObjectKey;
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+};
 
 /// The agent, as far as the API shows it. The methods may block for a short while: they are called on a thread for
 /// that.
@@ -19,11 +21,12 @@ pub trait Node: Send + Sync + 'static {
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
 
-    /// What would happen to a connection of the workload `source`.
+    /// What would happen to a connection of the workload `source`, and to a request on it.
     fn explain(
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError>;
 
     /// The kernel's side.

@@ -25,7 +25,10 @@ use super::objects::paths as objects_paths;
 use super::{Config, Node, NodeError, Server};
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, RequestExplanation, RequestQuestion,
+    Status,
+};
 
 /// A node that has fixed answers.
 #[derive(Default)]
@@ -50,8 +53,20 @@ impl Node for FixedNode {
         Ok(ConnectionList::default())
     }
 
-    fn explain(&self, _: &ObjectKey, destination: SocketAddr) -> Result<Explanation, NodeError> {
+    fn explain(
+        &self,
+        _: &ObjectKey,
+        destination: SocketAddr,
+        request: Option<&RequestQuestion>,
+    ) -> Result<Explanation, NodeError> {
+        let shown = |it: &RequestQuestion| RequestExplanation {
+            path: it.path.clone(),
+            reason: it.method.clone(),
+            filters: it.headers.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            ..RequestExplanation::default()
+        };
         Ok(Explanation {
+            request: request.map(shown),
             verdict: "pass".to_owned(),
             reason: format!("dialled-{}", destination.port()),
             ..Explanation::default()

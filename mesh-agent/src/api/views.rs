@@ -19,7 +19,9 @@ use super::{Context, body};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+};
 
 /// The `OpenMetrics` text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -76,6 +78,56 @@ pub(super) struct ExplainQuery {
     /// What it dials, `address:port`; IPv6 in brackets.
     #[param(example = "240.240.0.10:80")]
     destination: String,
+    /// Method of a request to explain; `GET` where a path or a header is given.
+    #[param(example = "GET")]
+    method: Option<String>,
+    /// Its path, with the query; `/` where a method or a header is given.
+    #[param(example = "/checkout?step=2")]
+    path: Option<String>,
+    /// Its headers, `name:value`, each in a parameter of its own.
+    #[serde(default)]
+    #[param(example = json!(["x-canary:1"]))]
+    header: Vec<String>,
+}
+
+impl ExplainQuery {
+    /// Reads what follows the question mark: `header` may be there more than once.
+    fn read(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        let mut single = serde_json::Map::new();
+        let mut headers = Vec::new();
+        for (name, value) in pairs {
+            if name == "header" {
+                headers.push(value);
+            } else if single.insert(name.clone(), value.into()).is_some() {
+                return Err(Problem::bad_request(
+                    "query",
+                    format!("{name} is there twice"),
+                ));
+            }
+        }
+        let mut query: Self = serde_json::from_value(Value::Object(single))
+            .map_err(|error| Problem::bad_request("query", error.to_string()))?;
+        query.header = headers;
+        Ok(query)
+    }
+
+    /// The request that is asked about, if one is.
+    fn request(self) -> Result<Option<RequestQuestion>, Problem> {
+        if self.method.is_none() && self.path.is_none() && self.header.is_empty() {
+            return Ok(None);
+        }
+        let header = |text: &String| {
+            let (name, value) = text.split_once(':')?;
+            Some((name.trim().to_owned(), value.trim().to_owned()))
+        };
+        let headers = self.header.iter().map(header).collect::<Option<_>>();
+        let bad = || Problem::bad_request("header", "a header is name:value");
+        Ok(Some(RequestQuestion {
+            method: self.method.unwrap_or_else(|| "GET".to_owned()),
+            path: self.path.unwrap_or_else(|| "/".to_owned()),
+            headers: headers.ok_or_else(bad)?,
+        }))
+    }
 }
 
 /// What would happen to a connection now, decided by the code and the maps that the kernel uses.
@@ -83,9 +135,10 @@ pub(super) struct ExplainQuery {
     (status = 200, body = Explanation), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn explain(
     State(context): State<Context>,
-    query: Result<Query<ExplainQuery>, QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Json<Explanation>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    let query = ExplainQuery::read(query)?;
     let Some((namespace, name)) = query.source.split_once('/') else {
         let detail = "a workload is namespace/name";
         return Err(Problem::bad_request("source", detail));
@@ -102,8 +155,9 @@ pub(super) async fn explain(
         };
         return Err(Problem::from(error).with_field("source"));
     }
-    let explained = ask(&context, move |node| node.explain(&source, destination)).await??;
-    Ok(Json(explained))
+    let request = query.request()?;
+    let explain = move |node: &dyn Node| node.explain(&source, destination, request.as_ref());
+    Ok(Json(ask(&context, explain).await??))
 }
 
 /// The whole registry as the agent holds it, with the numbers by which the kernel knows it, and the settings.

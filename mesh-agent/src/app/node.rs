@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use mesh_common::verdict::Verdict;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -28,7 +29,7 @@ use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, FaultReport, Status,
+    BpfReport, ConnectionList, CoverageList, Explanation, FaultReport, RequestQuestion, Status,
 };
 use crate::telemetry::Telemetry;
 
@@ -221,6 +222,7 @@ impl api::Node for Node {
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError> {
         let snapshot = self.store.snapshot();
         let standing = self.standing.load();
@@ -230,12 +232,23 @@ impl api::Node for Node {
             tables: self.datapath.tables(),
             now_ns: clock::monotonic_ns(),
         };
-        explain::explain(&view, source, destination).map_err(|error| match error {
+        let explained = explain::explain(&view, source, destination);
+        let mut explanation = explained.map_err(|error| match error {
             explain::Error::UnknownWorkload(key) => NodeError::NotFound {
                 what: format!("workload {key}"),
             },
             explain::Error::Tables(error) => unavailable(error),
-        })
+        })?;
+        if let Some(request) = request
+            && explanation.verdict == Verdict::Proxy.as_str()
+        {
+            let asked = self.proxy.explain(destination, request);
+            explanation.request = asked.map_err(|error| NodeError::Invalid {
+                field: error.field().to_owned(),
+                message: error.to_string(),
+            })?;
+        }
+        Ok(explanation)
     }
 
     fn bpf(&self) -> Result<BpfReport, NodeError> {

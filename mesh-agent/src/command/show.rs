@@ -78,7 +78,14 @@ pub(super) async fn coverage(filter: &Filter) -> Result<(), Error> {
 }
 
 pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
-    let path = explain_path(&explain.source, &explain.destination.to_string())?;
+    let mut path = explain_path(&explain.source, &explain.destination.to_string())?;
+    let parts = [("method", &explain.method), ("path", &explain.path)];
+    let parts = parts
+        .into_iter()
+        .filter_map(|(name, part)| Some((name, part.as_ref()?)));
+    for (name, part) in parts.chain(explain.headers.iter().map(|it| ("header", it))) {
+        path.push_str(&format!("&{name}={}", encoded(part)));
+    }
     let value = ask(&explain.query, &path).await?;
     show::<Explanation>(value, explain.query.output, table::explanation)
 }
@@ -212,6 +219,19 @@ fn explain_path(source: &str, destination: &str) -> Result<String, Error> {
     ))
 }
 
+/// A text as it may stand in a query (RFC 3986, 2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +249,12 @@ mod tests {
             "source=default/client&destination=%5B::1%5D:80",
         );
         assert!(explain_path("shop/client&x=y", "10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn what_is_asked_about_a_request_survives_the_way() {
+        assert_eq!(encoded("/a?b=c&d#e +%"), "/a%3Fb%3Dc%26d%23e%20%2B%25");
+        assert_eq!(encoded("x-a: é"), "x-a:%20%C3%A9");
     }
 
     #[test]

@@ -178,6 +178,15 @@ pub struct Explain {
     pub source: String,
     /// What it connects to: ADDR:PORT
     pub destination: SocketAddr,
+    /// Method of a request on that connection
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Its path, with the query
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// One of its headers; may be given more than once
+    #[arg(long = "header", value_name = "NAME:VALUE")]
+    pub headers: Vec<String>,
     /// Where the agent is, and the form of the answer.
     #[command(flatten)]
     pub query: Query,

@@ -123,6 +123,7 @@ fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts) ->
         }),
         policy: policies(snapshot, facts, &decision),
         endpoints: key.map_or_else(Vec::new, |key| endpoints(snapshot, key, facts, &decision)),
+        request: None,
     }
 }
 

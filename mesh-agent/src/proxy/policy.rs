@@ -161,6 +161,12 @@ impl Policy {
         })
     }
 
+    /// The objects that hold, the most specific first.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        let levels = std::iter::successors(Some(self), |level| level.base.as_deref());
+        levels.filter_map(|level| level.object.as_ref())
+    }
+
     /// Room for connections to the service that this is the policy of.
     pub(crate) fn room(&self) -> Option<&Arc<Room>> {
         self.guards.iter().find_map(|guard| guard.room())

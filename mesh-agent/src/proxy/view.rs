@@ -247,6 +247,17 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it takes requests, in one word for people.
+    pub(crate) fn state(&self) -> &'static str {
+        match () {
+            () if self.object.spec.draining => "draining",
+            () if self.weight == 0 => "weightless",
+            () if self.live.vitals.is_critical() => "critical",
+            () if self.live.vitals.is_ejected() => "ejected",
+            () => "ready",
+        }
+    }
+
     /// The number that sessions have for it.
     pub(crate) fn session_number(&self) -> u64 {
         let service = ObjectKey::new(&self.key.namespace, &self.object.spec.service);

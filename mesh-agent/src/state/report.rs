@@ -104,6 +104,76 @@ pub struct Explanation {
     pub policy: Vec<String>,
     /// The endpoints that may be picked, `address:port`.
     pub endpoints: Vec<String>,
+    /// Where a request would go, if one was asked about and the proxy carries the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestExplanation>,
+}
+
+/// A request that might be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestQuestion {
+    /// The method.
+    pub method: String,
+    /// The path, with the query.
+    pub path: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Where a request would go now, by the same code as on the way of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestExplanation {
+    /// The path in its one spelling, by which routes are chosen.
+    pub path: String,
+    /// `namespace/route/rule`, if a route matches; the rule by its name or its number.
+    pub rule: Option<String>,
+    /// The status, if the proxy would answer itself.
+    pub status: Option<u16>,
+    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`.
+    pub reason: String,
+    /// What is done to the request, by the filters of the rule.
+    pub filters: Vec<String>,
+    /// Who answers, with shares.
+    pub backends: Vec<BackendExplanation>,
+    /// How long the request may take.
+    pub request_timeout_millis: Option<u64>,
+    /// How long one attempt may take.
+    pub attempt_timeout_millis: Option<u64>,
+    /// The traffic policies that hold, `namespace/name`, the most specific first.
+    pub policies: Vec<String>,
+}
+
+/// A share of the requests of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendExplanation {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Its share ..
+    pub weight: u64,
+    /// .. of so much.
+    pub of: u64,
+    /// Whether there is no such service: the share is answered with 500.
+    pub is_missing: bool,
+    /// What is done to this share only.
+    pub filters: Vec<String>,
+    /// Who may be asked.
+    pub endpoints: Vec<EndpointExplanation>,
+    /// The traffic policies of the service.
+    pub policies: Vec<String>,
+}
+
+/// An endpoint that may be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointExplanation {
+    /// `namespace/name`.
+    pub name: String,
+    /// `address:port`.
+    pub address: String,
+    /// Whether it takes requests, in one word.
+    pub state: String,
 }
 
 /// `GET /api/v1/status`.

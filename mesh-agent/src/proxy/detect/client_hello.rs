@@ -33,9 +33,8 @@ pub(crate) fn server_name(first: &[u8]) -> Hello {
         // A message may be spread over records.
         match record(&mut rest) {
             Record::Part(part) => message.extend_from_slice(part),
-            Record::Foreign => return Hello::Foreign,
             Record::Unsure if first.len() < MAX_HELLO => return Hello::Unsure,
-            Record::Unsure => return Hello::Foreign,
+            Record::Unsure | Record::Foreign => return Hello::Foreign,
         }
     }
 }
@@ -80,11 +79,11 @@ fn complete(message: &[u8]) -> Option<Hello> {
         return Some(Hello::Foreign);
     }
     let body = message.take(length)?;
-    Some(body_name(body).map_or(Hello::Foreign, Hello::Name))
+    Some(in_body(body).unwrap_or(Hello::Foreign))
 }
 
-/// The name in the body of a client's hello; the outer `None` is a body that is not well-formed.
-fn body_name(body: &[u8]) -> Option<Option<String>> {
+/// The name in the body of a client's hello; `None`: it is not well-formed.
+fn in_body(body: &[u8]) -> Option<Hello> {
     let mut body = Reader(body);
     body.take(2 + 32)?;
     for prefix in [1, 2, 1] {
@@ -92,20 +91,20 @@ fn body_name(body: &[u8]) -> Option<Option<String>> {
         body.vector(prefix)?;
     }
     if body.0.is_empty() {
-        return Some(None);
+        return Some(Hello::Name(None));
     }
     let mut extensions = Reader(body.vector(2)?);
     while !extensions.0.is_empty() {
         let kind = extensions.number()?;
         let content = extensions.vector(2)?;
         if kind == SERVER_NAME {
-            return names(content);
+            return in_names(content);
         }
     }
-    Some(None)
+    Some(Hello::Name(None))
 }
 
-fn names(content: &[u8]) -> Option<Option<String>> {
+fn in_names(content: &[u8]) -> Option<Hello> {
     let mut names = Reader(Reader(content).vector(2)?);
     while !names.0.is_empty() {
         let kind = names.byte()?;
@@ -115,10 +114,11 @@ fn names(content: &[u8]) -> Option<Option<String>> {
             if name.is_empty() || !name.iter().all(is_name) {
                 return None;
             }
-            return Some(Some(String::from_utf8_lossy(name).into_owned()));
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Some(Hello::Name(Some(name)));
         }
     }
-    Some(None)
+    Some(Hello::Name(None))
 }
 
 /// Takes bytes off the front.

@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -21,7 +22,7 @@ use super::headers::{self, Additions, After, Wish};
 use super::interim::Interim;
 use super::mirror;
 use super::reply;
-use super::routes::{self, Routed, Way};
+use super::routes::{self, Routed, Ruled, Way};
 use super::upgrade;
 use crate::proxy::access_log::Head;
 use crate::proxy::error::Error;
@@ -83,34 +84,57 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         Way::To(routed) => routed,
         Way::Answer(status, headers) => return Ok(Answer::Own(status, headers)),
     };
-    let Routed {
-        port,
-        policy,
-        ruled,
-    } = routed;
-    exchange.port = Some(Arc::clone(&port));
-    let is_http2 = speaks_http2(&port, &connection);
+    exchange.port = Some(Arc::clone(&routed.port));
+    let is_http2 = speaks_http2(&routed.port, &connection);
     if is_http2 && wish.upgrade.is_some() {
         return Err(Error::BadRequest(
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
-    faults::inject(exchange, &policy, &parts.headers).await?;
-    admit::request(exchange, &policy, &port, &parts.headers).await?;
+    faults::inject(exchange, &routed.policy, &parts.headers).await?;
+    admit::request(exchange, &routed.policy, &routed.port, &parts.headers).await?;
+    let origin = match &routed.ruled {
+        Some(ruled) => filters::origin(ruled, &parts),
+        None => None,
+    };
+    let request = prepare(exchange, (parts, body), &mut wish, &routed, is_http2)?;
+    exchange.is_last = wish.may_tunnel();
+    let Routed {
+        port,
+        policy,
+        ruled,
+    } = routed;
+    let response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
+    let sent = Sent {
+        wish,
+        ruled,
+        origin,
+        client,
+    };
+    sent.answered(exchange, response)
+}
+
+/// Makes the request that the endpoint gets.
+fn prepare(
+    exchange: &mut Exchange,
+    (mut parts, body): (Parts, Incoming),
+    wish: &mut Wish,
+    routed: &Routed,
+    is_http2: bool,
+) -> Result<Request<Outgoing>, Error> {
+    let connection = Arc::clone(&exchange.connection);
     let has_body = !wish.is_connect && !body.is_end_stream();
     let mut tees = Vec::new();
-    let mut origin = None;
-    if let Some(ruled) = &ruled {
-        origin = filters::origin(ruled, &parts);
-        filters::request(ruled, &mut parts, &mut wish)?;
-        tees = mirror::send(&connection, ruled, &parts, &wish, has_body);
+    if let Some(ruled) = &routed.ruled {
+        filters::request(ruled, &mut parts, wish)?;
+        tees = mirror::send(&connection, ruled, &parts, wish, has_body);
     }
     let additions = Additions {
         caller: connection.caller.address(),
         random: rand::random,
     };
-    headers::rewrite(&mut parts, &wish, &port.host, is_http2, additions)?;
-    note(exchange, &parts, Some(&wish));
+    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
+    note(exchange, &parts, Some(wish));
     let body = if has_body {
         Outgoing::Streamed(exchange.upload(body, tees))
     } else {
@@ -120,31 +144,48 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     if wish.takes_interim && !is_http2 {
         Interim::relay(&connection.pulse, &mut request);
     }
-    exchange.is_last = wish.may_tunnel();
-    let mut response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
-    exchange.answered(response.status(), response.headers());
-    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_switch && wish.upgrade.is_none() {
-        return Err(unasked(exchange));
+    Ok(request)
+}
+
+/// What is remembered of a request until its response has come.
+struct Sent {
+    wish: Wish,
+    ruled: Option<Ruled>,
+    origin: Option<HeaderValue>,
+    client: OnUpgrade,
+}
+
+impl Sent {
+    /// Makes the response that the client gets.
+    fn answered(
+        self,
+        exchange: &mut Exchange,
+        mut response: Response<Incoming>,
+    ) -> Result<Answer, Error> {
+        exchange.answered(response.status(), response.headers());
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_switch && self.wish.upgrade.is_none() {
+            return Err(unasked(exchange));
+        }
+        let is_tunnel = is_switch || (self.wish.is_connect && response.status().is_success());
+        let after = After::of(is_tunnel, &exchange.connection);
+        headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+        exchange.tell_session(response.headers_mut());
+        exchange.admitted.answered(response.headers_mut());
+        if let Some(ruled) = &self.ruled {
+            filters::response(ruled, response.headers_mut(), self.origin.as_ref());
+        }
+        if !is_tunnel {
+            return Ok(Answer::Streamed(response));
+        }
+        exchange.admitted.leave();
+        let endpoint = hyper::upgrade::on(&mut response);
+        Ok(Answer::Switched {
+            response: response.map(|_| Reply::Text(None)),
+            client: self.client,
+            endpoint,
+        })
     }
-    let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_tunnel, &connection);
-    headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
-    exchange.tell_session(response.headers_mut());
-    exchange.admitted.answered(response.headers_mut());
-    if let Some(ruled) = &ruled {
-        filters::response(ruled, response.headers_mut(), origin.as_ref());
-    }
-    if !is_tunnel {
-        return Ok(Answer::Streamed(response));
-    }
-    exchange.admitted.leave();
-    let endpoint = hyper::upgrade::on(&mut response);
-    Ok(Answer::Switched {
-        response: response.map(|_| Reply::Text(None)),
-        client,
-        endpoint,
-    })
 }
 
 /// The service port as it is now: endpoints and policies may change while a connection lives.
@@ -168,7 +209,7 @@ pub(crate) fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool 
 }
 
 /// Keeps for the access log what the head says; the later call also knows what the proxy has added.
-fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wish>) {
+fn note(exchange: &mut Exchange, parts: &Parts, wish: Option<&Wish>) {
     if exchange.connection.worker.config.access_log.is_enabled() {
         let authority = wish.and_then(|wish| wish.authority.as_ref());
         let head = Head::new(parts, authority.map(Authority::as_str));

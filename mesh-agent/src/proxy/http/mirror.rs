@@ -164,22 +164,22 @@ pub(crate) fn send(
         if !mirror.takes(rand::random()) {
             continue;
         }
-        match copy(connection, mirror, parts, wish, has_body) {
-            Some(tee) => tees.extend(tee),
-            None => connection.worker.metrics.mirrored("dropped"),
+        let tees = has_body.then_some(&mut tees);
+        if copy(connection, mirror, parts, wish, tees).is_none() {
+            connection.worker.metrics.mirrored("dropped");
         }
     }
     tees
 }
 
-/// Sends one copy; `None` where that cannot be.
+/// Sends one copy; its body, if there is one, is added to `tees`. `None` where that cannot be.
 fn copy(
     connection: &Arc<Connection>,
     mirror: &Mirror,
     parts: &Parts,
     wish: &Wish,
-    has_body: bool,
-) -> Option<Option<Tee>> {
+    tees: Option<&mut Vec<Tee>>,
+) -> Option<()> {
     let worker = &connection.worker;
     let port = {
         let view = worker.views.load();
@@ -193,21 +193,24 @@ fn copy(
         random: rand::random,
     };
     headers::rewrite(&mut parts, wish, &port.host, is_http2, additions).ok()?;
-    let (tee, body) = if has_body {
-        let (tee, copied) = tee();
-        (Some(tee), Outgoing::Copied(copied))
-    } else {
-        (None, Outgoing::Empty)
+    let (cut, body) = match tees {
+        Some(tees) => {
+            let (tee, copied) = tee();
+            let cut = tee.cut.clone();
+            tees.push(tee);
+            (Some(cut), Outgoing::Copied(copied))
+        }
+        None => (None, Outgoing::Empty),
     };
     let copy = Copy {
         connection: Arc::clone(connection),
         port,
         is_http2,
-        cut: tee.as_ref().map(|tee| tee.cut.clone()),
+        cut,
         _room: room,
     };
     worker.spawn(copy.run(Request::from_parts(parts, body)));
-    Some(tee)
+    Some(())
 }
 
 /// A copy under way.
