@@ -19,6 +19,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::traffic::path;
+
 pub use options::{Acceleration, LogFormat, Options, ProxyOptions, Switch};
 pub use span::{ParseSpanError, Span};
 
@@ -85,9 +87,17 @@ pub struct ProxySettings {
     /// delays the next attempt.
     #[serde(serialize_with = "span::serialize")]
     pub connect_timeout: Duration,
+    /// From the opening of a connection to a service port that is declared HTTP to its first byte. Default: 1 min. Too short
+    /// ends connections that clients keep ready; too long lets silent clients hold connections.
+    #[serde(serialize_with = "span::serialize")]
+    pub first_byte_timeout: Duration,
     /// From the first byte of a request's head to its last. Default: 10 s. Too long lets slow clients hold connections.
     #[serde(serialize_with = "span::serialize")]
     pub header_timeout: Duration,
+    /// How long the body of a request may be silent, except in gRPC, where `idleTimeout` holds. Default: 5 min. Too short
+    /// fails clients that make their bodies slowly; too long lets silent ones hold endpoints.
+    #[serde(serialize_with = "span::serialize")]
+    pub body_timeout: Duration,
     /// From the end of a request to the head of the response. Default: 5 min. Too short fails slow requests; too long
     /// keeps clients waiting for endpoints that hang.
     #[serde(serialize_with = "span::serialize")]
@@ -96,6 +106,11 @@ pub struct ProxySettings {
     /// anew; too long keeps descriptors busy.
     #[serde(serialize_with = "span::serialize")]
     pub keep_alive_timeout: Duration,
+    /// How long a client's connection may be used before the client is told to open another: by `connection: close` or
+    /// GOAWAY, so that no request fails. Default: 24 h; 0s is for ever. Too short makes clients connect anew; too long leaves
+    /// connections on the worker that took them.
+    #[serde(serialize_with = "span::serialize")]
+    pub max_connection_age: Duration,
     /// How long a connection, request or tunnel may move no byte. Default: 1 h. Too short cuts quiet database
     /// connections; too long keeps what the other side has forgotten.
     #[serde(serialize_with = "span::serialize")]
@@ -128,6 +143,10 @@ pub struct ProxySettings {
     /// Most idle HTTP/1.1 connections kept per endpoint and caller by one worker. Default: 256. 0 connects for each
     /// request; more keeps descriptors of the endpoint busy.
     pub max_idle_connections: usize,
+    /// How far the spellings of a path are made one before routing and policy see it: `off`, `base`, `merge-slashes`,
+    /// `decode-and-merge-slashes` or `strict`. Default: `strict`. Less lets through what endpoints may read as another path;
+    /// `strict` refuses `%2F` and `;`, which some applications use. The table stands in `traffic/path.rs`.
+    pub path_normalization: path::Mode,
 }
 
 impl Settings {

@@ -3,6 +3,7 @@
 //! Every source of change (API, files) ends in [`Store::apply`]; everybody else reads a [`Snapshot`], which is
 //! immutable, and is held for one decision, never for the life of a connection.
 
+pub mod attach;
 pub mod change;
 pub mod decode;
 mod draft;
@@ -11,9 +12,11 @@ pub mod endpoint;
 pub mod grpc_route;
 pub mod http_route;
 pub mod id;
+mod links;
 pub mod object;
 pub mod persist;
 pub mod policy;
+pub mod reference;
 pub mod report;
 pub mod resource;
 pub mod route;
@@ -27,7 +30,7 @@ pub mod virtual_address;
 pub mod workload;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
@@ -36,6 +39,7 @@ pub use store::Store;
 use endpoint::Endpoint;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
+use links::Links;
 use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
 use resource::{Resource, with_kind};
@@ -72,6 +76,8 @@ pub struct Snapshot {
     pub traffic_policies: Objects<TrafficPolicy>,
     /// The numbers by which the kernel knows them.
     pub ids: Arc<Ids>,
+    /// Who refers to whom: made of the objects above when it is first asked for, and kept true by the store.
+    pub(crate) links: OnceLock<Arc<Links>>,
 }
 
 impl Snapshot {
@@ -96,6 +102,11 @@ impl Snapshot {
     #[must_use]
     pub fn object(&self, kind: Kind, key: &ObjectKey) -> Option<Manifest> {
         with_kind!(kind, R => R::all(self).get(key).cloned().map(R::into_manifest))
+    }
+
+    /// Who refers to whom.
+    fn links(&self) -> &Links {
+        self.links.get_or_init(|| Arc::new(Links::of(self)))
     }
 
     /// The endpoints of a service, in the order of their names.

@@ -8,6 +8,7 @@ pub mod ejection;
 pub mod health;
 pub mod hedge;
 pub mod outlier;
+pub mod path;
 pub mod retry;
 
 #[cfg(test)]

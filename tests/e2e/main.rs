@@ -15,6 +15,7 @@ mod explain;
 mod handover;
 mod harness;
 mod http;
+mod hygiene;
 mod lifecycle;
 mod load;
 mod metrics;

@@ -210,14 +210,18 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
         },
         timeouts: Timeouts {
             connect: wanted.connect_timeout,
+            first_byte: wanted.first_byte_timeout,
             header: wanted.header_timeout,
+            body: wanted.body_timeout,
             response: wanted.response_timeout,
             keep_alive: wanted.keep_alive_timeout,
+            max_age: wanted.max_connection_age,
             idle: wanted.idle_timeout,
             pool_idle: wanted.pool_idle_timeout,
             detect: wanted.detect_timeout,
             detect_race: wanted.detect_race,
         },
+        path_normalization: wanted.path_normalization,
         access_log,
     }
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::span::Span;
+use crate::traffic::path;
 
 /// What the user said, nothing filled in. `Settings` says what each means.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -101,9 +102,12 @@ pub struct Options {
 )]
 pub struct ProxyOptions {
     pub connect_timeout: Option<Span>,
+    pub first_byte_timeout: Option<Span>,
     pub header_timeout: Option<Span>,
+    pub body_timeout: Option<Span>,
     pub response_timeout: Option<Span>,
     pub keep_alive_timeout: Option<Span>,
+    pub max_connection_age: Option<Span>,
     pub idle_timeout: Option<Span>,
     pub pool_idle_timeout: Option<Span>,
     pub detect_timeout: Option<Span>,
@@ -114,6 +118,7 @@ pub struct ProxyOptions {
     pub max_buffered_bytes_per_workload: Option<usize>,
     pub max_header_bytes: Option<usize>,
     pub max_idle_connections: Option<usize>,
+    pub path_normalization: Option<path::Mode>,
 }
 
 /// When bytes may move from socket to socket.

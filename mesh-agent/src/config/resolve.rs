@@ -48,9 +48,12 @@ pub(super) fn resolve(
 fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
     ProxySettings {
         connect_timeout: or_default(options.connect_timeout, 1000),
+        first_byte_timeout: or_default(options.first_byte_timeout, 60_000),
         header_timeout: or_default(options.header_timeout, 10_000),
+        body_timeout: or_default(options.body_timeout, 300_000),
         response_timeout: or_default(options.response_timeout, 300_000),
         keep_alive_timeout: or_default(options.keep_alive_timeout, 600_000),
+        max_connection_age: or_default(options.max_connection_age, 24 * 3_600_000),
         idle_timeout: or_default(options.idle_timeout, 3_600_000),
         pool_idle_timeout: or_default(options.pool_idle_timeout, 60_000),
         detect_timeout: or_default(options.detect_timeout, 1000),
@@ -63,6 +66,7 @@ fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
             .unwrap_or(512 << 20),
         max_header_bytes: options.max_header_bytes.unwrap_or(64 * 1024),
         max_idle_connections: options.max_idle_connections.unwrap_or(256),
+        path_normalization: options.path_normalization.unwrap_or_default(),
     }
 }
 

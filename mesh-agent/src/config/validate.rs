@@ -109,7 +109,9 @@ fn check_ranges(ranges: &[IpNet], refuse: &mut impl FnMut(&'static str, String))
 fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, String)) {
     for (key, time) in [
         ("proxy.connectTimeout", proxy.connect_timeout),
+        ("proxy.firstByteTimeout", proxy.first_byte_timeout),
         ("proxy.headerTimeout", proxy.header_timeout),
+        ("proxy.bodyTimeout", proxy.body_timeout),
         ("proxy.responseTimeout", proxy.response_timeout),
         ("proxy.keepAliveTimeout", proxy.keep_alive_timeout),
         ("proxy.idleTimeout", proxy.idle_timeout),

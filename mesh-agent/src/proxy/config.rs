@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::telemetry::AccessLog;
+use crate::traffic::path;
 
 /// Settings of the proxy.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How far spellings of a path are made one.
+    pub path_normalization: path::Mode,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
 }
@@ -26,6 +29,7 @@ impl Default for Config {
             port: mesh_common::service::OUTBOUND_PORT,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            path_normalization: path::Mode::default(),
             access_log: AccessLog::disabled(),
         }
     }
@@ -68,12 +72,18 @@ const MIB: usize = 1024 * 1024;
 pub struct Timeouts {
     /// To connect to one endpoint.
     pub connect: Duration,
+    /// From the opening of a connection that is known to be HTTP to its first byte.
+    pub first_byte: Duration,
     /// From the first byte of a request's head to its last.
     pub header: Duration,
+    /// How long the body of a request may be silent; that of a gRPC call, which is a stream: `idle`.
+    pub body: Duration,
     /// From the end of a request to the head of the response.
     pub response: Duration,
     /// How long a client's connection may be open without a request.
     pub keep_alive: Duration,
+    /// How long a client's connection may be used before it is told to open another; zero: for ever.
+    pub max_age: Duration,
     /// How long a connection, request or tunnel may move no byte.
     pub idle: Duration,
     /// How long an unused connection to an endpoint is kept.
@@ -88,9 +98,12 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
+            first_byte: Duration::from_mins(1),
             header: Duration::from_secs(10),
+            body: Duration::from_mins(5),
             response: Duration::from_mins(5),
             keep_alive: Duration::from_mins(10),
+            max_age: Duration::from_hours(24),
             idle: Duration::from_hours(1),
             pool_idle: Duration::from_mins(1),
             detect: Duration::from_secs(1),

@@ -92,6 +92,20 @@ pub enum Error {
     /// The endpoint switched protocols although nobody asked.
     #[error("{0} switched protocols unasked")]
     UnaskedUpgrade(SocketAddr),
+    /// The response of the endpoint breaks the rules of HTTP.
+    #[error("bad response of {endpoint}: {what}")]
+    BadResponse {
+        /// The endpoint that was asked.
+        endpoint: SocketAddr,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The body of the request stopped coming.
+    #[error("the body of the request was silent for too long")]
+    SilentBody,
+    /// The body of the request broke off.
+    #[error("the body of the request broke off")]
+    BrokenBody,
     /// Nothing moved for too long.
     #[error("idle for too long")]
     Idle,
@@ -105,7 +119,8 @@ impl Error {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::Downstream(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Downstream(_) | Self::BadRequest(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
+            Self::SilentBody => StatusCode::REQUEST_TIMEOUT,
             Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
             Self::ConnTable(_) | Self::Socket(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectionLimit
@@ -120,7 +135,8 @@ impl Error {
             Self::Handshake { .. }
             | Self::Upstream { .. }
             | Self::UpstreamIo(_)
-            | Self::UnaskedUpgrade(_) => StatusCode::BAD_GATEWAY,
+            | Self::UnaskedUpgrade(_)
+            | Self::BadResponse { .. } => StatusCode::BAD_GATEWAY,
             Self::ResponseTimeout(_) | Self::Deadline | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -148,6 +164,9 @@ impl Error {
             | Self::BreakerOpen
             | Self::Overflow(_)
             | Self::UnaskedUpgrade(_)
+            | Self::BadResponse { .. }
+            | Self::SilentBody
+            | Self::BrokenBody
             | Self::Idle
             | Self::Draining => false,
         }
@@ -157,8 +176,7 @@ impl Error {
     #[must_use]
     pub fn is_failure_of_service(&self) -> bool {
         match self {
-            Self::Upstream { source, .. } => !source.is_user(),
-            Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
+            Self::Upstream { .. } | Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
             _ => self.blames_endpoint(),
         }
     }
@@ -204,6 +222,9 @@ impl Error {
             Self::BreakerOpen => "breaker-open",
             Self::Overflow(_) => "overflow",
             Self::UnaskedUpgrade(_) => "unasked-upgrade",
+            Self::BadResponse { .. } => "bad-response",
+            Self::SilentBody => "silent-body",
+            Self::BrokenBody => "broken-body",
             Self::Idle => "idle",
             Self::Draining => "draining",
         }
@@ -213,7 +234,7 @@ impl Error {
     #[must_use]
     pub const fn flags(&self) -> &'static str {
         match self {
-            Self::Downstream(_) => "DC",
+            Self::Downstream(_) | Self::BrokenBody => "DC",
             Self::BadRequest(_) => "DPE",
             Self::NoConnection | Self::NotProxied | Self::ConnTable(_) | Self::Policy(_) => "UAEX",
             Self::ConnectionLimit
@@ -224,10 +245,10 @@ impl Error {
             Self::NoService(_) => "NR",
             Self::NoEndpoint => "UH",
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
-            Self::Handshake { .. } | Self::UnaskedUpgrade(_) => "UPE",
+            Self::Handshake { .. } | Self::UnaskedUpgrade(_) | Self::BadResponse { .. } => "UPE",
             Self::Upstream { .. } | Self::UpstreamIo(_) => "UC",
             Self::ResponseTimeout(_) | Self::Deadline => "UT",
-            Self::Idle => "SI",
+            Self::Idle | Self::SilentBody => "SI",
             Self::Draining => "LR",
         }
     }
@@ -238,7 +259,7 @@ impl Error {
         match self.status() {
             StatusCode::FORBIDDEN => 7,
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
-            StatusCode::GATEWAY_TIMEOUT => 4,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
             _ => 14,
         }
     }

@@ -4,9 +4,11 @@ pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod forward;
+pub(crate) mod guarded;
 pub(crate) mod headers;
 pub(crate) mod pulse;
 pub(crate) mod reply;
+pub(crate) mod silence;
 pub(crate) mod upgrade;
 
 use std::pin::pin;
@@ -92,6 +94,8 @@ macro_rules! drive {
         let mut looks = interval_at(Instant::now() + LOOK, LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_draining = false;
+        // Since when it is asked to end.
+        let mut ending: Option<Instant> = None;
         loop {
             tokio::select! {
                 result = serving.as_mut() => {
@@ -105,14 +109,24 @@ macro_rules! drive {
                     serving.as_mut().graceful_shutdown();
                 }
                 () = connection.worker.closing.cancelled() => break,
-                _ = looks.tick() => match connection.pulse.look() {
-                    // Its client has had the time of a look to say something.
-                    Verdict::Alive if is_draining && connection.pulse.is_untouched() => break,
-                    Verdict::Alive => {}
-                    Verdict::Unused if connection.pulse.is_untouched() => break,
-                    Verdict::Unused => serving.as_mut().graceful_shutdown(),
-                    Verdict::Overdue => break,
-                },
+                _ = looks.tick() => {
+                    let pulse = &connection.pulse;
+                    let verdict = pulse.look();
+                    let is_ending = is_draining || verdict == Verdict::Retire;
+                    if verdict == Verdict::Overdue || (is_ending && pulse.is_untouched()) {
+                        break;
+                    }
+                    if is_ending {
+                        serving.as_mut().graceful_shutdown();
+                        let patience = connection.worker.config.timeouts.header;
+                        // A peer that does not answer the PING of a GOAWAY would keep it for ever.
+                        if ending.get_or_insert_with(Instant::now).elapsed() > patience
+                            && pulse.is_unoccupied()
+                        {
+                            break;
+                        }
+                    }
+                }
             }
         }
     }};

@@ -3,6 +3,8 @@
 mod fixture;
 mod http1;
 mod http2;
+mod hygiene1;
+mod hygiene2;
 mod limits;
 mod resilience;
 mod tcp;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Health};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
@@ -116,6 +116,14 @@ pub enum Change {
         key: ObjectKey,
         /// Replaces the condition of the same type.
         condition: Condition,
+    },
+    /// Set how an endpoint is. Ignored when the endpoint is gone; no new version when word and output are the same.
+    Health {
+        /// The endpoint.
+        key: ObjectKey,
+        /// What was found; `None` where nobody looks any more. The store fills in `since`: the time at which the word
+        /// changed.
+        health: Option<Health>,
     },
 }
 

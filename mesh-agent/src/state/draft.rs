@@ -45,7 +45,11 @@ impl Draft {
             Some(_) => NoticeKind::Modified,
             None => NoticeKind::Added,
         };
-        self.tell(event, R::into_manifest(object))
+        let new = R::into_manifest(object);
+        if let Some(links) = self.next.links.get_mut() {
+            Arc::make_mut(links).replace(old.map(R::into_manifest).as_ref(), Some(&new));
+        }
+        self.tell(event, new)
     }
 
     /// Takes an object away. `None` where there is none.
@@ -54,7 +58,11 @@ impl Draft {
         self.next.revision += 1;
         let mut last = Arc::unwrap_or_clone(old);
         last.metadata_mut().resource_version = self.next.revision.to_string();
-        Some(self.tell(NoticeKind::Deleted, R::into_manifest(Arc::new(last))))
+        let last = R::into_manifest(Arc::new(last));
+        if let Some(links) = self.next.links.get_mut() {
+            Arc::make_mut(links).replace(Some(&last), None);
+        }
+        Some(self.tell(NoticeKind::Deleted, last))
     }
 
     /// Sets a condition of an object; a new version only where that changes something.
@@ -63,12 +71,24 @@ impl Draft {
         key: &ObjectKey,
         condition: Condition,
     ) -> Option<Manifest> {
+        self.set_conditions::<R>(key, vec![condition])
+    }
+
+    /// The same for several at once.
+    pub(super) fn set_conditions<R: Resource>(
+        &mut self,
+        key: &ObjectKey,
+        conditions: Vec<Condition>,
+    ) -> Option<Manifest> {
         let object = R::all(&self.next).get(key)?;
-        if object.conditions().contains(&condition) {
+        let old = object.conditions();
+        if conditions.iter().all(|it| old.contains(it)) {
             return None;
         }
         let mut object = R::clone(object);
-        upsert(object.conditions_mut(), condition);
+        for condition in conditions {
+            upsert(object.conditions_mut(), condition);
+        }
         Some(self.write(object))
     }
 

@@ -102,15 +102,3 @@ pub struct ServiceStatus {
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }
-
-impl ServiceSpec {
-    /// Whether connections to `port` are balanced in the kernel.
-    #[must_use]
-    pub const fn is_direct(&self, port: &Port) -> bool {
-        match self.mode {
-            Mode::Direct => true,
-            Mode::Proxy => false,
-            Mode::Auto => matches!(port.protocol, Protocol::Tcp | Protocol::Tls | Protocol::Udp),
-        }
-    }
-}

@@ -1,5 +1,8 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
+mod route;
+mod traffic_policy;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -8,8 +11,10 @@ use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::id::Subject;
+use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
+use super::reference::Route;
 use super::resource::Resource;
 use super::service::{Protocol, Service};
 use super::store::Config;
@@ -23,8 +28,8 @@ pub(super) trait Settle: Resource {
     /// Fills in the status before the object is written.
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
 
-    /// Gives numbers and tells those that refer to the object, once it is written.
-    fn arrive(&self, draft: &mut Draft);
+    /// Gives numbers and tells those that refer to the object, once it is written over `old`.
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft);
 
     /// The same once it is gone.
     fn leave(&self, draft: &mut Draft);
@@ -48,20 +53,19 @@ impl Settle for Service {
         } else {
             condition(self, "Programmed", Ok("Programmed"))
         };
-        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);
         Ok(())
     }
 
-    fn arrive(&self, draft: &mut Draft) {
+    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
         let key = self.key();
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::Service(key.clone()));
         let wanted = self.spec.ports.iter().map(|it| it.name.clone()).collect();
         number_ports(draft, &wanted, |name| Subject::Port(key.clone(), name));
-        tell_endpoints(draft, &key);
-        tell_policies(draft, Kind::Service, &key);
+        tell_about_service(draft, &key);
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -70,21 +74,20 @@ impl Settle for Service {
         number_ports(draft, &BTreeSet::new(), |name| {
             Subject::Port(key.clone(), name)
         });
-        tell_endpoints(draft, &key);
-        tell_policies(draft, Kind::Service, &key);
+        tell_about_service(draft, &key);
     }
 }
 
 impl Settle for Endpoint {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         let resolved = endpoint_refs(self, snapshot);
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), resolved);
         Ok(())
     }
 
-    fn arrive(&self, draft: &mut Draft) {
+    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         number_endpoint(draft, self);
     }
@@ -99,12 +102,12 @@ impl Settle for Endpoint {
 
 impl Settle for Workload {
     fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
         Ok(())
     }
 
-    fn arrive(&self, draft: &mut Draft) {
+    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
         let key = self.key();
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::ServiceAccount(self.spec.service_account.clone()));
@@ -121,14 +124,14 @@ impl Settle for Workload {
 
 impl Settle for AuthorizationPolicy {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-        let accepted = condition(self, "Accepted", Ok("Accepted"));
+        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         let resolved = policy_refs(self, snapshot);
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), resolved);
         Ok(())
     }
 
-    fn arrive(&self, draft: &mut Draft) {
+    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
         draft.assign(Subject::Policy(self.key()));
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         // Names that nobody bears yet have numbers too: a rule about them is in force before they come.
@@ -147,27 +150,51 @@ impl Settle for AuthorizationPolicy {
     }
 }
 
-macro_rules! settle_plainly {
+macro_rules! settle_route {
     ($type:ident) => {
         impl Settle for $type {
-            fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-                let accepted = condition(self, "Accepted", Ok("Accepted"));
-                upsert(self.conditions_mut(), accepted);
+            fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+                for condition in route::conditions(self, snapshot) {
+                    upsert(self.conditions_mut(), condition);
+                }
                 Ok(())
             }
 
-            fn arrive(&self, _draft: &mut Draft) {}
+            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
 
-            fn leave(&self, _draft: &mut Draft) {}
+            fn leave(&self, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
         }
     };
 }
 
-settle_plainly!(HttpRoute);
-settle_plainly!(GrpcRoute);
-settle_plainly!(TcpRoute);
-settle_plainly!(TlsRoute);
-settle_plainly!(TrafficPolicy);
+settle_route!(HttpRoute);
+settle_route!(GrpcRoute);
+settle_route!(TcpRoute);
+settle_route!(TlsRoute);
+
+impl Settle for TrafficPolicy {
+    fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+        for condition in traffic_policy::conditions(self, snapshot) {
+            upsert(self.conditions_mut(), condition);
+        }
+        Ok(())
+    }
+
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
+        if let Some(old) = old.filter(|old| old.spec.target != self.spec.target) {
+            traffic_policy::tell_rivals(old, draft);
+        }
+        traffic_policy::tell_rivals(self, draft);
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        traffic_policy::tell_rivals(self, draft);
+    }
+}
 
 /// The addresses that the service has already, where they are allotted ones, and one of every range that gave none.
 fn allotted(
@@ -244,6 +271,43 @@ fn number_ports(draft: &mut Draft, wanted: &BTreeSet<String>, subject: impl Fn(S
     }
 }
 
+/// Everything that refers to a service that came, changed or went.
+fn tell_about_service(draft: &mut Draft, service: &ObjectKey) {
+    tell_endpoints(draft, service);
+    tell_policies(draft, Kind::Service, service);
+    for role in [Role::Parent, Role::Backend, Role::Target, Role::Failover] {
+        tell_referrers(draft, role, Kind::Service, service);
+    }
+}
+
+/// The routes and traffic policies that refer to an object that came, changed or went.
+fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
+    let referrers = draft.next.links().referrers(role, kind, key);
+    let referrers: Vec<Node> = referrers.cloned().collect();
+    for it in referrers {
+        match it.kind {
+            Kind::HttpRoute => tell_route::<HttpRoute>(draft, &it.key),
+            Kind::GrpcRoute => tell_route::<GrpcRoute>(draft, &it.key),
+            Kind::TcpRoute => tell_route::<TcpRoute>(draft, &it.key),
+            Kind::TlsRoute => tell_route::<TlsRoute>(draft, &it.key),
+            Kind::TrafficPolicy => {
+                if let Some(policy) = draft.next.traffic_policies.get(&it.key) {
+                    let conditions = traffic_policy::conditions(policy, &draft.next);
+                    draft.set_conditions::<TrafficPolicy>(&it.key, conditions);
+                }
+            }
+            Kind::Service | Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => {}
+        }
+    }
+}
+
+fn tell_route<R: Route>(draft: &mut Draft, key: &ObjectKey) {
+    if let Some(route) = R::all(&draft.next).get(key) {
+        let conditions = route::conditions(&**route, &draft.next);
+        draft.set_conditions::<R>(key, conditions);
+    }
+}
+
 /// The endpoints of a service that came, changed or went.
 fn tell_endpoints(draft: &mut Draft, service: &ObjectKey) {
     let endpoints: Vec<_> = draft.next.endpoints_of(service).cloned().collect();
@@ -275,15 +339,15 @@ fn endpoint_refs(endpoint: &Endpoint, snapshot: &Snapshot) -> Condition {
     let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
     let Some(service) = snapshot.services.get(&key) else {
         let message = format!("there is no Service {key}");
-        return condition(endpoint, "ResolvedRefs", Err(("ServiceNotFound", &message)));
+        return condition(endpoint, RESOLVED_REFS, Err(("ServiceNotFound", &message)));
     };
     let is_known = |name: &str| service.spec.ports.iter().any(|port| port.name == name);
     match endpoint.spec.ports.keys().find(|name| !is_known(name)) {
         Some(name) => {
             let message = format!("Service {key} has no port {name}");
-            condition(endpoint, "ResolvedRefs", Err(("PortNotFound", &message)))
+            condition(endpoint, RESOLVED_REFS, Err(("PortNotFound", &message)))
         }
-        None => condition(endpoint, "ResolvedRefs", Ok("ResolvedRefs")),
+        None => condition(endpoint, RESOLVED_REFS, Ok(RESOLVED_REFS)),
     }
 }
 
@@ -296,10 +360,10 @@ fn policy_refs(policy: &AuthorizationPolicy, snapshot: &Snapshot) -> Condition {
         _ => false,
     };
     if exists {
-        return condition(policy, "ResolvedRefs", Ok("ResolvedRefs"));
+        return condition(policy, RESOLVED_REFS, Ok(RESOLVED_REFS));
     }
     let message = format!("there is no {} {key}", target.kind);
-    condition(policy, "ResolvedRefs", Err(("TargetNotFound", &message)))
+    condition(policy, RESOLVED_REFS, Err(("TargetNotFound", &message)))
 }
 
 /// A condition of `object` as it is now: true with a reason, or false with a reason and a sentence.
@@ -320,3 +384,8 @@ fn condition<R: Resource>(
         observed_generation: object.metadata().generation,
     }
 }
+
+/// The condition of what is in force, and its reason.
+const ACCEPTED: &str = "Accepted";
+/// The condition of what refers to what exists, and its reason.
+const RESOLVED_REFS: &str = "ResolvedRefs";

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Health};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
@@ -223,7 +223,36 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(self
+                .set_health(draft, &key, health)
+                .map_or(Applied::Unchanged, Applied::Changed)),
         }
+    }
+
+    fn set_health(
+        &self,
+        draft: &mut Draft,
+        key: &ObjectKey,
+        health: Option<Health>,
+    ) -> Option<Manifest> {
+        let old = draft.next.endpoints.get(key)?;
+        let said = |health: &Option<Health>| {
+            let health = health.as_ref()?;
+            Some((health.status, health.output.clone()))
+        };
+        if said(&old.status.health) == said(&health) {
+            return None;
+        }
+        let mut endpoint = Endpoint::clone(old);
+        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
+        endpoint.status.health = health.map(|health| Health {
+            since: match since {
+                Some((status, since)) if status == health.status => since.clone(),
+                _ => format!("{:.0}", (self.clock)()),
+            },
+            ..health
+        });
+        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
@@ -242,7 +271,7 @@ impl Store {
         self.stamp(&mut new, old.as_deref());
         new.judge(&draft.next, &self.config)?;
         let written = draft.write(new.clone());
-        new.arrive(draft);
+        new.arrive(old.as_deref(), draft);
         Ok(match old {
             Some(_) => Applied::Changed(written),
             None => Applied::Created(written),

@@ -63,6 +63,40 @@ pub struct TrafficPolicySpec {
     pub faults: Vec<Fault>,
 }
 
+impl TrafficPolicySpec {
+    /// Whether it asks for more than the kernel does: anything but a simple algorithm, health checks and the threshold
+    /// below which health is ignored.
+    #[must_use]
+    pub fn needs_proxy(&self) -> bool {
+        let Self {
+            target: _,
+            load_balancing,
+            health_check: _,
+            outlier_detection,
+            circuit_breaker,
+            retries,
+            timeouts,
+            hedging,
+            rate_limits,
+            adaptive_concurrency,
+            priority,
+            faults,
+        } = self;
+        load_balancing
+            .as_ref()
+            .is_some_and(LoadBalancing::needs_proxy)
+            || outlier_detection.is_some()
+            || circuit_breaker.is_some()
+            || retries.is_some()
+            || timeouts.is_some()
+            || hedging.is_some()
+            || !rate_limits.is_empty()
+            || adaptive_concurrency.is_some()
+            || priority.is_some()
+            || !faults.is_empty()
+    }
+}
+
 /// What a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

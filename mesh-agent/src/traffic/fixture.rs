@@ -8,7 +8,9 @@ use crate::state::Ids;
 use crate::state::Snapshot;
 use crate::state::endpoint::Endpoint;
 use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
 use crate::state::policy::AuthorizationPolicy;
+use crate::state::resource::Resource;
 use crate::state::service::Service;
 use crate::state::workload::Workload;
 
@@ -59,6 +61,14 @@ impl Fixture {
         let policy: AuthorizationPolicy = object("AuthorizationPolicy", name, spec);
         self.ids().assign(Subject::Policy(policy.key()));
         Arc::make_mut(&mut self.snapshot.policies).insert(policy.key(), Arc::new(policy));
+        self
+    }
+
+    /// Adds or replaces a route or traffic policy: what the store would not refuse.
+    pub(crate) fn object<R: Resource>(mut self, name: &str, spec: &Value) -> Self {
+        let object: R = object(R::KIND.name(), name, spec);
+        let key = ObjectKey::new(&object.metadata().namespace, name);
+        Arc::make_mut(R::all_mut(&mut self.snapshot)).insert(key, Arc::new(object));
         self
     }
 

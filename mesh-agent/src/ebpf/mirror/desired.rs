@@ -13,11 +13,13 @@ use mesh_common::workload::{Caller, Workload};
 
 use crate::state::Ids;
 use crate::state::Snapshot;
-use crate::state::endpoint::Endpoint as EndpointObject;
+use crate::state::endpoint::{Endpoint as EndpointObject, HealthStatus};
 use crate::state::id::Subject;
-use crate::state::object::ObjectKey;
+use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::Balancing as BalancingSpec;
 use crate::state::service::{Port, Protocol, Service as ServiceObject};
+use crate::state::traffic_policy::TrafficPolicy;
+use crate::state::traffic_policy::balancing::DEFAULT_PANIC_THRESHOLD;
 use crate::state::workload::Workload as WorkloadObject;
 use crate::state::workload::{Egress, FailMode};
 use crate::traffic::authz;
@@ -105,7 +107,7 @@ pub fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
             .get(&(key.namespace.as_str(), key.name.as_str()))
             .map(Vec::as_slice)
             .unwrap_or_default();
-        desired.add_service(&snapshot.ids, key, service, endpoints);
+        desired.add_service(snapshot, key, service, endpoints);
     }
     for (key, workload) in snapshot.workloads.iter() {
         desired.add_workload(&snapshot.ids, key, workload, enrolled);
@@ -118,11 +120,14 @@ type Named<'a> = (&'a ObjectKey, &'a Arc<EndpointObject>);
 impl Desired {
     fn add_service(
         &mut self,
-        ids: &Ids,
+        snapshot: &Snapshot,
         key: &ObjectKey,
         service: &ServiceObject,
         endpoints: &[Named<'_>],
     ) {
+        let ids = &*snapshot.ids;
+        let policy = snapshot.traffic_policy_for(Kind::Service, key, None);
+        let takes_critical = is_panic(policy.map(|it| &**it), endpoints);
         let id = ids.number(&Subject::Service(key.clone()));
         for port in &service.spec.ports {
             let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
@@ -132,12 +137,12 @@ impl Desired {
             let value = ServicePort {
                 id,
                 port_id,
-                mode: if service.spec.is_direct(port) {
+                mode: if snapshot.is_direct(service, port) {
                     Mode::Direct
                 } else {
                     Mode::Proxy
                 },
-                balancing: balancing(service.spec.balancing),
+                balancing: balancing(service, policy.map(|it| &**it)),
             };
             for address in authz::virtual_addresses(service) {
                 // Two services with one address are refused by the store; should it happen, the first one stays.
@@ -150,11 +155,17 @@ impl Desired {
                     })
                     .or_insert(value);
             }
-            self.add_slots(ids, port, port_id, endpoints);
+            self.add_slots(ids, (port, port_id), endpoints, takes_critical);
         }
     }
 
-    fn add_slots(&mut self, ids: &Ids, port: &Port, port_id: u32, endpoints: &[Named<'_>]) {
+    fn add_slots(
+        &mut self,
+        ids: &Ids,
+        (port, port_id): (&Port, u32),
+        endpoints: &[Named<'_>],
+        takes_critical: bool,
+    ) {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
         for (key, endpoint) in endpoints {
@@ -175,7 +186,7 @@ impl Desired {
                 weight: spec.weight.max(1),
             };
             self.endpoints.insert(id, value);
-            if !spec.draining && spec.weight > 0 {
+            if takes_connections(endpoint) && (takes_critical || !is_critical(endpoint)) {
                 let family = if value.address.is_v4() {
                     &mut v4
                 } else {
@@ -234,8 +245,35 @@ pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
     }
 }
 
-const fn balancing(balancing: BalancingSpec) -> Balancing {
-    match balancing {
+/// Whether an endpoint takes new connections, as far as people say.
+fn takes_connections(endpoint: &EndpointObject) -> bool {
+    !endpoint.spec.draining && endpoint.spec.weight > 0
+}
+
+fn is_critical(endpoint: &EndpointObject) -> bool {
+    let health = endpoint.status.health.as_ref();
+    health.is_some_and(|it| it.status == HealthStatus::Critical)
+}
+
+/// Whether so few endpoints are well that the others take their share too: none, or less than the threshold of the
+/// policy.
+fn is_panic(policy: Option<&TrafficPolicy>, endpoints: &[Named<'_>]) -> bool {
+    let all = endpoints.iter().map(|(_, it)| it);
+    let all = all.filter(|it| takes_connections(it));
+    let well = all.clone().filter(|it| !is_critical(it)).count();
+    let threshold = policy
+        .and_then(|it| it.spec.load_balancing.as_ref()?.panic_threshold)
+        .unwrap_or(DEFAULT_PANIC_THRESHOLD);
+    well == 0 || well * 100 < all.count() * threshold as usize
+}
+
+/// What the policy says, else the service. What the kernel cannot do goes through the proxy: then this is what is left
+/// while the agent is away.
+fn balancing(service: &ServiceObject, policy: Option<&TrafficPolicy>) -> Balancing {
+    let wanted = policy
+        .and_then(|it| it.spec.load_balancing.as_ref()?.algorithm?.in_kernel())
+        .unwrap_or(service.spec.balancing);
+    match wanted {
         BalancingSpec::RoundRobin => Balancing::RoundRobin,
         BalancingSpec::Random => Balancing::Random,
         BalancingSpec::LeastRequest => Balancing::LeastRequest,

@@ -2,7 +2,7 @@
 //! attempt beside one that is slow, and the deadline of the whole.
 
 mod answer;
-mod guarded;
+mod guards;
 mod hedged;
 pub(crate) mod replay;
 mod trial;
@@ -10,12 +10,12 @@ mod trial;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::answer::Answer;
-use self::guarded::Guarded;
+use self::guards::Guarded;
 use self::hedged::Side;
 use self::replay::Original;
 use self::trial::{Failure, Question, Trial};
@@ -218,7 +218,9 @@ impl<'a> Attempts<'a> {
         match last {
             Ok(answer) => {
                 worker.metrics.retried(outcome.reason());
-                answer.discard(worker);
+                if !self.exchange.is_last {
+                    answer.discard(worker);
+                }
             }
             Err(error) => worker.metrics.retried(error.reason()),
         }
@@ -289,7 +291,7 @@ impl<'a> Attempts<'a> {
             return false;
         }
         let port = Arc::clone(self.selection.port());
-        let is_within = guarded::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
+        let is_within = guards::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
         if !is_within {
             self.connection.worker.metrics.retry_refused("limit");
         }
@@ -309,6 +311,7 @@ impl<'a> Attempts<'a> {
             request,
             is_http2: self.is_http2,
             is_grpc: self.exchange.is_grpc,
+            fate: self.exchange.fate.as_ref().map(Arc::clone),
             limit: deadline.map_or(own, |deadline| deadline.at.min(own)),
             is_limit_ours: !is_sooner || deadline.is_some_and(|deadline| deadline.is_ours),
         }
@@ -323,9 +326,8 @@ impl<'a> Attempts<'a> {
     fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<std::time::Duration> {
         let hedging = self.policy.extra.hedging.as_ref()?;
         let is_safe = self.is_idempotent
-            && request.method() != Method::CONNECT
-            && matches!(request.body(), Outgoing::Empty)
-            && !request.headers().contains_key(http::header::UPGRADE);
+            && !self.exchange.is_last
+            && matches!(request.body(), Outgoing::Empty);
         if !is_safe || self.retries > 0 {
             return None;
         }

@@ -2,29 +2,42 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::attempts::replay::Reader;
 use super::exchange::Exchange;
+use super::guarded::{Broken, Guarded};
 use crate::proxy::error::Error;
 
-/// Why a body breaks off.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    /// Its sender has broken off.
-    #[error("the body broke off")]
-    Broken(#[source] hyper::Error),
-    /// The request is sent again elsewhere.
-    #[error("another attempt has taken over")]
-    Superseded,
-    /// The request has taken too long.
-    #[error("the deadline of the request has passed")]
-    Deadline,
+/// How the body of a request has fared, for whoever must know whose fault a failure is.
+#[derive(Debug, Default)]
+pub(crate) struct Fate(AtomicU8);
+
+impl Fate {
+    const BROKEN: u8 = 1;
+    const SILENT: u8 = 2;
+
+    pub(crate) fn note(&self, broken: &Broken) {
+        let fate = match broken {
+            Broken::Off(_) | Broken::Quietly => Self::BROKEN,
+            Broken::Silent => Self::SILENT,
+            Broken::Superseded | Broken::Deadline => return,
+        };
+        self.0.store(fate, Ordering::Relaxed);
+    }
+
+    /// What is to be told instead of the endpoint's failure, if the client's body was the cause.
+    pub(crate) fn error(&self) -> Option<Error> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::BROKEN => Some(Error::BrokenBody),
+            Self::SILENT => Some(Error::SilentBody),
+            _ => None,
+        }
+    }
 }
 
 /// The body of a request, on its way to an endpoint.
@@ -35,9 +48,11 @@ pub(crate) enum Outgoing {
     /// The client's, frame by frame.
     Streamed {
         /// Where it comes from.
-        inner: Incoming,
+        inner: Guarded,
         /// Bytes so far.
         count: Arc<AtomicU64>,
+        /// How it has fared.
+        fate: Arc<Fate>,
     },
     /// The client's, kept so that it can be sent again.
     Kept(Reader),
@@ -45,20 +60,24 @@ pub(crate) enum Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed { inner, count } => {
+            Self::Streamed { inner, count, fate } => {
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame {
-                    count.fetch_add(length(frame), Ordering::Relaxed);
+                match &frame {
+                    Some(Ok(frame)) => {
+                        count.fetch_add(length(frame), Ordering::Relaxed);
+                    }
+                    Some(Err(broken)) => fate.note(broken),
+                    None => {}
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+                Poll::Ready(frame)
             }
             Self::Kept(reader) => reader.poll_frame(cx),
         }
@@ -95,7 +114,7 @@ pub(crate) enum Reply {
     /// The endpoint's, frame by frame.
     Streamed {
         /// Where it comes from.
-        inner: Incoming,
+        inner: Guarded,
         /// What is to be told when it has ended.
         exchange: Box<Exchange>,
     },
@@ -103,18 +122,18 @@ pub(crate) enum Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Streamed { inner, exchange } => {
                 if exchange.has_expired(cx) {
                     exchange.failed(&Error::Deadline);
-                    return Poll::Ready(Some(Err(BodyError::Deadline)));
+                    return Poll::Ready(Some(Err(Broken::Deadline)));
                 }
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
@@ -127,7 +146,7 @@ impl Body for Reply {
                     Some(Err(_)) => exchange.cut_off(),
                     None => exchange.complete(),
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+                Poll::Ready(frame)
             }
         }
     }
@@ -153,7 +172,9 @@ impl Body for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // hyper does not poll to the end what it knows has ended.
-        if let Self::Streamed { inner, exchange } = self
+        if let Self::Streamed {
+            inner, exchange, ..
+        } = self
             && inner.is_end_stream()
         {
             exchange.complete();

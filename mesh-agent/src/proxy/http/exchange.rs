@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
+use super::body::Fate;
+use super::guarded::Guarded;
+use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
 use crate::proxy::metrics::OutcomeKey;
@@ -43,6 +47,10 @@ pub(crate) struct Exchange {
     pub(crate) lease: Option<Lease>,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
+    /// How the request's body has fared, if it has one.
+    pub(crate) fate: Option<Arc<Fate>>,
+    /// The connection to the endpoint serves no other request, for it may become a tunnel.
+    pub(crate) is_last: bool,
     /// What the access log tells of the request; absent where there is no log.
     pub(crate) head: Option<Box<access_log::Head>>,
     /// Whether it is a gRPC call.
@@ -72,6 +80,8 @@ impl Exchange {
             active: None,
             lease: None,
             request_bytes: Arc::default(),
+            fate: None,
+            is_last: false,
             head: None,
             is_grpc: false,
             attempts: 0,
@@ -149,6 +159,27 @@ impl Exchange {
         }
     }
 
+    /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
+    pub(crate) fn guard_request(&self, body: Incoming) -> Guarded {
+        let timeouts = &self.connection.worker.config.timeouts;
+        let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
+            (true, true) => (Version::HTTP_2, timeouts.idle),
+            (true, false) => (Version::HTTP_2, timeouts.body),
+            (false, _) => (Version::HTTP_11, timeouts.body),
+        };
+        Guarded::new(body, version, Silence::new(patience))
+    }
+
+    /// The response's body. Of HTTP/1 the connection's own limit holds.
+    pub(crate) fn guard_response(&self, body: Incoming, version: Version) -> Guarded {
+        let silence = if self.connection.is_http2 {
+            Silence::new(self.connection.worker.config.timeouts.idle)
+        } else {
+            Silence::allowed()
+        };
+        Guarded::new(body, version, silence)
+    }
+
     /// The proxy answers itself.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.flags = error.flags();
@@ -175,7 +206,9 @@ impl Exchange {
     /// The response has ended well: its connection may serve again.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.lease.take()
+            && !self.is_last
+        {
             let worker = &self.connection.worker;
             worker.pool.give_back(worker, lease);
         }

@@ -1,6 +1,7 @@
 //! One request: sound? which service? may it? to whom? and the answer streamed back.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::Authority;
@@ -13,7 +14,7 @@ use super::Connection;
 use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
-use super::headers::{self, Additions, Wish};
+use super::headers::{self, Additions, After, Wish};
 use super::reply;
 use super::upgrade;
 use crate::proxy::access_log::Head;
@@ -29,10 +30,13 @@ pub(crate) async fn forward(
     let version = request.version();
     let mut exchange = Exchange::new(connection);
     Ok(match answer(&mut exchange, request).await {
-        Ok(Answer::Streamed(response)) => response.map(|inner| Reply::Streamed {
-            inner,
-            exchange: Box::new(exchange),
-        }),
+        Ok(Answer::Streamed(response)) => {
+            let version = response.version();
+            response.map(|body| Reply::Streamed {
+                inner: exchange.guard_response(body, version),
+                exchange: Box::new(exchange),
+            })
+        }
         Ok(Answer::Switched {
             response,
             client,
@@ -59,7 +63,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let connection = Arc::clone(&exchange.connection);
     let client = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
-    let wish = headers::check(&parts);
+    let wish = headers::admit(&mut parts, &connection);
     exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
     note(exchange, &parts, wish.as_ref().ok());
     let port = service_port(&connection).await;
@@ -82,11 +86,13 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         Outgoing::Empty
     } else {
         Outgoing::Streamed {
-            inner: body,
+            inner: exchange.guard_request(body),
             count: Arc::clone(&exchange.request_bytes),
+            fate: Arc::clone(exchange.fate.get_or_insert_default()),
         }
     };
     let request = Request::from_parts(parts, body);
+    exchange.is_last = wish.may_tunnel();
     let target = Target {
         policy: Arc::clone(&port.policy),
         port,
@@ -98,7 +104,8 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    headers::clean_response(response.headers_mut(), is_switch);
+    let after = After::of(is_switch, &connection);
+    headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
@@ -140,12 +147,19 @@ fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wis
 }
 
 fn unasked(exchange: &mut Exchange) -> Error {
-    // Whatever follows on that connection is not HTTP.
+    Error::UnaskedUpgrade(give_up(exchange))
+}
+
+fn bad(exchange: &mut Exchange, what: &'static str) -> Error {
+    let endpoint = give_up(exchange);
+    Error::BadResponse { endpoint, what }
+}
+
+/// Nobody knows what follows on the connection to the endpoint: it serves no other request.
+fn give_up(exchange: &mut Exchange) -> SocketAddr {
     exchange.lease = None;
-    let original = exchange.connection.caller.original;
-    let endpoint = exchange
-        .active
-        .as_ref()
-        .map(|active| active.endpoint().address);
-    Error::UnaskedUpgrade(endpoint.unwrap_or(original))
+    let endpoint = exchange.active.as_ref();
+    endpoint.map_or(exchange.connection.caller.original, |active| {
+        active.endpoint().address
+    })
 }

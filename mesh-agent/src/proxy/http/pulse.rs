@@ -1,33 +1,49 @@
 //! Signs of life of a client's connection, for its time limits: one look every few seconds, no timer per request.
 
+mod frames;
+mod framing;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::proxy::config::Timeouts;
+use frames::Frames;
+use framing::Framing;
 
 /// What has moved since the last look.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     timeouts: Timeouts,
     is_http2: bool,
+    opened: Instant,
     /// Requests under way.
     requests: AtomicU32,
+    /// Requests whose head hyper has read.
+    heads: AtomicU64,
+    /// The first of them that is framed twice; zero if there is none.
+    ambiguous: AtomicU64,
     /// Bytes have come at some time.
     is_touched: AtomicBool,
     /// Bytes have moved.
     has_moved: AtomicBool,
-    /// Bytes have come that belong to no request yet.
-    has_head: AtomicBool,
+    /// A head has begun, and not ended.
+    is_head_open: AtomicBool,
+    /// Heads that have come whole, modulo 2^32.
+    heads_come: AtomicU32,
     /// A request has come or ended.
     has_served: AtomicBool,
+    /// The connection has reached its age.
+    is_aged: AtomicBool,
+    /// The connection is no longer HTTP.
+    is_tunnel: AtomicBool,
     last: Mutex<Last>,
 }
 
@@ -36,7 +52,8 @@ pub(crate) struct Pulse {
 struct Last {
     moved: Instant,
     served: Instant,
-    head: Option<Instant>,
+    /// Since when the head that is open has been open, and how many had come before.
+    head: Option<(Instant, u32)>,
 }
 
 /// What a look has found.
@@ -44,8 +61,8 @@ struct Last {
 pub(crate) enum Verdict {
     /// Carry on.
     Alive,
-    /// No request for a long time: close in good order.
-    Unused,
+    /// No request for a long time, or old: close in good order.
+    Retire,
     /// A limit is exceeded: close.
     Overdue,
 }
@@ -56,11 +73,17 @@ impl Pulse {
         Self {
             timeouts,
             is_http2,
+            opened: now,
             requests: AtomicU32::new(0),
+            heads: AtomicU64::new(0),
+            ambiguous: AtomicU64::new(0),
             is_touched: AtomicBool::new(false),
             has_moved: AtomicBool::new(false),
-            has_head: AtomicBool::new(false),
+            is_head_open: AtomicBool::new(false),
+            heads_come: AtomicU32::new(0),
             has_served: AtomicBool::new(false),
+            is_aged: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             last: Mutex::new(Last {
                 moved: now,
                 served: now,
@@ -74,11 +97,25 @@ impl Pulse {
         !self.is_touched.load(Ordering::Relaxed)
     }
 
+    /// Whether no request is under way.
+    pub(crate) fn is_unoccupied(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the connection is old enough to be replaced by another.
+    pub(crate) fn is_aged(&self) -> bool {
+        self.is_aged.load(Ordering::Relaxed)
+    }
+
+    /// The connection is a tunnel from now on: its bytes are no messages.
+    pub(crate) fn tunnel(&self) {
+        self.is_tunnel.store(true, Ordering::Relaxed);
+    }
+
     /// The head of a request is complete.
     pub(crate) fn request_started(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.has_served.store(true, Ordering::Relaxed);
-        self.has_head.store(false, Ordering::Relaxed);
     }
 
     /// A request and its response have ended.
@@ -87,12 +124,22 @@ impl Pulse {
         self.has_served.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the request that has come now says in two ways where its body ends. To be asked once for each request of an
+    /// HTTP/1.1 connection, which come one after the other.
+    pub(crate) fn is_framed_twice(&self) -> bool {
+        let number = self.heads.fetch_add(1, Ordering::Relaxed) + 1;
+        let ambiguous = self.ambiguous.load(Ordering::Relaxed);
+        ambiguous != 0 && number >= ambiguous
+    }
+
     fn has_read(&self) {
         self.is_touched.store(true, Ordering::Relaxed);
         self.has_moved.store(true, Ordering::Relaxed);
-        if self.requests.load(Ordering::Relaxed) == 0 {
-            self.has_head.store(true, Ordering::Relaxed);
-        }
+    }
+
+    fn has_head(&self, is_open: bool, come: u32) {
+        self.is_head_open.store(is_open, Ordering::Relaxed);
+        self.heads_come.store(come, Ordering::Relaxed);
     }
 
     /// Compares with the last look.
@@ -102,33 +149,69 @@ impl Pulse {
         if self.has_moved.swap(false, Ordering::Relaxed) {
             last.moved = now;
         }
-        let has_served = self.has_served.swap(false, Ordering::Relaxed);
-        if has_served {
+        let is_unoccupied = self.is_unoccupied();
+        if self.has_served.swap(false, Ordering::Relaxed) || !is_unoccupied {
             last.served = now;
         }
-        if self.requests.load(Ordering::Relaxed) > 0 {
-            last.served = now;
-            last.head = None;
-            return if now - last.moved > self.timeouts.idle {
-                Verdict::Overdue
-            } else {
-                Verdict::Alive
-            };
+        let age = self.timeouts.max_age;
+        let is_aged = !age.is_zero() && now - self.opened > age;
+        self.is_aged.store(is_aged, Ordering::Relaxed);
+        if self.is_head_overdue(&mut last, now, is_unoccupied) {
+            return Verdict::Overdue;
         }
-        // Bytes of HTTP/2 outside a request may be PINGs: no head need follow.
-        let awaits_head = !self.is_http2 && !has_served && self.has_head.load(Ordering::Relaxed);
-        if awaits_head {
-            let since = *last.head.get_or_insert(now);
-            if now - since > self.timeouts.header {
-                return Verdict::Overdue;
-            }
-        } else {
-            last.head = None;
+        if !is_unoccupied && now - last.moved > self.timeouts.idle {
+            return Verdict::Overdue;
         }
-        if now - last.served > self.timeouts.keep_alive {
-            Verdict::Unused
+        let is_mute = self.is_untouched() && now - self.opened > self.timeouts.first_byte;
+        // Of HTTP/1 the next response tells the client. To close between two would meet a request half-way.
+        let is_retired = is_aged && self.is_http2;
+        if is_mute || is_retired || now - last.served > self.timeouts.keep_alive {
+            Verdict::Retire
         } else {
             Verdict::Alive
+        }
+    }
+
+    fn is_head_overdue(&self, last: &mut Last, now: Instant, is_unoccupied: bool) -> bool {
+        let is_open = self.is_head_open.load(Ordering::Relaxed);
+        // Of HTTP/1 nobody reads on while a request is under way.
+        if !is_open || !(is_unoccupied || self.is_http2) {
+            last.head = None;
+            return false;
+        }
+        let come = self.heads_come.load(Ordering::Relaxed);
+        match last.head {
+            Some((since, before)) if before == come => now - since > self.timeouts.header,
+            _ => {
+                last.head = Some((now, come));
+                false
+            }
+        }
+    }
+}
+
+/// Follows the bytes of a client.
+#[derive(Debug)]
+enum Observer {
+    Http1(Framing),
+    Http2(Frames),
+}
+
+impl Observer {
+    fn follow(&mut self, bytes: &[u8], pulse: &Pulse) {
+        match self {
+            Self::Http1(framing) => {
+                if let Some(ambiguous) = framing.follow(bytes) {
+                    pulse.ambiguous.store(ambiguous, Ordering::Relaxed);
+                }
+                let (is_open, come) = framing.state();
+                pulse.has_head(is_open, come);
+            }
+            Self::Http2(frames) => {
+                frames.follow(bytes);
+                let (is_open, come) = frames.state();
+                pulse.has_head(is_open, come);
+            }
         }
     }
 }
@@ -138,11 +221,21 @@ impl Pulse {
 pub(crate) struct Beating<S> {
     inner: S,
     pulse: Arc<Pulse>,
+    observer: Observer,
 }
 
 impl<S> Beating<S> {
-    pub(crate) const fn new(inner: S, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse }
+    pub(crate) fn new(inner: S, pulse: Arc<Pulse>) -> Self {
+        let observer = if pulse.is_http2 {
+            Observer::Http2(Frames::new())
+        } else {
+            Observer::Http1(Framing::new())
+        };
+        Self {
+            inner,
+            pulse,
+            observer,
+        }
     }
 
     fn wrote(&self, result: &Poll<io::Result<usize>>) {
@@ -154,14 +247,19 @@ impl<S> Beating<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Beating<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.pulse.has_read();
+        let result = Pin::new(&mut this.inner).poll_read(cx, buffer);
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        if !new.is_empty() {
+            this.pulse.has_read();
+            if !this.pulse.is_tunnel.load(Ordering::Relaxed) {
+                this.observer.follow(new, &this.pulse);
+            }
         }
         result
     }
@@ -202,75 +300,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Beating<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::advance;
-
-    use super::{Pulse, Verdict};
-    use crate::proxy::config::Timeouts;
-
-    const TIMEOUTS: Timeouts = Timeouts {
-        connect: Duration::from_secs(1),
-        header: Duration::from_secs(10),
-        response: Duration::from_mins(1),
-        keep_alive: Duration::from_secs(100),
-        idle: Duration::from_secs(50),
-        pool_idle: Duration::from_secs(1),
-        detect: Duration::from_secs(1),
-        detect_race: Duration::from_secs(1),
-    };
-
-    /// The first verdict that is not `Alive`, and after how many seconds, with a look each second.
-    async fn watch(pulse: &Pulse, each_second: impl Fn()) -> (Verdict, u32) {
-        for second in 0..300 {
-            each_second();
-            match pulse.look() {
-                Verdict::Alive => advance(Duration::from_secs(1)).await,
-                verdict => return (verdict, second),
-            }
-        }
-        (Verdict::Alive, 300)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_without_requests_is_unused_after_a_while() {
-        for is_http2 in [false, true] {
-            let pulse = Pulse::new(TIMEOUTS, is_http2);
-            assert!(pulse.is_untouched());
-            assert_eq!(watch(&pulse, || ()).await, (Verdict::Unused, 101));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_head_must_end_in_time_however_its_bytes_drip() {
-        let pulse = Pulse::new(TIMEOUTS, false);
-        pulse.request_started();
-        pulse.request_ended();
-        assert_eq!(pulse.look(), Verdict::Alive);
-        assert_eq!(
-            watch(&pulse, || pulse.has_read()).await,
-            (Verdict::Overdue, 11)
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_may_take_its_time_while_bytes_move() {
-        let pulse = Pulse::new(TIMEOUTS, false);
-        pulse.request_started();
-        assert_eq!(
-            watch(&pulse, || pulse.has_read()).await,
-            (Verdict::Alive, 300)
-        );
-        assert_eq!(watch(&pulse, || ()).await, (Verdict::Overdue, 50));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pings_of_http_2_are_no_heads() {
-        let pulse = Pulse::new(TIMEOUTS, true);
-        assert_eq!(
-            watch(&pulse, || pulse.has_read()).await,
-            (Verdict::Unused, 101)
-        );
-    }
-}
+mod tests;

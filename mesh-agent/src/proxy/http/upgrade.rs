@@ -10,6 +10,7 @@ use crate::proxy::error::Error;
 /// Joins the two connections that were taken out of HTTP, until they end.
 pub(crate) async fn tunnel(mut exchange: Exchange, client: OnUpgrade, endpoint: OnUpgrade) {
     let connection = std::sync::Arc::clone(&exchange.connection);
+    connection.pulse.tunnel();
     let joined = tokio::join!(client, endpoint);
     let (client, endpoint) = match joined {
         (Ok(client), Ok(endpoint)) => (client, endpoint),

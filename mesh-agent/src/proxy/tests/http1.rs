@@ -95,7 +95,7 @@ async fn the_endpoint_gets_a_clean_head() {
         "{response}"
     );
     for expected in [
-        "host: Web.shop",
+        "host: web.shop",
         "x-forwarded-for: 10.0.0.2",
         "x-forwarded-proto: http",
         "x-request-id: mine",

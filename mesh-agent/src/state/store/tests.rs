@@ -1,5 +1,6 @@
 //! What a change does, and what it leaves alone.
 
+mod attached;
 mod disk;
 mod random;
 
@@ -340,4 +341,56 @@ fn follower_misses_nothing_it_may_ask_for() {
 
     assert!(store.follow(Some(4)).is_none(), "forgotten");
     assert_eq!(store.follow(Some(5)).unwrap().missed.len(), 1024);
+}
+
+#[test]
+fn health_is_written_when_it_changes_and_counts_from_when_its_word_did() {
+    use crate::state::endpoint::{Health, HealthStatus};
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static NOW: AtomicI64 = AtomicI64::new(0);
+    let clock = || Timestamp::from_second(NOW.fetch_add(60, Ordering::Relaxed)).unwrap();
+    let store = Store::in_memory().with_clock(clock);
+    put_endpoint(&store, "web-1", &json!({}));
+    let set = |health: Option<(HealthStatus, &str)>| {
+        let health = health.map(|(status, output)| Health {
+            status,
+            since: String::new(),
+            output: output.to_owned(),
+        });
+        let key = key("web-1");
+        store.apply(Change::Health { key, health }).unwrap()
+    };
+    let since = || {
+        let endpoint = Arc::clone(&store.snapshot().endpoints[&key("web-1")]);
+        endpoint.status.health.clone().map(|it| it.since)
+    };
+    assert_eq!(set(None), Applied::Unchanged);
+    set(Some((HealthStatus::Passing, "200")));
+    let first = since();
+    assert_eq!(
+        set(Some((HealthStatus::Passing, "200"))),
+        Applied::Unchanged
+    );
+    set(Some((HealthStatus::Passing, "204")));
+    assert_eq!(since(), first);
+    set(Some((HealthStatus::Critical, "refused")));
+    assert_ne!(since(), first);
+
+    put(
+        &store,
+        Kind::Endpoint,
+        "web-1",
+        &json!({"service": "web", "address": "10.0.0.4"}),
+    );
+    assert!(
+        since().is_some(),
+        "a change of the spec keeps what was seen"
+    );
+    set(None);
+    assert_eq!(since(), None);
+    let gone = Change::Health {
+        key: key("web-2"),
+        health: None,
+    };
+    assert_eq!(store.apply(gone), Ok(Applied::Unchanged));
 }

@@ -7,6 +7,10 @@ use utoipa::ToSchema;
 
 use crate::state::duration::Duration;
 use crate::state::route::SessionPersistence;
+use crate::state::service::Balancing;
+
+/// `panicThreshold` where a policy has none and endpoints are checked or watched, in percent.
+pub const DEFAULT_PANIC_THRESHOLD: u32 = 50;
 
 /// Which endpoint takes a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -40,6 +44,29 @@ pub struct LoadBalancing {
     pub panic_threshold: Option<u32>,
 }
 
+impl LoadBalancing {
+    /// Whether it asks for more than the kernel does.
+    #[must_use]
+    pub fn needs_proxy(&self) -> bool {
+        let Self {
+            algorithm,
+            hash_on: _,
+            session_persistence,
+            slow_start,
+            locality,
+            failover,
+            subsets,
+            panic_threshold: _,
+        } = self;
+        algorithm.is_some_and(|it| it.in_kernel().is_none())
+            || session_persistence.is_some()
+            || slow_start.is_some()
+            || locality.is_some()
+            || !failover.is_empty()
+            || !subsets.is_empty()
+    }
+}
+
 /// How an endpoint is picked. All go by weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Algorithm {
@@ -58,6 +85,19 @@ pub enum Algorithm {
     RingHash,
     /// Consistent hashing by Maglev's table.
     Maglev,
+}
+
+impl Algorithm {
+    /// The same as the kernel does it, where it can.
+    #[must_use]
+    pub const fn in_kernel(self) -> Option<Balancing> {
+        match self {
+            Self::RoundRobin | Self::WeightedRoundRobin => Some(Balancing::RoundRobin),
+            Self::Random => Some(Balancing::Random),
+            Self::LeastRequest => Some(Balancing::LeastRequest),
+            Self::PeakEwma | Self::RingHash | Self::Maglev => None,
+        }
+    }
 }
 
 /// What is hashed: exactly one of the fields.

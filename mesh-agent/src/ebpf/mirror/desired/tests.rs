@@ -1,6 +1,7 @@
 //! Tests of what the maps should hold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::balance::Balancing;
 use mesh_common::endpoint::State;
@@ -9,7 +10,10 @@ use mesh_common::workload::Workload;
 use serde_json::json;
 
 use super::{Desired, Enrolled, Place, desired, interleave};
+use crate::state::endpoint::{Health, HealthStatus};
 use crate::state::object::ObjectKey;
+use crate::state::stream_route::TcpRoute;
+use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
 
 fn web(mode: &str, protocol: &str) -> Fixture {
@@ -37,6 +41,30 @@ fn a_port_is_one_service_per_virtual_address() {
     assert_eq!(modes(&web("auto", "http")), Mode::Proxy);
     assert_eq!(modes(&web("direct", "http")), Mode::Direct);
     assert_eq!(modes(&web("proxy", "tcp")), Mode::Proxy);
+}
+
+#[test]
+fn what_is_attached_to_a_service_decides_how_the_kernel_carries_it() {
+    let of = |fixture: &Fixture| *of(fixture).services.values().next().unwrap();
+    let policy = |spec: serde_json::Value| {
+        let mut spec = spec;
+        spec["target"] = json!({"kind": "Service", "name": "web"});
+        of(&web("auto", "tcp").object::<TrafficPolicy>("p", &spec))
+    };
+    let simple = policy(json!({"loadBalancing": {"algorithm": "WeightedRoundRobin"}}));
+    assert_eq!(
+        (simple.mode, simple.balancing),
+        (Mode::Direct, Balancing::RoundRobin)
+    );
+    let needs_more = policy(json!({"loadBalancing": {"algorithm": "PeakEwma"}}));
+    assert_eq!(
+        (needs_more.mode, needs_more.balancing),
+        (Mode::Proxy, Balancing::Random)
+    );
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let routed = of(&web("auto", "tcp").object::<TcpRoute>("r", &route));
+    assert_eq!(routed.mode, Mode::Proxy);
 }
 
 #[test]
@@ -85,6 +113,41 @@ fn draining_and_weightless_endpoints_take_no_slot() {
     states.sort_unstable();
     assert_eq!(states, [State::Ready as u8, State::Draining as u8]);
     assert!(desired.endpoints.values().all(|value| value.weight >= 1));
+}
+
+#[test]
+fn a_critical_endpoint_takes_no_slot_unless_too_few_are_well() {
+    let slots = |critical: usize, threshold: u32| {
+        let mut fixture = web("auto", "tcp").object::<TrafficPolicy>(
+            "p",
+            &json!({"target": {"kind": "Service", "name": "web"}, "healthCheck": {"tcp": {}},
+                "loadBalancing": {"panicThreshold": threshold}}),
+        );
+        for index in 0..4 {
+            let spec = json!({"service": "web", "address": format!("10.0.0.{}", index + 1)});
+            fixture = fixture.endpoint(&format!("e{index}"), &["main"], &spec);
+        }
+        let mut snapshot = fixture.snapshot();
+        for endpoint in Arc::make_mut(&mut snapshot.endpoints)
+            .values_mut()
+            .take(critical)
+        {
+            Arc::make_mut(endpoint).status.health = Some(Health {
+                status: HealthStatus::Critical,
+                since: String::new(),
+                output: String::new(),
+            });
+        }
+        let desired = desired(&snapshot, &Enrolled::default());
+        assert_eq!(desired.endpoints.len(), 4);
+        desired.slots.values().next().unwrap().v4.len()
+    };
+    assert_eq!(slots(0, 50), 4);
+    assert_eq!(slots(1, 50), 3);
+    assert_eq!(slots(2, 50), 2);
+    assert_eq!(slots(3, 50), 4);
+    assert_eq!(slots(3, 0), 1);
+    assert_eq!(slots(4, 0), 4);
 }
 
 #[test]

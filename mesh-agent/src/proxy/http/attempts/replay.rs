@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::copy_of;
-use crate::proxy::http::body::{BodyError, Outgoing};
+use crate::proxy::http::body::{Fate, Outgoing};
+use crate::proxy::http::guarded::{Broken, Guarded};
 
 /// A request, for the first time and for others.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl Original {
         let (parts, body) = request.into_parts();
         let (spare, kept, body) = match body {
             Outgoing::Empty => (Some(copy_of(&parts)), None, Outgoing::Empty),
-            Outgoing::Streamed { inner, count } if is_short(&inner, max_body) => {
-                let kept = Arc::new(Mutex::new(Kept::new(inner, count, max_body)));
+            Outgoing::Streamed { inner, count, fate } if is_short(&inner, max_body) => {
+                let kept = Arc::new(Mutex::new(Kept::new(inner, count, fate, max_body)));
                 let body = Outgoing::Kept(Reader::new(&kept));
                 (Some(copy_of(&parts)), Some(kept), body)
             }
@@ -67,7 +67,7 @@ impl Original {
     }
 }
 
-fn is_short(body: &Incoming, max: usize) -> bool {
+fn is_short(body: &Guarded, max: usize) -> bool {
     let max = u64::try_from(max).unwrap_or(u64::MAX);
     max > 0 && body.size_hint().lower() <= max
 }
@@ -75,8 +75,9 @@ fn is_short(body: &Incoming, max: usize) -> bool {
 /// A body as far as it has come.
 #[derive(Debug)]
 struct Kept {
-    inner: Incoming,
+    inner: Guarded,
     count: Arc<AtomicU64>,
+    fate: Arc<Fate>,
     hint: SizeHint,
     data: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -89,11 +90,12 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(inner: Incoming, count: Arc<AtomicU64>, room: usize) -> Self {
+    fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>, room: usize) -> Self {
         Self {
             hint: inner.size_hint(),
             inner,
             count,
+            fate,
             data: Vec::new(),
             trailers: None,
             room,
@@ -103,10 +105,7 @@ impl Kept {
         }
     }
 
-    fn poll_inner(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             None => {
                 self.has_ended = true;
@@ -114,7 +113,8 @@ impl Kept {
             }
             Some(Err(error)) => {
                 self.lose();
-                return Poll::Ready(Some(Err(BodyError::Broken(error))));
+                self.fate.note(&error);
+                return Poll::Ready(Some(Err(error)));
             }
             Some(Ok(frame)) => frame,
         };
@@ -165,11 +165,11 @@ impl Reader {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.turn != self.turn {
             // An end without an error would make a part look like the whole.
-            return Poll::Ready(Some(Err(BodyError::Superseded)));
+            return Poll::Ready(Some(Err(Broken::Superseded)));
         }
         if !kept.is_lost {
             let place = self.read;

@@ -7,11 +7,11 @@ use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
-use super::guarded::{guards, tell};
+use super::guards::{guards, tell};
 use crate::net::clock;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
-use crate::proxy::http::body::Outgoing;
+use crate::proxy::http::body::{Fate, Outgoing};
 use crate::proxy::outliers;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::{Guard, Limit, Slot};
@@ -36,6 +36,8 @@ pub(super) struct Question {
     pub(super) request: Request<Outgoing>,
     pub(super) is_http2: bool,
     pub(super) is_grpc: bool,
+    /// How the body fares.
+    pub(super) fate: Option<Arc<Fate>>,
     /// When there must be an answer.
     pub(super) limit: Instant,
     /// Whether the endpoint is to blame if there is none: not where the client has set the time.
@@ -105,6 +107,7 @@ impl Trial {
             request,
             is_http2,
             is_grpc,
+            fate,
             ..
         } = question;
         let mut lease = match self.lease(is_http2).await {
@@ -115,10 +118,12 @@ impl Trial {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(mut error) => {
                 let unsent = error.take_message();
-                let error = Error::Upstream {
+                // A body that breaks off is no fault of the endpoint.
+                let blamed = fate.and_then(|fate| fate.error());
+                let error = blamed.unwrap_or_else(|| Error::Upstream {
                     endpoint: self.endpoint.address,
                     source: error.into_error(),
-                };
+                });
                 Err(Failure {
                     is_stale: unsent.is_some(),
                     ..Failure::new(error, unsent)
@@ -232,8 +237,6 @@ fn outcome(error: &Error) -> Option<Outcome> {
         Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Handshake { .. } => {
             Some(Outcome::ConnectFailure)
         }
-        // The client has broken off its own body.
-        Error::Upstream { source, .. } if source.is_user() => None,
         Error::Upstream { .. } if is_refused(error) => Some(Outcome::RefusedStream),
         Error::Upstream { .. } => Some(Outcome::Reset),
         Error::ResponseTimeout(_) => Some(Outcome::Timeout),

@@ -1,9 +1,11 @@
 //! Heads of requests and responses.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 
-use super::{Additions, Wish, check, clean_response, is_idempotent, is_traceparent, rewrite};
+use super::request::check;
+use super::trace::is_traceparent;
+use super::{Additions, After, Wish, clean_response, clean_trailers, is_idempotent, rewrite};
 
 const ADDITIONS: Additions = Additions {
     caller: None,
@@ -43,12 +45,191 @@ fn a_request_names_one_host() {
         Some(Some("web".to_owned()))
     );
     assert_eq!(host(old, "/", &[]), Some(None));
-    assert_eq!(host(one, "/", &[("host", "")]), Some(None));
     assert_eq!(host(one, "/", &[]), None);
     assert_eq!(host(one, "/", &[("host", "a"), ("host", "a")]), None);
     assert_eq!(host(one, "/", &[("host", "a b")]), None);
     assert_eq!(host(one, "/", &[("host", "me@a")]), None);
     assert_eq!(host(two, "http://web/", &[("host", "other")]), None);
+    assert_eq!(host(two, "/", &[]), Some(None));
+    for bad in [
+        "", "a,b", "a:0", "a:080", "a:port", "a..b", "a%2eb", "[::1", "a/b", "\u{e9}",
+    ] {
+        assert_eq!(host(one, "/", &[("host", bad)]), None, "{bad}");
+        assert_eq!(host(two, "http://a/", &[("host", bad)]), None, "{bad}");
+    }
+    assert_eq!(host(one, "http://me@a/", &[("host", "a")]), None);
+    assert_eq!(host(one, "ftp://a/", &[("host", "a")]), None);
+}
+
+#[test]
+fn a_host_has_one_spelling_and_two_that_mean_the_same_agree() {
+    let host = |uri, host| {
+        let wish = checked(Version::HTTP_11, uri, &[("host", host)])?;
+        wish.authority.map(|authority| authority.to_string())
+    };
+    for (uri, header, expected) in [
+        ("/", "Web.Shop.", Some("web.shop")),
+        ("/", "WEB:8080", Some("web:8080")),
+        ("http://WEB/", "web.", Some("web")),
+        ("http://web:80/", "web", Some("web:80")),
+        ("http://web/", "WEB:80", Some("web")),
+        ("https://web:443/", "web", Some("web:443")),
+        ("http://web:443/", "web", None),
+        ("http://web/", "web:8080", None),
+        ("http://[0::1]/", "[::1]", Some("[::1]")),
+        ("http://web/", "web2", None),
+    ] {
+        assert_eq!(host(uri, header).as_deref(), expected, "{uri} {header}");
+    }
+}
+
+#[test]
+fn white_space_around_a_value_is_refused_in_both_directions() {
+    for value in [" x", "x ", "\tx", "x\t", " "] {
+        let headers = [("host", "a"), ("x-y", value)];
+        assert_eq!(checked(Version::HTTP_2, "/", &headers), None, "{value:?}");
+        let mut response = response(&[("x-y", value)]);
+        assert!(
+            clean_response(&mut response, After::Serve).is_err(),
+            "{value:?}"
+        );
+    }
+    assert!(checked(Version::HTTP_2, "/", &[("host", "a"), ("x-y", "")]).is_some());
+    assert!(checked(Version::HTTP_2, "/", &[("host", "a"), ("x-y", "x y")]).is_some());
+}
+
+fn response(headers: &[(&'static str, &'static str)]) -> Response<()> {
+    let mut response = Response::new(());
+    for (name, value) in headers {
+        let name = http::HeaderName::from_static(name);
+        response
+            .headers_mut()
+            .append(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[test]
+fn a_length_is_one_number() {
+    for bad in [
+        &["+1"][..],
+        &["1", "2"],
+        &["-1"],
+        &["1,1"],
+        &[""],
+        &["0x1"],
+        &["1.0"],
+        &["18446744073709551616"],
+    ] {
+        let mut headers: Vec<_> = bad.iter().map(|value| ("content-length", *value)).collect();
+        let mut answer = response(&headers);
+        assert!(
+            clean_response(&mut answer, After::Serve).is_err(),
+            "{bad:?}"
+        );
+        headers.push(("host", "a"));
+        assert_eq!(checked(Version::HTTP_2, "/", &headers), None, "{bad:?}");
+    }
+    let mut answer = response(&[("content-length", "3"), ("content-length", "3")]);
+    assert_eq!(clean_response(&mut answer, After::Serve), Ok(()));
+    assert_eq!(answer.headers().get_all("content-length").iter().count(), 1);
+}
+
+#[test]
+fn a_response_is_framed_in_one_way() {
+    let chunked = ("transfer-encoding", "chunked");
+    for bad in [
+        &[chunked, ("content-length", "3")][..],
+        &[chunked, chunked],
+        &[("transfer-encoding", "gzip")],
+        &[("transfer-encoding", "gzip, chunked")],
+        &[("transfer-encoding", "identity")],
+        &[("transfer-encoding", "")],
+    ] {
+        assert!(
+            clean_response(&mut response(bad), After::Serve).is_err(),
+            "{bad:?}"
+        );
+    }
+    let mut good = response(&[("transfer-encoding", "Chunked")]);
+    assert_eq!(clean_response(&mut good, After::Serve), Ok(()));
+    assert!(good.headers().is_empty());
+}
+
+#[test]
+fn what_only_a_proxy_may_say_is_removed() {
+    let mut head = parts(
+        Version::HTTP_11,
+        "/",
+        &[
+            ("host", "a"),
+            ("connection", "x-forwarded-proto, x-kept-not"),
+            ("x-kept-not", "1"),
+            ("X-Forwarded-For", "6.6.6.6"),
+            ("x-forwarded-host", "evil"),
+            ("x-FORWARDED-anything", "evil"),
+            ("Forwarded", "for=6.6.6.6"),
+            ("X-Real-IP", "6.6.6.6"),
+            ("x-envoy-original-path", "/admin"),
+            ("x-mesh-identity", "root"),
+            ("true-client-ip", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("X_Real-IP", "6.6.6.6"),
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("Content_Type", "x"),
+            ("x-tenant", "one"),
+            ("x_tenant", "two"),
+            ("x_alone", "kept"),
+            ("x-b3-traceid", "kept"),
+            ("x-forward", "kept"),
+        ],
+    );
+    let wish = check(&head).expect("sound");
+    rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
+    let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    let expected = [
+        "host",
+        "traceparent",
+        "x-b3-traceid",
+        "x-forward",
+        "x-forwarded-proto",
+        "x-request-id",
+        "x-tenant",
+        "x_alone",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(head.headers["x-forwarded-proto"], "http");
+}
+
+#[test]
+fn trailers_carry_no_framing_routing_or_identity() {
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "grpc-status",
+        "x-checksum",
+        "content-length",
+        "transfer-encoding",
+        "host",
+        "authorization",
+        "cookie",
+        "set-cookie",
+        "x-forwarded-for",
+        "x-mesh-error",
+        "x_forwarded_for",
+        "connection",
+        "te",
+        "trailer",
+        "content-type",
+    ] {
+        trailers.insert(name, HeaderValue::from_static("1"));
+    }
+    trailers.insert("x-blank", HeaderValue::from_static(" 1"));
+    clean_trailers(&mut trailers);
+    let mut names: Vec<_> = trailers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["grpc-status", "x-checksum"]);
 }
 
 #[test]
@@ -157,9 +338,29 @@ fn a_connect_names_its_target() {
     let mut head = parts(Version::HTTP_11, "db:5432", &[("host", "db:5432")]);
     head.method = Method::CONNECT;
     let wish = check(&head).expect("sound");
-    assert!(wish.is_connect);
+    assert!(wish.is_connect && wish.may_tunnel());
     rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
     assert_eq!(head.uri.to_string(), "db:5432");
+}
+
+#[test]
+fn a_connect_without_a_host_and_a_port_is_refused() {
+    for (uri, headers) in [
+        ("/", &[("host", "db:5432")][..]),
+        ("db", &[("host", "db")]),
+        ("http://db:5432/", &[("host", "db:5432")]),
+        ("db:0", &[("host", "db:0")]),
+        ("db:5432", &[("host", "db:5432"), ("content-length", "3")]),
+        (
+            "db:5432",
+            &[("host", "db:5432"), ("transfer-encoding", "chunked")],
+        ),
+        ("db:5432", &[("host", "other:5432")]),
+    ] {
+        let mut head = parts(Version::HTTP_11, uri, headers);
+        head.method = Method::CONNECT;
+        assert!(check(&head).is_err(), "{uri}");
+    }
 }
 
 #[test]
@@ -184,16 +385,28 @@ fn a_trace_context_is_passed_on_only_if_it_is_one() {
 }
 
 #[test]
-fn a_response_keeps_its_upgrade_only_when_it_switches() {
-    for upgraded in [false, true] {
-        let mut headers = HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_static("upgrade"));
-        headers.insert("upgrade", HeaderValue::from_static("websocket"));
-        headers.insert("x-mesh-error", HeaderValue::from_static("policy"));
-        clean_response(&mut headers, upgraded);
-        assert_eq!(headers.contains_key("upgrade"), upgraded);
+fn a_response_says_what_becomes_of_the_connection() {
+    let connection = |after| {
+        let mut response = response(&[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("x-mesh-error", "policy"),
+        ]);
+        clean_response(&mut response, after).expect("sound");
+        let headers = response.headers();
         assert!(!headers.contains_key("x-mesh-error"));
-    }
+        assert_eq!(headers.contains_key("upgrade"), after == After::Switch);
+        headers.get("connection").cloned()
+    };
+    assert_eq!(connection(After::Serve), None);
+    assert_eq!(
+        connection(After::Close),
+        Some(HeaderValue::from_static("close"))
+    );
+    assert_eq!(
+        connection(After::Switch),
+        Some(HeaderValue::from_static("upgrade"))
+    );
 }
 
 #[test]

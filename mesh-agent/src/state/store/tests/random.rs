@@ -10,7 +10,7 @@ use super::*;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 fn random_change(random: &mut StdRng) -> Change {
-    let kind = Kind::ALL[random.random_range(0..4)];
+    let kind = Kind::ALL[random.random_range(0..Kind::ALL.len())];
     let name = NAMES[random.random_range(0..4)];
     let version = random.random_bool(0.1).then(|| "1".to_owned());
     if random.random_bool(0.3) {
@@ -33,7 +33,8 @@ fn random_change(random: &mut StdRng) -> Change {
             } else {
                 json!([])
             };
-            json!({"ports": ports, "addresses": addresses})
+            let mode = ["auto", "direct", "proxy"][random.random_range(0..3)];
+            json!({"ports": ports, "addresses": addresses, "mode": mode})
         }
         Kind::Endpoint => json!({"service": other, "address": format!("10.0.0.{number}"),
             "ports": {format!("p{number}"): 8080}}),
@@ -44,12 +45,14 @@ fn random_change(random: &mut StdRng) -> Change {
             "rules": [{"from": [{"namespaces": [name]}]}]})
         }
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
-            let backend = json!({"name": name, "port": 80});
+            let backend = json!({"name": name, "port": 79 + number});
             json!({"parentRefs": [{"group": "", "kind": "Service", "name": other}],
                 "rules": [{"backendRefs": [backend]}]})
         }
-        Kind::TrafficPolicy => json!({"target": {"kind": "Service", "name": other},
-            "retries": {"attempts": number}}),
+        Kind::TrafficPolicy => {
+            let kind = ["Service", "HTTPRoute"][random.random_range(0..2)];
+            json!({"target": {"kind": kind, "name": other}, "retries": {"attempts": number}})
+        }
     };
     Change::Put(read(kind, name, &spec))
 }
@@ -132,6 +135,47 @@ fn check_references(snapshot: &Snapshot) {
     }
 }
 
+/// Conditions of routes and traffic policies say what the engines are told, and would be the same were all objects
+/// judged anew; the index of references is the one that all objects give.
+fn check_attachments(snapshot: &Snapshot) {
+    let anew = Snapshot {
+        links: std::sync::OnceLock::new(),
+        ..snapshot.clone()
+    };
+    let accepted = |conditions: &[Condition]| {
+        let found = conditions.iter().find(|it| it.kind == "Accepted");
+        found.unwrap().status == ConditionStatus::True
+    };
+    for (key, route) in &*snapshot.http_routes {
+        let in_force = anew.services.values().any(|service| {
+            let mut ports = service.spec.ports.iter();
+            ports.any(|port| {
+                anew.routes_of::<HttpRoute>(service, port)
+                    .any(|it| it.key() == *key)
+            })
+        });
+        assert_eq!(accepted(&route.status.conditions), in_force, "{route:?}");
+    }
+    let mut in_force = 0;
+    for (key, policy) in &*snapshot.traffic_policies {
+        let target = &policy.spec.target;
+        let found = anew.traffic_policy_for(target.kind, &self::key(&target.name), None);
+        let is_this = found.is_some_and(|it| it.key() == *key);
+        assert_eq!(accepted(&policy.status.conditions), is_this, "{policy:?}");
+        in_force += usize::from(is_this);
+    }
+    let targets: BTreeSet<_> = snapshot
+        .traffic_policies
+        .values()
+        .map(|it| &it.spec.target.name)
+        .collect();
+    assert!(in_force <= 2 * targets.len());
+    assert_eq!(
+        format!("{:?}", snapshot.links()),
+        format!("{:?}", anew.links())
+    );
+}
+
 #[test]
 fn whatever_happens_the_registry_is_whole_and_watchers_have_the_same() {
     for seed in 0..8 {
@@ -140,7 +184,7 @@ fn whatever_happens_the_registry_is_whole_and_watchers_have_the_same() {
         let mut notices = store.subscribe();
         let mut replica: BTreeMap<(Kind, ObjectKey), Manifest> = BTreeMap::new();
         let mut random = StdRng::seed_from_u64(seed);
-        for step in 0..60 {
+        for step in 0..120 {
             let before = store.snapshot();
             let applied = store.apply(random_change(&mut random));
             let snapshot = store.snapshot();
@@ -159,6 +203,7 @@ fn whatever_happens_the_registry_is_whole_and_watchers_have_the_same() {
             check_numbers(&snapshot);
             check_addresses(&snapshot);
             check_references(&snapshot);
+            check_attachments(&snapshot);
             if step % 20 == 19 {
                 drop(store);
                 store = Store::open(directory.path(), Config::default()).unwrap();

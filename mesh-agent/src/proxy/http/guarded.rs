@@ -1,0 +1,88 @@
+//! A body as hyper reads it, held to what hyper does not hold it to: it ends as its sender ended it, it is not silent for
+//! ever, and its trailers are clean.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::headers;
+use super::silence::Silence;
+
+/// Why a body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// Its sender broke off.
+    #[error("the body broke off")]
+    Off(#[source] hyper::Error),
+    /// Its sender broke off, and said that this is no error.
+    #[error("the body broke off without an error")]
+    Quietly,
+    /// Its sender sent nothing for too long.
+    #[error("the body was silent for too long")]
+    Silent,
+    /// The request is sent again elsewhere, and its body goes there.
+    #[error("another attempt has taken over")]
+    Superseded,
+    /// The request has taken too long.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+}
+
+/// A body that was sent by a client or an endpoint.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    inner: Incoming,
+    is_http2: bool,
+    silence: Silence,
+}
+
+impl Guarded {
+    /// Guards the body of a message of `version`.
+    pub(crate) const fn new(inner: Incoming, version: Version, silence: Silence) -> Self {
+        Self {
+            inner,
+            is_http2: matches!(version, Version::HTTP_2),
+            silence,
+        }
+    }
+}
+
+impl Body for Guarded {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                this.silence.broken();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
+            // hyper takes RST_STREAM with NO_ERROR for an end, even if END_STREAM never came.
+            Poll::Ready(None) if this.is_http2 && !this.inner.is_end_stream() => {
+                Poll::Ready(Some(Err(Broken::Quietly)))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => this.silence.poll(cx).map(|()| Some(Err(Broken::Silent))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

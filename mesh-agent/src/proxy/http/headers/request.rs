@@ -1,0 +1,177 @@
+//! Whether a request is sound: refuses what two servers could read in two ways.
+
+use std::borrow::Cow;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Uri, Version};
+
+use super::authority::Target;
+use super::{connection_tokens, fields};
+use crate::proxy::error::Error;
+use crate::proxy::http::Connection;
+use crate::traffic::path;
+
+/// What a request asks for, once its head has been found sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Whom it names, in the one spelling: what policy and routing see is what the endpoint gets.
+    pub(crate) authority: Option<Authority>,
+    /// The protocol it wants to switch to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// It is a CONNECT.
+    pub(crate) is_connect: bool,
+    /// It is a gRPC call.
+    pub(crate) is_grpc: bool,
+}
+
+impl Wish {
+    /// Whether it may turn the connection into a tunnel. Such a connection serves no other request, whatever the answer.
+    pub(crate) const fn may_tunnel(&self) -> bool {
+        self.is_connect || self.upgrade.is_some()
+    }
+}
+
+/// Judges a request and gives its path the one spelling.
+pub(crate) fn admit(parts: &mut Parts, connection: &Connection) -> Result<Wish, Error> {
+    // Asked for each request: it keeps count of them.
+    if connection.pulse.is_framed_twice() {
+        return Err(Error::BadRequest(
+            "both transfer-encoding and content-length",
+        ));
+    }
+    let wish = check(parts)?;
+    normalize(parts, connection.worker.config.path_normalization)?;
+    Ok(wish)
+}
+
+/// Refuses heads that two servers could read in two ways.
+pub(super) fn check(parts: &Parts) -> Result<Wish, Error> {
+    let headers = &parts.headers;
+    if !fields::are_trimmed(headers) {
+        return Err(Error::BadRequest("white space around the value of a field"));
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) && parts.version != Version::HTTP_11 {
+        return Err(Error::BadRequest("transfer-encoding belongs to HTTP/1.1"));
+    }
+    fields::check_framing(headers).map_err(|unclear| Error::BadRequest(unclear.0))?;
+    check_target(parts)?;
+    let authority = check_authority(parts)?;
+    Ok(Wish {
+        authority,
+        upgrade: upgrade(parts),
+        is_connect: parts.method == Method::CONNECT,
+        is_grpc: is_grpc(headers),
+    })
+}
+
+fn check_target(parts: &Parts) -> Result<(), Error> {
+    let scheme = parts.uri.scheme();
+    if parts.method == Method::CONNECT {
+        let target = parts.uri.authority().map(Authority::as_str);
+        let port = target
+            .and_then(Target::parse)
+            .and_then(|target| target.port);
+        if port.is_none() || scheme.is_some() || parts.uri.path().len() > 1 {
+            return Err(Error::BadRequest("CONNECT wants a host and a port"));
+        }
+        if parts.extensions.get::<hyper::ext::Protocol>().is_some() {
+            return Err(Error::BadRequest("extended CONNECT was not offered"));
+        }
+        if parts.headers.contains_key(header::CONTENT_LENGTH)
+            || parts.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            return Err(Error::BadRequest("CONNECT has no body"));
+        }
+        return Ok(());
+    }
+    if scheme.is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(Error::BadRequest("the scheme is not http or https"));
+    }
+    Ok(())
+}
+
+fn check_authority(parts: &Parts) -> Result<Option<Authority>, Error> {
+    const BAD: Error = Error::BadRequest("the host is not a name or address with a port");
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = match hosts.next() {
+        Some(value) => Some(Authority::try_from(value.as_bytes()).ok().ok_or(BAD)?),
+        None => None,
+    };
+    if hosts.next().is_some() {
+        return Err(Error::BadRequest("more than one host"));
+    }
+    if host.is_none() && parts.version == Version::HTTP_11 {
+        return Err(Error::BadRequest("no host"));
+    }
+    let target = parts.uri.authority();
+    let Some(text) = target.or(host.as_ref()) else {
+        return Ok(None);
+    };
+    let named = Target::parse(text.as_str()).ok_or(BAD)?;
+    if let (Some(_), Some(host)) = (target, &host) {
+        let host = Target::parse(host.as_str()).ok_or(BAD)?;
+        let default = default_port(parts.uri.scheme());
+        if !named.is_same(&host, default) {
+            return Err(Error::BadRequest(
+                "host differs from the target of the request",
+            ));
+        }
+    }
+    named.canonical(text).ok_or(BAD).map(Some)
+}
+
+fn default_port(scheme: Option<&Scheme>) -> u16 {
+    if scheme == Some(&Scheme::HTTPS) {
+        443
+    } else {
+        80
+    }
+}
+
+/// Gives the path its one spelling.
+fn normalize(parts: &mut Parts, mode: path::Mode) -> Result<(), Error> {
+    let path = parts.uri.path();
+    if parts.method == Method::CONNECT || (parts.method == Method::OPTIONS && path == "*") {
+        return Ok(());
+    }
+    let normal = path::normalize(path, mode);
+    let normal = match normal.map_err(|why| Error::BadRequest(why.as_str()))? {
+        Cow::Borrowed(_) => return Ok(()),
+        Cow::Owned(normal) => normal,
+    };
+    let text = match parts.uri.query() {
+        Some(query) => normal + "?" + query,
+        None => normal,
+    };
+    let bad = || Error::BadRequest("the target is not a path");
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.path_and_query = Some(PathAndQuery::try_from(text).ok().ok_or_else(bad)?);
+    parts.uri = Uri::from_parts(uri).ok().ok_or_else(bad)?;
+    Ok(())
+}
+
+/// The protocol to switch to. Never HTTP/2: that would smuggle requests past the proxy.
+fn upgrade(parts: &Parts) -> Option<HeaderValue> {
+    if parts.version != Version::HTTP_11 || !lists(&parts.headers, "upgrade") {
+        return None;
+    }
+    let wanted = parts.headers.get(header::UPGRADE)?;
+    let is_http2 = wanted
+        .as_bytes()
+        .get(..2)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
+    (!is_http2).then(|| wanted.clone())
+}
+
+/// Whether `connection` lists `token`.
+fn lists(headers: &HeaderMap, token: &str) -> bool {
+    connection_tokens(headers).any(|listed| listed.eq_ignore_ascii_case(token))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,640 @@
+//! Hostile HTTP/2, frame by frame, from clients and from endpoints.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::fixture::{Node, server, text, within};
+use crate::proxy::Config;
+use crate::proxy::config::Timeouts;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A header block of literals that are not indexed: RFC 7541, 6.2.2.
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(
+                u8::try_from(text.len())
+                    .ok()
+                    .filter(|length| *length < 127)
+                    .expect("short"),
+            );
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+fn request<'f>(more: &[(&'f str, &'f str)]) -> Vec<u8> {
+    let pseudo = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "web"),
+        (":path", "/"),
+    ];
+    let pseudo = pseudo
+        .into_iter()
+        .filter(|(name, _)| !more.iter().any(|(other, _)| other == name));
+    let (first, last): (Vec<_>, Vec<_>) = more
+        .iter()
+        .copied()
+        .partition(|(name, _)| name.starts_with(':'));
+    let all: Vec<_> = pseudo
+        .chain(first)
+        .chain(last)
+        .filter(|(_, value)| *value != "absent")
+        .collect();
+    block(&all)
+}
+
+/// One peer of a connection of raw frames.
+struct Raw(TcpStream);
+
+impl Raw {
+    async fn connect(node: &Node) -> Self {
+        let mut stream = node.connect().await;
+        let hello = [
+            PREFACE,
+            &frame(SETTINGS, 0, 0, &[]),
+            &frame(SETTINGS, ACK, 0, &[]),
+        ]
+        .concat();
+        stream.write_all(&hello).await.expect("writes");
+        Self(stream)
+    }
+
+    /// The other may have closed: what came of it is read.
+    async fn send(&mut self, frames: &[u8]) -> bool {
+        within(self.0.write_all(frames)).await.is_ok()
+    }
+
+    /// The next frame: kind, flags, stream, payload.
+    async fn receive(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        within(self.0.read_exact(&mut head)).await.ok()?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut payload = vec![0; length];
+        within(self.0.read_exact(&mut payload)).await.ok()?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some((head[3], head[4], stream, payload))
+    }
+
+    /// What becomes of stream 1: its status, or how it or the connection ended.
+    async fn outcome(&mut self) -> String {
+        while let Some((kind, _, stream, payload)) = self.receive().await {
+            match (kind, stream) {
+                (HEADERS, 1) => return status(&payload),
+                (RST_STREAM, 1) => return format!("reset {}", payload[3]),
+                (GOAWAY, _) => return format!("goaway {}", payload[7]),
+                _ => {}
+            }
+        }
+        "closed".to_owned()
+    }
+
+    /// The code of the GOAWAY or nothing, once the connection is closed.
+    async fn end(&mut self) -> Option<u8> {
+        let mut code = None;
+        while let Some((kind, _, _, payload)) = self.receive().await {
+            if kind == GOAWAY {
+                code = Some(payload[7]);
+            }
+        }
+        code
+    }
+}
+
+/// The status at the begin of a block that h2 has made.
+fn status(block: &[u8]) -> String {
+    // RFC 7541, appendix A.
+    match block {
+        [0x88, ..] => "200".to_owned(),
+        [0x8c, ..] => "400".to_owned(),
+        // Literal, indexed by name 8, three digits in Huffman code or plain.
+        [0x48, 0x03, digits @ ..] => String::from_utf8_lossy(&digits[..3]).into_owned(),
+        other => format!("status {:x?}", &other[..other.len().min(6)]),
+    }
+}
+
+/// Says what a request was: its target, fields and trailers.
+async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let fields = request.headers().iter();
+    let fields: Vec<_> = fields
+        .map(|(name, value)| format!("{name}: {value:?}\n"))
+        .collect();
+    let head = format!(
+        "{} {}\n{}",
+        request.method(),
+        request.uri(),
+        fields.concat()
+    );
+    let body = request.into_body().collect().await;
+    let trailers = body.ok().and_then(|body| body.trailers().cloned());
+    let seen = format!("{head}trailers {trailers:?}");
+    Ok(text(seen))
+}
+
+async fn echo() -> (SocketAddr, JoinHandle<()>) {
+    server(|stream| async {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service_fn(tell))
+            .await
+            .map_err(io::Error::other)
+    })
+    .await
+}
+
+type Case = (&'static [(&'static str, &'static str)], &'static str);
+
+/// Fields of requests, and what becomes of the stream.
+const MALFORMED: &[Case] = &[
+    (&[("x", "y")], "200"),
+    (&[("x", " y")], "400"),
+    (&[("x", "y ")], "400"),
+    (&[("x", "\ty")], "400"),
+    (&[("x", "a\0b")], "reset 1"),
+    (&[("x", "a\nb")], "reset 1"),
+    (&[("x", "a\rb")], "reset 1"),
+    (&[("X", "y")], "reset 1"),
+    (&[("x y", "z")], "reset 1"),
+    (&[("", "z")], "reset 1"),
+    (&[("connection", "close")], "reset 1"),
+    (&[("transfer-encoding", "chunked")], "reset 1"),
+    (&[("upgrade", "x")], "reset 1"),
+    (&[("te", "gzip")], "reset 1"),
+    (&[("host", "other")], "400"),
+    (&[("host", "web"), ("host", "web")], "400"),
+    (&[("host", "WEB:80")], "200"),
+    (&[(":authority", "me@web")], "400"),
+    (&[(":authority", "a,b")], "400"),
+    (&[(":authority", "web:080")], "400"),
+    (&[(":authority", "")], "reset 1"),
+    (&[(":authority", "absent"), ("host", "a b")], "400"),
+    (&[(":path", "")], "reset 1"),
+    (&[(":path", "a")], "reset 1"),
+    (&[(":path", "*")], "400"),
+    (&[(":path", "/a%2fb")], "400"),
+    (&[(":path", "/a/..;/b")], "400"),
+    (&[(":path", "/a b")], "reset 1"),
+    (&[(":path", "absent")], "reset 1"),
+    (&[(":scheme", "ftp")], "400"),
+    (&[(":scheme", "absent")], "reset 1"),
+    (&[(":method", "absent")], "reset 1"),
+    (&[(":status", "200")], "reset 1"),
+    (&[(":unknown", "1")], "reset 1"),
+    (
+        &[
+            (":method", "CONNECT"),
+            (":scheme", "absent"),
+            (":path", "absent"),
+            (":authority", "absent"),
+        ],
+        "400",
+    ),
+    (
+        &[
+            (":method", "CONNECT"),
+            (":scheme", "absent"),
+            (":path", "absent"),
+            (":authority", "web"),
+        ],
+        "400",
+    ),
+    (
+        &[(":method", "CONNECT"), (":protocol", "websocket")],
+        "reset 1",
+    ),
+    // There is no body.
+    (&[("content-length", "5")], "reset 1"),
+    (&[("content-length", "+0")], "reset 1"),
+    (&[("content-length", "")], "400"),
+    (
+        &[("content-length", "0"), ("content-length", "5")],
+        "reset 1",
+    ),
+];
+
+#[tokio::test]
+async fn malformed_requests_reach_no_endpoint() {
+    let (address, _server) = echo().await;
+    let node = Node::start("http2", &[address]);
+    let mut surprises = Vec::new();
+    for (fields, expected) in MALFORMED {
+        let mut raw = Raw::connect(&node).await;
+        raw.send(&frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            1,
+            &request(fields),
+        ))
+        .await;
+        let outcome = raw.outcome().await;
+        // A connection error is as good as one of the stream.
+        let is_reset = expected.starts_with("reset") && outcome.starts_with("goaway");
+        if outcome != *expected && !is_reset {
+            surprises.push(format!("{fields:?} gave {outcome}, not {expected}"));
+        }
+    }
+    assert_eq!(surprises, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_body_that_differs_from_its_length_is_refused() {
+    let (address, _server) = echo().await;
+    let node = Node::start("http2", &[address]);
+    for (length, body) in [("5", "abc"), ("1", "abc"), ("0", "abc")] {
+        let mut raw = Raw::connect(&node).await;
+        let head = frame(
+            HEADERS,
+            END_HEADERS,
+            1,
+            &request(&[("content-length", length)]),
+        );
+        raw.send(&[head, frame(DATA, END_STREAM, 1, body.as_bytes())].concat())
+            .await;
+        let outcome = raw.outcome().await;
+        assert!(outcome.starts_with("reset 1"), "{length} gave {outcome}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_reach_the_endpoint_without_what_has_no_place_there() {
+    let (address, _server) = echo().await;
+    let node = Node::start("http2", &[address]);
+    let mut raw = Raw::connect(&node).await;
+    let trailers = [
+        (":path", "/admin"),
+        (":status", "200"),
+        ("x-sum", "9"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x_real_ip", "6.6.6.6"),
+        ("host", "evil"),
+        ("content-length", "7"),
+        ("x-blank", " 1"),
+    ];
+    let frames = [
+        frame(HEADERS, END_HEADERS, 1, &request(&[])),
+        frame(DATA, 0, 1, b"abc"),
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&trailers)),
+    ];
+    raw.send(&frames.concat()).await;
+    let mut seen = Vec::new();
+    while let Some((kind, flags, stream, payload)) = raw.receive().await {
+        assert!(kind != RST_STREAM && kind != GOAWAY, "{payload:?}");
+        if kind == DATA && stream == 1 {
+            seen.extend(payload);
+            if flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    let seen = String::from_utf8(seen).expect("text");
+    assert!(seen.ends_with(r#"trailers Some({"x-sum": "9"})"#), "{seen}");
+    assert!(seen.starts_with("POST http://web/\n"), "{seen}");
+}
+
+/// Sends `flood(n)` for n = 0, 1, .. until the proxy has had enough; tells when that was.
+async fn flood(
+    node: &Node,
+    opening: &[u8],
+    limit: u32,
+    flood: impl Fn(u32) -> Vec<u8>,
+) -> (u32, Option<u8>) {
+    let mut raw = Raw::connect(node).await;
+    raw.send(opening).await;
+    let mut count = 0;
+    while count < limit {
+        let batch: Vec<u8> = (count..count + 50).flat_map(&flood).collect();
+        if !raw.send(&batch).await {
+            break;
+        }
+        count += 50;
+        tokio::task::yield_now().await;
+    }
+    (count, raw.end().await)
+}
+
+#[tokio::test]
+async fn floods_of_frames_end_the_connection_and_nobody_elses() {
+    let (address, _server) = echo().await;
+    let node = Node::start("http2", &[address]);
+    let head = |stream, flags, more: &[(&str, &str)]| frame(HEADERS, flags, stream, &request(more));
+    let open = head(1, END_HEADERS, &[]);
+
+    // Rapid reset (CVE-2023-44487): max_pending_accept_reset_streams.
+    let (_, code) = flood(&node, &[], 20_000, |number| {
+        let stream = 2 * number + 1;
+        let cancel = frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+        [head(stream, END_HEADERS | END_STREAM, &[]), cancel].concat()
+    })
+    .await;
+    assert_eq!(code, Some(11));
+
+    // Made you reset (CVE-2025-8671): max_local_error_reset_streams.
+    let (_, code) = flood(&node, &[], 20_000, |number| {
+        let stream = 2 * number + 1;
+        let zero = frame(WINDOW_UPDATE, 0, stream, &[0; 4]);
+        [head(stream, END_HEADERS | END_STREAM, &[]), zero].concat()
+    })
+    .await;
+    assert!(code.is_some_and(|code| code == 1 || code == 11), "{code:?}");
+
+    // CONTINUATION (CVE-2024-27316): bounded by max_header_list_size.
+    for piece in [
+        &[][..],
+        &block(&[("x-y", "z")]),
+        &block(&[(
+            "x",
+            "123456789012345678901234567890123456789012345678901234567890",
+        )]),
+    ] {
+        let begin = head(1, 0, &[]);
+        let (_, code) = flood(&node, &begin, 20_000, |_| frame(CONTINUATION, 0, 1, piece)).await;
+        assert!(code.is_some(), "{piece:?}");
+    }
+
+    // Empty DATA (RUSTSEC-2026-0258): h2's own bound.
+    let (_, code) = flood(&node, &open, 20_000, |_| frame(DATA, 0, 1, &[])).await;
+    assert_eq!(code, Some(11));
+
+    // Fields that are named in two bytes and stored in many: max_header_list_size.
+    let indexed: Vec<u8> = [
+        &request(&[])[..],
+        &[0x40, 1, b'x', 100],
+        &[b'y'; 100],
+        &[0xbe; 4_000],
+    ]
+    .concat();
+    let mut raw = Raw::connect(&node).await;
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &indexed))
+        .await;
+    let outcome = raw.outcome().await;
+    assert!(
+        outcome == "431"
+            || outcome.starts_with("reset")
+            || outcome.starts_with("goaway")
+            || outcome.starts_with("status"),
+        "{outcome}"
+    );
+
+    let mut client = client(&node).await;
+    assert_eq!(ask(&mut client).await.expect("answers"), StatusCode::OK);
+}
+
+async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
+    let io = TokioIo::new(node.connect().await);
+    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
+        .await
+        .expect("handshake");
+    tokio::spawn(connection);
+    sender
+}
+
+/// The status of a whole response.
+async fn ask(client: &mut SendRequest<Full<Bytes>>) -> Result<StatusCode, hyper::Error> {
+    let request = Request::get("http://web/")
+        .body(Full::default())
+        .expect("a request");
+    let response = within(client.send_request(request)).await?;
+    let status = response.status();
+    within(response.into_body().collect()).await?;
+    Ok(status)
+}
+
+/// An endpoint of raw frames: it greets, waits for the first request, and sends `answer` and then `flood` until it is cut.
+async fn hostile(
+    answer: Vec<u8>,
+    flood: Vec<u8>,
+) -> (SocketAddr, JoinHandle<()>, Arc<Mutex<Vec<bool>>>) {
+    let cut = Arc::new(Mutex::new(Vec::new()));
+    let ends = Arc::clone(&cut);
+    let (address, task) = server(move |mut stream| {
+        let (answer, flood) = (answer.clone(), flood.clone());
+        let ends = Arc::clone(&ends);
+        async move {
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await?;
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+            stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?;
+            let mut raw = Raw(stream);
+            while let Some((kind, ..)) = raw.receive().await {
+                if kind == HEADERS {
+                    break;
+                }
+            }
+            raw.send(&answer).await;
+            let mut is_cut = flood.is_empty();
+            for _ in 0..20_000 {
+                if is_cut || !raw.send(&flood).await {
+                    is_cut = true;
+                    break;
+                }
+            }
+            ends.lock().expect("no panic").push(is_cut);
+            raw.end().await;
+            Ok(())
+        }
+    })
+    .await;
+    (address, task, cut)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_floods_is_cut_off() {
+    let ok = block(&[(":status", "200")]);
+    let open = frame(HEADERS, END_HEADERS, 1, &ok);
+    let begin = frame(HEADERS, 0, 1, &ok);
+    let repeat = |frame: Vec<u8>| frame.repeat(50);
+    for (what, answer, flood) in [
+        (
+            "continuation",
+            begin.clone(),
+            repeat(frame(CONTINUATION, 0, 1, &[])),
+        ),
+        (
+            "fields",
+            begin,
+            repeat(frame(CONTINUATION, 0, 1, &block(&[("x-y", "z")]))),
+        ),
+        (
+            "push",
+            open.clone(),
+            repeat(frame(
+                PUSH_PROMISE,
+                END_HEADERS,
+                1,
+                &[&[0, 0, 0, 2][..], &request(&[])].concat(),
+            )),
+        ),
+        (
+            "idle streams",
+            open,
+            repeat(frame(WINDOW_UPDATE, 0, 99, &[0, 0, 0, 1])),
+        ),
+    ] {
+        let (address, _server, cut) = hostile(answer, flood).await;
+        let node = Node::start("http2", &[address]);
+        let mut client = client(&node).await;
+        let result = ask(&mut client).await;
+        assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
+        super::fixture::eventually(what, || cut.lock().expect("no panic").contains(&true)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_an_endpoint_breaks_off_does_not_look_whole() {
+    let head = |fields: &[(&str, &str)]| {
+        let all = [&[(":status", "200")], fields].concat();
+        frame(HEADERS, END_HEADERS, 1, &block(&all))
+    };
+    let data = |flags| frame(DATA, flags, 1, b"abc");
+    let reset = |code| frame(RST_STREAM, 0, 1, &[0, 0, 0, code]);
+    let goaway = frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2]);
+    for (what, answer) in [
+        ("reset", [head(&[]), data(0), reset(8)].concat()),
+        (
+            "reset without error",
+            [head(&[]), data(0), reset(0)].concat(),
+        ),
+        ("goaway", [head(&[]), data(0), goaway].concat()),
+        (
+            "short",
+            [head(&[("content-length", "10")]), data(END_STREAM)].concat(),
+        ),
+        (
+            "long",
+            [head(&[("content-length", "1")]), data(END_STREAM)].concat(),
+        ),
+    ] {
+        let (address, _server, _) = hostile(answer, Vec::new()).await;
+        let node = Node::start("http2", &[address]);
+        let mut client = client(&node).await;
+        let result = ask(&mut client).await;
+        assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn white_space_in_a_response_is_an_error() {
+    let fields = block(&[(":status", "200"), ("x", " y")]);
+    let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields);
+    let (address, _server, _) = hostile(answer, Vec::new()).await;
+    let node = Node::start("http2", &[address]);
+    let status = ask(&mut client(&node).await).await;
+    assert_eq!(status.expect("answers"), StatusCode::BAD_GATEWAY);
+    node.metric(&["mesh_proxy_errors_total", "bad-response"], 1)
+        .await;
+}
+
+fn hasty() -> Config {
+    let timeouts = Timeouts {
+        first_byte: Duration::from_millis(100),
+        header: Duration::from_millis(100),
+        ..Timeouts::default()
+    };
+    Config {
+        timeouts,
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn blocks_that_do_not_end_are_closed() {
+    let (address, _server) = echo().await;
+    let node = Node::start_with("http2", &[address], hasty());
+    let mut unfinished = Raw::connect(&node).await;
+    unfinished.send(&frame(HEADERS, 0, 1, &request(&[]))).await;
+    let mut cut = Raw::connect(&node).await;
+    let head = frame(HEADERS, END_HEADERS, 1, &request(&[]));
+    cut.send(&head[..head.len() - 1]).await;
+    let mut preface = Raw(node.connect().await);
+    preface.send(&PREFACE[..10]).await;
+    let mut silent = Raw(node.connect().await);
+    for raw in [&mut unfinished, &mut cut, &mut preface, &mut silent] {
+        raw.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_or_idle_connection_ends_though_its_client_does_not_answer() {
+    let (address, _server) = echo().await;
+    for timeouts in [
+        Timeouts {
+            max_age: Duration::from_millis(100),
+            ..hasty().timeouts
+        },
+        Timeouts {
+            keep_alive: Duration::from_millis(100),
+            ..hasty().timeouts
+        },
+    ] {
+        let config = Config {
+            timeouts,
+            ..Config::default()
+        };
+        let node = Node::start_with("http2", &[address], config);
+        let mut raw = Raw::connect(&node).await;
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request(&[])))
+            .await;
+        assert_eq!(raw.outcome().await, "200");
+        // The PING that comes with GOAWAY is not answered.
+        assert_eq!(raw.end().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn pings_and_settings_of_a_client_that_does_not_read_are_not_stored() {
+    let (address, _server) = echo().await;
+    let node = Node::start("http2", &[address]);
+    let mut raw = Raw::connect(&node).await;
+    let pings = [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])]
+        .concat()
+        .repeat(1_000);
+    let mut sent = 0;
+    // The kernel's buffers fill; then the proxy, which cannot answer, reads no more.
+    while let Ok(result) =
+        tokio::time::timeout(Duration::from_secs(1), raw.0.write_all(&pings)).await
+    {
+        if result.is_err() {
+            break;
+        }
+        sent += pings.len();
+        assert!(sent < 512 << 20, "it reads for ever");
+    }
+}

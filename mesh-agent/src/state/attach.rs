@@ -1,0 +1,208 @@
+//! What is attached to what, and in force: routes of a service's port, the policy of a target, the service behind a
+//! reference. Pure; the engines ask a [`Snapshot`].
+//!
+//! What is asked here is what the conditions of the objects say: [`settle`](super::settle) writes them by the same
+//! functions.
+
+use std::sync::Arc;
+
+use super::links::Role;
+use super::object::{Kind, ObjectKey};
+use super::reference::{Backend, Route};
+use super::route::ParentReference;
+use super::service::{Mode, Port, Protocol, Service};
+use super::stream_route::{TcpRoute, TlsRoute};
+use super::traffic_policy::TrafficPolicy;
+use super::{Objects, Snapshot};
+
+/// Why a reference or an object is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// One word, the `reason` of a condition.
+    pub reason: &'static str,
+    /// A sentence, for people.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message }
+    }
+}
+
+impl Snapshot {
+    /// The routes of a kind that are in force for a port of a service, in the order of their keys.
+    pub fn routes_of<'a, R: Route>(
+        &'a self,
+        service: &'a Service,
+        port: &'a Port,
+    ) -> impl Iterator<Item = &'a Arc<R>> {
+        let key = service.key();
+        let may = R::suits(port.protocol) && service.spec.mode != Mode::Direct;
+        self.links()
+            .referrers(Role::Parent, Kind::Service, &key)
+            .filter(move |it| may && it.kind == R::KIND)
+            .filter_map(|it| R::all(self).get(&it.key))
+            .filter(move |route| {
+                let namespace = &route.metadata().namespace;
+                let mut parents = route.parent_refs().iter();
+                parents.any(|it| it.covers(port) && it.names(namespace, &key))
+            })
+    }
+
+    /// The traffic policy that is in force for a target: a service, a route, or (with `section`) one rule of a route.
+    #[must_use]
+    pub fn traffic_policy_for(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        section: Option<&str>,
+    ) -> Option<&Arc<TrafficPolicy>> {
+        self.links()
+            .referrers(Role::Target, kind, key)
+            .filter_map(|it| self.traffic_policies.get(&it.key))
+            .filter(|it| it.spec.target.section_name.as_deref() == section)
+            .filter(|it| self.applies(it).is_ok())
+            .min_by(|left, right| age(left).cmp(&age(right)))
+    }
+
+    /// Whether connections to a port are balanced in the kernel. In mode `auto` they are where the port is opaque and
+    /// nothing attached needs the proxy.
+    #[must_use]
+    pub fn is_direct(&self, service: &Service, port: &Port) -> bool {
+        match service.spec.mode {
+            Mode::Direct => true,
+            Mode::Proxy => false,
+            Mode::Auto => match port.protocol {
+                Protocol::Udp => true,
+                Protocol::Tcp | Protocol::Tls => !self.needs_proxy(service, port),
+                Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Auto => false,
+            },
+        }
+    }
+
+    fn needs_proxy(&self, service: &Service, port: &Port) -> bool {
+        let policy = self.traffic_policy_for(Kind::Service, &service.key(), None);
+        policy.is_some_and(|it| it.spec.needs_proxy())
+            || self.routes_of::<TcpRoute>(service, port).next().is_some()
+            || self.routes_of::<TlsRoute>(service, port).next().is_some()
+    }
+
+    /// The service and port behind a reference from `namespace`, or why there is none: what is sent there fails.
+    /// Without a port in the reference the first one that is not `udp`.
+    pub fn backend(
+        &self,
+        namespace: &str,
+        backend: &Backend<'_>,
+    ) -> Result<(&Arc<Service>, &Port), Problem> {
+        let Some(key) = backend.service(namespace) else {
+            return Err(unnameable(backend));
+        };
+        let service = self
+            .services
+            .get(&key)
+            .ok_or_else(|| Problem::new("BackendNotFound", format!("there is no Service {key}")))?;
+        let port = service
+            .spec
+            .ports
+            .iter()
+            .filter(|it| it.protocol != Protocol::Udp)
+            .find(|it| backend.port.is_none_or(|number| number == it.port));
+        port.map(|port| (service, port)).ok_or_else(|| {
+            let number = backend.port.unwrap_or_default();
+            let message = format!("Service {key} has no port {number} that takes connections");
+            Problem::new("BackendNotFound", message)
+        })
+    }
+
+    /// Whether a route is attached to what one of its parent references names, or why not.
+    pub fn attaches<R: Route>(&self, route: &R, parent: &ParentReference) -> Result<(), Problem> {
+        if !parent.is_service() {
+            let kind = &parent.kind;
+            let message = format!("a parent is a Service; this version attaches to no {kind}");
+            return Err(Problem::new("NotSupported", message));
+        }
+        let Some(key) = parent.service(&route.metadata().namespace) else {
+            let message = "a parent in another namespace is not supported yet".to_owned();
+            return Err(Problem::new("NotSupported", message));
+        };
+        let service = self.services.get(&key).ok_or_else(|| {
+            Problem::new("NoMatchingParent", format!("there is no Service {key}"))
+        })?;
+        let mut ports = service.spec.ports.iter().filter(|it| parent.covers(it));
+        let mut ports = ports.by_ref().peekable();
+        if ports.peek().is_none() {
+            let message = format!("Service {key} has no such port");
+            return Err(Problem::new("NoMatchingParent", message));
+        }
+        if !ports.any(|port| R::suits(port.protocol)) {
+            let message = format!(
+                "no such port of Service {key} speaks what a {} routes",
+                R::KIND
+            );
+            return Err(Problem::new("NotAllowedByListeners", message));
+        }
+        if service.spec.mode == Mode::Direct {
+            return Err(is_direct(&key));
+        }
+        Ok(())
+    }
+
+    /// Whether a traffic policy has something to be for, or why not. Of several that have, the oldest is in force.
+    pub fn applies(&self, policy: &TrafficPolicy) -> Result<(), Problem> {
+        let target = &policy.spec.target;
+        let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+        let found = match target.kind {
+            Kind::HttpRoute => rule_names(&self.http_routes, &key),
+            Kind::GrpcRoute => rule_names(&self.grpc_routes, &key),
+            _ => self.services.get(&key).map(|_| Vec::new()),
+        };
+        let Some(rules) = found else {
+            let message = format!("there is no {} {key}", target.kind);
+            return Err(Problem::new("TargetNotFound", message));
+        };
+        if let Some(section) = &target.section_name
+            && !rules.contains(&section.as_str())
+        {
+            let message = format!("{} {key} has no rule {section}", target.kind);
+            return Err(Problem::new("TargetNotFound", message));
+        }
+        let service = self.services.get(&key);
+        let service = service.filter(|_| target.kind == Kind::Service);
+        if service.is_some_and(|it| it.spec.mode == Mode::Direct) && policy.spec.needs_proxy() {
+            return Err(is_direct(&key));
+        }
+        Ok(())
+    }
+}
+
+/// Who comes first when two policies have one target.
+pub(super) fn age(policy: &TrafficPolicy) -> (&str, &str) {
+    let metadata = &policy.metadata;
+    (&metadata.creation_timestamp, &metadata.name)
+}
+
+fn is_direct(key: &ObjectKey) -> Problem {
+    let message = format!(
+        "Service {key} has mode direct: its connections do not pass the proxy, which this needs"
+    );
+    Problem::new("DirectMode", message)
+}
+
+fn unnameable(backend: &Backend<'_>) -> Problem {
+    let is_service = backend.kind == "Service" && matches!(backend.group, "" | "core");
+    if is_service {
+        let namespace = backend.namespace.unwrap_or_default();
+        let message = format!(
+            "nothing permits to refer to Service {namespace}/{}",
+            backend.name
+        );
+        return Problem::new("RefNotPermitted", message);
+    }
+    let message = format!("a backend is a Service, not a {}", backend.kind);
+    Problem::new("InvalidKind", message)
+}
+
+fn rule_names<'a, R: Route>(routes: &'a Objects<R>, key: &ObjectKey) -> Option<Vec<&'a str>> {
+    routes.get(key).map(|route| route.rule_names())
+}

@@ -1,0 +1,96 @@
+//! Conditions of traffic policies: in force for a target that exists, and naming services that exist.
+
+use crate::state::Snapshot;
+use crate::state::attach::{Problem, age};
+use crate::state::draft::Draft;
+use crate::state::links::Role;
+use crate::state::object::{Condition, Kind, ObjectKey};
+use crate::state::reference::Backend;
+use crate::state::service::Protocol;
+use crate::state::traffic_policy::TrafficPolicy;
+
+use super::route::list;
+use super::{ACCEPTED, RESOLVED_REFS, condition, tell_referrers};
+
+/// What is so with a policy: `Accepted` where it is in force, `ResolvedRefs` where what it names exists.
+pub(super) fn conditions(policy: &TrafficPolicy, snapshot: &Snapshot) -> Vec<Condition> {
+    vec![accepted(policy, snapshot), resolved(policy, snapshot)]
+}
+
+/// The policies with the same target, whose turn may have come or gone.
+pub(super) fn tell_rivals(policy: &TrafficPolicy, draft: &mut Draft) {
+    let target = &policy.spec.target;
+    let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    tell_referrers(draft, Role::Target, target.kind, &key);
+}
+
+fn accepted(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
+    if let Err(problem) = snapshot.applies(policy) {
+        return condition(policy, ACCEPTED, Err((problem.reason, &problem.message)));
+    }
+    let target = &policy.spec.target;
+    let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    let winner = snapshot.traffic_policy_for(target.kind, &key, target.section_name.as_deref());
+    match winner {
+        Some(winner)
+            if winner.metadata.name != policy.metadata.name && age(winner) < age(policy) =>
+        {
+            let message = format!(
+                "TrafficPolicy {} is older and has the same target",
+                winner.key()
+            );
+            condition(policy, ACCEPTED, Err(("Conflicted", &message)))
+        }
+        _ => condition(policy, ACCEPTED, Ok(ACCEPTED)),
+    }
+}
+
+fn resolved(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
+    let mut problems = Vec::new();
+    if let Err(problem) = snapshot.applies(policy)
+        && problem.reason == "TargetNotFound"
+    {
+        problems.push(("spec.target".to_owned(), problem));
+    }
+    problems.extend(port_of_check(policy, snapshot));
+    let namespace = &policy.metadata.namespace;
+    let failover = policy
+        .spec
+        .load_balancing
+        .iter()
+        .flat_map(|it| &it.failover);
+    problems.extend(failover.enumerate().filter_map(|(index, failover)| {
+        let backend = Backend::from(failover);
+        let problem = snapshot.backend(namespace, &backend).err()?;
+        let field = format!("spec.loadBalancing.failover[{index}]");
+        Some((field, problem))
+    }));
+    let Some((_, first)) = problems.first() else {
+        return condition(policy, RESOLVED_REFS, Ok(RESOLVED_REFS));
+    };
+    let message = list(&problems);
+    condition(policy, RESOLVED_REFS, Err((first.reason, &message)))
+}
+
+/// A port that is to be checked and that the service does not have.
+fn port_of_check(policy: &TrafficPolicy, snapshot: &Snapshot) -> Option<(String, Problem)> {
+    let target = &policy.spec.target;
+    let name = policy.spec.health_check.as_ref()?.port.as_ref()?;
+    if target.kind != Kind::Service {
+        return None;
+    }
+    let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    let service = snapshot.services.get(&key)?;
+    let mut ports = service.spec.ports.iter();
+    if ports.any(|it| it.name == *name && it.protocol != Protocol::Udp) {
+        return None;
+    }
+    let message = format!("Service {key} has no port {name} that takes connections");
+    Some((
+        "spec.healthCheck.port".to_owned(),
+        Problem {
+            reason: "PortNotFound",
+            message,
+        },
+    ))
+}

@@ -1,0 +1,321 @@
+//! What is attached to what: conditions and what the engines are told, as things come and go.
+
+use super::*;
+
+fn put_route(store: &Store, kind: Kind, name: &str, parent: &Value, backends: &[&str]) {
+    let backends: Vec<_> = backends
+        .iter()
+        .map(|name| json!({"name": name, "port": 80}))
+        .collect();
+    let spec =
+        json!({"parentRefs": [parent], "rules": [{"name": "first", "backendRefs": backends}]});
+    put(store, kind, name, &spec);
+}
+
+fn web() -> Value {
+    json!({"group": "", "kind": "Service", "name": "web"})
+}
+
+fn put_traffic(store: &Store, name: &str, kind: &str, target: &str, spec: &Value) {
+    let mut spec = spec.clone();
+    spec["target"] = json!({"kind": kind, "name": target});
+    put(store, Kind::TrafficPolicy, name, &spec);
+}
+
+fn delete(store: &Store, kind: Kind, name: &str) {
+    let change = Change::Delete {
+        kind,
+        key: key(name),
+        resource_version: None,
+    };
+    store.apply(change).expect("it is there");
+}
+
+/// The routes in force on the first port of a service.
+fn routes<R: crate::state::reference::Route>(store: &Store, service: &str) -> Vec<String> {
+    let snapshot = store.snapshot();
+    let service = &snapshot.services[&key(service)];
+    let routes = snapshot.routes_of::<R>(service, &service.spec.ports[0]);
+    routes.map(|it| it.metadata().name.clone()).collect()
+}
+
+fn in_force(store: &Store, kind: Kind, target: &str) -> Option<String> {
+    let snapshot = store.snapshot();
+    let policy = snapshot.traffic_policy_for(kind, &key(target), None)?;
+    Some(policy.metadata.name.clone())
+}
+
+fn is_direct(store: &Store, port: usize) -> bool {
+    let snapshot = store.snapshot();
+    let service = &snapshot.services[&key("web")];
+    snapshot.is_direct(service, &service.spec.ports[port])
+}
+
+#[test]
+fn dangling_route_is_marked_and_heals_when_the_services_come() {
+    let store = Store::in_memory();
+    put_route(&store, Kind::HttpRoute, "r", &web(), &["v1", "v2"]);
+    let check = |accepted: &str, resolved: &str| {
+        assert_eq!(reason(&store, Kind::HttpRoute, "r", "Accepted"), accepted);
+        assert_eq!(
+            reason(&store, Kind::HttpRoute, "r", "ResolvedRefs"),
+            resolved
+        );
+    };
+    check("!NoMatchingParent", "!BackendNotFound");
+    put_service(&store, "web", &[("http", 80, "http")]);
+    check("Accepted", "!BackendNotFound");
+    assert_eq!(routes::<HttpRoute>(&store, "web"), ["r"]);
+    put_service(&store, "v1", &[("http", 80, "http")]);
+    put_service(&store, "v2", &[("http", 81, "http")]);
+    check("Accepted", "!BackendNotFound");
+    put_service(&store, "v2", &[("http", 80, "http")]);
+    check("Accepted", "ResolvedRefs");
+    delete_service(&store, "v1");
+    check("Accepted", "!BackendNotFound");
+    delete_service(&store, "web");
+    check("!NoMatchingParent", "!BackendNotFound");
+}
+
+#[test]
+fn route_is_in_force_only_on_ports_that_it_names_and_that_speak_its_protocol() {
+    let store = Store::in_memory();
+    put_service(
+        &store,
+        "web",
+        &[("http", 80, "http"), ("raw", 81, "tcp"), ("tls", 82, "tls")],
+    );
+    let kinds = |port: usize| {
+        let snapshot = store.snapshot();
+        let service = &snapshot.services[&key("web")];
+        let port = &service.spec.ports[port];
+        [
+            snapshot.routes_of::<HttpRoute>(service, port).count(),
+            snapshot.routes_of::<TcpRoute>(service, port).count(),
+            snapshot.routes_of::<TlsRoute>(service, port).count(),
+        ]
+    };
+    put_route(&store, Kind::HttpRoute, "h", &web(), &["web"]);
+    assert_eq!([kinds(0), kinds(1), kinds(2)], [[1, 0, 0], [0; 3], [0; 3]]);
+    assert!(is_direct(&store, 1) && is_direct(&store, 2));
+
+    let mut parent = web();
+    parent["port"] = json!(81);
+    put_route(&store, Kind::TcpRoute, "t", &parent, &["web"]);
+    assert_eq!(
+        [kinds(0), kinds(1), kinds(2)],
+        [[1, 0, 0], [0, 1, 0], [0; 3]]
+    );
+    assert!(!is_direct(&store, 1) && is_direct(&store, 2));
+
+    put_route(&store, Kind::TlsRoute, "s", &web(), &["web"]);
+    assert_eq!(kinds(2), [0, 0, 1]);
+    assert!(!is_direct(&store, 2));
+
+    parent["port"] = json!(83);
+    put_route(&store, Kind::TcpRoute, "t", &parent, &["web"]);
+    assert_eq!(
+        reason(&store, Kind::TcpRoute, "t", "Accepted"),
+        "!NoMatchingParent"
+    );
+    parent["port"] = json!(80);
+    put_route(&store, Kind::TcpRoute, "t", &parent, &["web"]);
+    assert_eq!(
+        reason(&store, Kind::TcpRoute, "t", "Accepted"),
+        "!NotAllowedByListeners"
+    );
+    let mut by_name = web();
+    by_name["sectionName"] = json!("raw");
+    put_route(&store, Kind::TcpRoute, "t", &by_name, &["web"]);
+    assert_eq!(reason(&store, Kind::TcpRoute, "t", "Accepted"), "Accepted");
+    delete(&store, Kind::TcpRoute, "t");
+    assert!(is_direct(&store, 1));
+}
+
+#[test]
+fn parents_that_are_no_services_of_the_namespace_attach_nothing() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let gateway = json!({"name": "web"});
+    put_route(&store, Kind::HttpRoute, "g", &gateway, &["web"]);
+    assert_eq!(
+        reason(&store, Kind::HttpRoute, "g", "Accepted"),
+        "!NotSupported"
+    );
+    let mut far = web();
+    far["namespace"] = json!("far");
+    put_route(&store, Kind::HttpRoute, "f", &far, &["web"]);
+    assert_eq!(
+        reason(&store, Kind::HttpRoute, "f", "Accepted"),
+        "!NotSupported"
+    );
+    assert!(routes::<HttpRoute>(&store, "web").is_empty());
+
+    let spec = json!({"parentRefs": [gateway, web()], "rules": [{"backendRefs": [
+        {"name": "web", "port": 80, "namespace": "far"}]}]});
+    put(&store, Kind::HttpRoute, "g", &spec);
+    assert_eq!(reason(&store, Kind::HttpRoute, "g", "Accepted"), "Accepted");
+    assert_eq!(
+        reason(&store, Kind::HttpRoute, "g", "ResolvedRefs"),
+        "!RefNotPermitted"
+    );
+    assert_eq!(routes::<HttpRoute>(&store, "web"), ["g"]);
+}
+
+#[test]
+fn policy_waits_for_its_target_and_for_the_rule_that_it_names() {
+    let store = Store::in_memory();
+    put_traffic(&store, "p", "HTTPRoute", "r", &json!({"priority": "Low"}));
+    let spec = json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "first"}, "priority": "High"});
+    put(&store, Kind::TrafficPolicy, "q", &spec);
+    let both = || ["p", "q"].map(|name| reason(&store, Kind::TrafficPolicy, name, "Accepted"));
+    assert_eq!(both(), ["!TargetNotFound", "!TargetNotFound"]);
+    assert_eq!(
+        reason(&store, Kind::TrafficPolicy, "p", "ResolvedRefs"),
+        "!TargetNotFound"
+    );
+
+    put_route(&store, Kind::HttpRoute, "r", &web(), &["web"]);
+    assert_eq!(both(), ["Accepted", "Accepted"]);
+    let route = key("r");
+    let of_rule = store.snapshot();
+    let of_rule = of_rule.traffic_policy_for(Kind::HttpRoute, &route, Some("first"));
+    assert_eq!(of_rule.unwrap().metadata.name, "q");
+    assert_eq!(in_force(&store, Kind::HttpRoute, "r").as_deref(), Some("p"));
+
+    put(
+        &store,
+        Kind::HttpRoute,
+        "r",
+        &json!({"parentRefs": [web()], "rules": [{"name": "second"}]}),
+    );
+    assert_eq!(both(), ["Accepted", "!TargetNotFound"]);
+    delete(&store, Kind::HttpRoute, "r");
+    assert_eq!(both(), ["!TargetNotFound", "!TargetNotFound"]);
+}
+
+#[test]
+fn of_two_policies_for_one_target_the_older_is_in_force_until_it_leaves() {
+    let clock = || "2026-01-02T03:04:05Z".parse().unwrap();
+    let store = Store::in_memory().with_clock(clock);
+    put_service(&store, "web", &[("http", 80, "http")]);
+    put_traffic(&store, "b", "Service", "web", &json!({"priority": "Low"}));
+    put_traffic(&store, "a", "Service", "web", &json!({"priority": "High"}));
+    let both = || ["a", "b"].map(|name| reason(&store, Kind::TrafficPolicy, name, "Accepted"));
+    // Made in the same second: the name decides.
+    assert_eq!(both(), ["Accepted", "!Conflicted"]);
+    assert_eq!(in_force(&store, Kind::Service, "web").as_deref(), Some("a"));
+
+    put_traffic(&store, "a", "Service", "db", &json!({}));
+    assert_eq!(both(), ["!TargetNotFound", "Accepted"]);
+    put_traffic(&store, "a", "Service", "web", &json!({}));
+    assert_eq!(both(), ["Accepted", "!Conflicted"]);
+    delete(&store, Kind::TrafficPolicy, "a");
+    assert_eq!(
+        reason(&store, Kind::TrafficPolicy, "b", "Accepted"),
+        "Accepted"
+    );
+    assert_eq!(in_force(&store, Kind::Service, "web").as_deref(), Some("b"));
+}
+
+#[test]
+fn direct_service_takes_neither_routes_nor_policies_that_need_the_proxy() {
+    let store = Store::in_memory();
+    let ports = json!([{"name": "http", "port": 80, "protocol": "http"}]);
+    put(
+        &store,
+        Kind::Service,
+        "web",
+        &json!({"ports": ports, "mode": "direct"}),
+    );
+    put_route(&store, Kind::HttpRoute, "r", &web(), &["web"]);
+    put_traffic(&store, "p", "Service", "web", &json!({"retries": {}}));
+    let both = || {
+        let route = reason(&store, Kind::HttpRoute, "r", "Accepted");
+        [route, reason(&store, Kind::TrafficPolicy, "p", "Accepted")]
+    };
+    assert_eq!(both(), ["!DirectMode", "!DirectMode"]);
+    assert!(routes::<HttpRoute>(&store, "web").is_empty());
+    assert_eq!(in_force(&store, Kind::Service, "web"), None);
+
+    put_traffic(
+        &store,
+        "p",
+        "Service",
+        "web",
+        &json!({"loadBalancing": {"algorithm": "Random"}, "healthCheck": {"tcp": {}}}),
+    );
+    assert_eq!(both(), ["!DirectMode", "Accepted"]);
+    put(&store, Kind::Service, "web", &json!({"ports": ports}));
+    assert_eq!(both(), ["Accepted", "Accepted"]);
+}
+
+#[test]
+fn policy_takes_an_opaque_port_through_the_proxy_only_where_it_needs_it() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("raw", 80, "tcp")]);
+    let direct_with = |spec: Value| {
+        put_traffic(&store, "p", "Service", "web", &spec);
+        is_direct(&store, 0)
+    };
+    assert!(direct_with(
+        json!({"loadBalancing": {"algorithm": "RoundRobin"}, "healthCheck": {"tcp": {}}})
+    ));
+    assert!(direct_with(
+        json!({"loadBalancing": {"panicThreshold": 10}})
+    ));
+    for spec in [
+        json!({"loadBalancing": {"algorithm": "PeakEwma"}}),
+        json!({"loadBalancing": {"slowStart": {"window": "10s"}}}),
+        json!({"loadBalancing": {"locality": {}}}),
+        json!({"loadBalancing": {"subsets": [{"version": "1"}]}}),
+        json!({"rateLimits": [{"connections": 3}]}),
+        json!({"circuitBreaker": {"maxConnections": 3}}),
+        json!({"outlierDetection": {"consecutiveLocalFailures": 3}}),
+        json!({"retries": {}}),
+    ] {
+        assert!(!direct_with(spec.clone()), "{spec}");
+    }
+}
+
+#[test]
+fn failover_and_port_of_checks_are_references_too() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    put_traffic(
+        &store,
+        "p",
+        "Service",
+        "web",
+        &json!({
+        "loadBalancing": {"failover": [{"service": "spare"}]}, "healthCheck": {"tcp": {}, "port": "http"}}),
+    );
+    let resolved = || reason(&store, Kind::TrafficPolicy, "p", "ResolvedRefs");
+    assert_eq!(resolved(), "!BackendNotFound");
+    assert_eq!(
+        reason(&store, Kind::TrafficPolicy, "p", "Accepted"),
+        "Accepted"
+    );
+    put_service(&store, "spare", &[("http", 80, "http")]);
+    assert_eq!(resolved(), "ResolvedRefs");
+    put_service(&store, "web", &[("other", 80, "http")]);
+    assert_eq!(resolved(), "!PortNotFound");
+}
+
+#[test]
+fn a_change_writes_only_what_it_touches() {
+    let store = Store::in_memory();
+    for name in ["web", "db"] {
+        put_service(&store, name, &[("http", 80, "http")]);
+        let parent = json!({"group": "", "kind": "Service", "name": name});
+        put_route(&store, Kind::HttpRoute, name, &parent, &[name]);
+    }
+    let before = store.snapshot();
+    put_service(&store, "web", &[("http", 80, "http"), ("more", 81, "http")]);
+    let after = store.snapshot();
+    assert_eq!(after.revision, before.revision + 1);
+    for name in ["web", "db"] {
+        let routes = [&before, &after].map(|it| Arc::clone(&it.http_routes[&key(name)]));
+        assert!(Arc::ptr_eq(&routes[0], &routes[1]));
+    }
+}
