@@ -8,6 +8,7 @@ pub mod direct;
 pub mod error;
 
 pub(crate) mod access_log;
+pub(crate) mod breakers;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;
@@ -129,6 +130,7 @@ impl Proxy {
             stranger: Arc::new(Workload::stranger()),
         };
         metrics::register_usage(registry, Arc::clone(&shared.usage));
+        metrics::guards::register(registry, Arc::clone(&shared.views));
         let mut workers = Vec::new();
         let mut queues = Vec::new();
         for number in 0..shared.config.workers.max(1) {

@@ -25,7 +25,9 @@ use super::objects::paths as objects_paths;
 use super::{Config, Node, NodeError, Server};
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, Status,
+};
 
 /// A node that has fixed answers.
 #[derive(Default)]
@@ -48,6 +50,10 @@ impl Node for FixedNode {
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
         Ok(ConnectionList::default())
+    }
+
+    fn breakers(&self) -> BreakerList {
+        BreakerList::default()
     }
 
     fn explain(&self, _: &ObjectKey, destination: SocketAddr) -> Result<Explanation, NodeError> {
@@ -278,7 +284,7 @@ async fn every_route_is_documented() {
         has("get", &namespaced);
         has("get", &all);
     }
-    let views = "status coverage connections config_dump explain bpf";
+    let views = "status coverage connections breakers config_dump explain bpf";
     for view in views.split(' ') {
         has("get", &format!("/api/v1/{view}"));
     }

@@ -27,7 +27,9 @@ use crate::net::netns::Netns;
 use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, Status,
+};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
@@ -212,6 +214,12 @@ impl api::Node for Node {
         );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
+    }
+
+    fn breakers(&self) -> BreakerList {
+        BreakerList {
+            items: self.proxy.breakers(),
+        }
     }
 
     fn explain(

@@ -3,6 +3,7 @@
 //! Handles are found once per caller and endpoint, and once per outcome, and kept where the request path meets them
 //! anyway: no request looks up a family.
 
+pub(crate) mod guards;
 mod labels;
 mod leases;
 mod series;

@@ -40,7 +40,7 @@ pub(crate) struct View {
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
     /// What holds for services that have a traffic policy.
-    policies: Table<ObjectKey, Arc<Policy>>,
+    pub(super) policies: Table<ObjectKey, Arc<Policy>>,
     /// What holds for all others.
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
@@ -53,9 +53,12 @@ impl View {
         self.ports.get(dialled)
     }
 
-    /// Every service port, once for each address that it has.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
-        self.ports.values()
+    /// Every service port once.
+    pub(crate) fn distinct_ports(&self) -> Vec<&Arc<ServicePort>> {
+        let mut ports: Vec<_> = self.ports.values().collect();
+        ports.sort_by_key(|port| port.number);
+        ports.dedup_by_key(|port| port.number);
+        ports
     }
 
     /// The workload with a number.
