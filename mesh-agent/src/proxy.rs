@@ -19,6 +19,7 @@ pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outliers;
+pub(crate) mod passage;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;

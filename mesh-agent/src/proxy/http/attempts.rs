@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::answer::Answer;
-use self::guards::Guarded;
 use self::hedged::Side;
 use self::replay::Original;
 use self::trial::{Failure, Question, Trial};
@@ -33,7 +32,7 @@ use crate::traffic::retry::budget::Extra;
 use crate::traffic::retry::{Outcome, Plan};
 
 /// Endpoints that are tried for one connection or request that no policy speaks of.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
 /// What is done where no policy speaks of retries.
@@ -56,11 +55,12 @@ pub(crate) async fn send(
     request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
-    let guarded = Guarded::enter(exchange, &target)?;
+    let passage = guards::enter(exchange, &target)?;
     exchange.limit_time(&target.policy, request.headers());
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
     let result = attempts.run().await;
-    guarded.ended(&exchange.connection.worker, exchange.is_grpc, &result);
+    let evidence = guards::evidence(&result, exchange.is_grpc);
+    passage.leave(&exchange.connection.worker, evidence);
     result
 }
 
@@ -335,7 +335,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn plan(policy: &Policy) -> &Plan {
+/// How requests and connections under a policy are tried again.
+pub(crate) fn plan(policy: &Policy) -> &Plan {
     policy.extra.plan.as_deref().unwrap_or(&NO_POLICY)
 }
 
