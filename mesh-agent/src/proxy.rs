@@ -13,6 +13,7 @@ pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;
 pub(crate) mod handles;
+pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod limits;
 pub(crate) mod listener;
@@ -79,7 +80,7 @@ pub struct Proxy {
     runtimes: Vec<(String, Handle)>,
     stop: CancellationToken,
     /// Listeners by the cookie of their network namespace.
-    listeners: Mutex<HashMap<u64, CancellationToken>>,
+    listeners: Mutex<HashMap<u64, (CancellationToken, Arc<Netns>)>>,
     next: AtomicUsize,
 }
 
@@ -236,7 +237,7 @@ impl Proxy {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
         }
-        listeners.insert(netns.cookie(), stop);
+        listeners.insert(netns.cookie(), (stop, netns));
         Ok(answer)
     }
 
@@ -246,7 +247,7 @@ impl Proxy {
             .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(stop) = listeners.remove(&netns_cookie) {
+        if let Some((stop, _)) = listeners.remove(&netns_cookie) {
             stop.cancel();
         }
     }

@@ -65,7 +65,7 @@ impl View {
                 }
             }
         }
-        for port in self.distinct_ports() {
+        for port in self.distinct_ports(|_| true) {
             for endpoint in &port.endpoints {
                 for (guard, breaker) in endpoint.live.vitals.breakers() {
                     let name = format!("{}:{}", endpoint.key, endpoint.address.port());

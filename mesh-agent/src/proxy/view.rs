@@ -53,9 +53,13 @@ impl View {
         self.ports.get(dialled)
     }
 
-    /// Every service port once.
-    pub(crate) fn distinct_ports(&self) -> Vec<&Arc<ServicePort>> {
-        let mut ports: Vec<_> = self.ports.values().collect();
+    /// Every service port that is wanted, once.
+    pub(crate) fn distinct_ports(
+        &self,
+        is_wanted: impl Fn(&ServicePort) -> bool,
+    ) -> Vec<&Arc<ServicePort>> {
+        let ports = self.ports.values();
+        let mut ports: Vec<_> = ports.filter(|port| is_wanted(port)).collect();
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
         ports
