@@ -20,6 +20,7 @@ pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outliers;
+pub(crate) mod overload;
 pub(crate) mod passage;
 pub(crate) mod policy;
 pub(crate) mod pool;

@@ -118,6 +118,10 @@ pub struct ProxyOptions {
     pub max_buffered_bytes_per_workload: Option<usize>,
     pub max_header_bytes: Option<usize>,
     pub max_idle_connections: Option<usize>,
+    pub max_requests: Option<usize>,
+    pub max_requests_per_workload: Option<usize>,
+    pub max_queued_requests: Option<usize>,
+    pub queue_timeout: Option<Span>,
     pub path_normalization: Option<path::Mode>,
 }
 

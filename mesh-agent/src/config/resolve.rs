@@ -66,6 +66,10 @@ fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
             .unwrap_or(512 << 20),
         max_header_bytes: options.max_header_bytes.unwrap_or(64 * 1024),
         max_idle_connections: options.max_idle_connections.unwrap_or(256),
+        max_requests: options.max_requests.unwrap_or(16 * 1024),
+        max_requests_per_workload: options.max_requests_per_workload.unwrap_or(8 * 1024),
+        max_queued_requests: options.max_queued_requests.unwrap_or(8 * 1024),
+        queue_timeout: or_default(options.queue_timeout, 1000),
         path_normalization: options.path_normalization.unwrap_or_default(),
     }
 }

@@ -118,6 +118,7 @@ fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, Stri
         ("proxy.poolIdleTimeout", proxy.pool_idle_timeout),
         ("proxy.detectTimeout", proxy.detect_timeout),
         ("proxy.detectRace", proxy.detect_race),
+        ("proxy.queueTimeout", proxy.queue_timeout),
     ] {
         if time.is_zero() {
             refuse(key, "must not be zero".to_owned());
@@ -144,6 +145,17 @@ fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, Stri
             "proxy.maxIdleConnections",
             proxy.max_idle_connections,
             0..=1 << 16,
+        ),
+        ("proxy.maxRequests", proxy.max_requests, 1..=1 << 24),
+        (
+            "proxy.maxRequestsPerWorkload",
+            proxy.max_requests_per_workload,
+            1..=proxy.max_requests,
+        ),
+        (
+            "proxy.maxQueuedRequests",
+            proxy.max_queued_requests,
+            0..=1 << 24,
         ),
     ] {
         if !allowed.contains(&number) {

@@ -38,6 +38,23 @@ pub enum Error {
     /// An authorization policy refuses.
     #[error("policy does not admit the caller to {0}")]
     Policy(SocketAddr),
+    /// A rate limit is reached.
+    #[error("too many requests")]
+    RateLimited,
+    /// The service has as many requests as it can take.
+    #[error("the service has as many requests as it can take")]
+    Concurrency,
+    /// The agent has more to do than it can; how it came that this request was shed.
+    #[error("the agent is overloaded ({0})")]
+    Overload(&'static str),
+    /// Injected by a traffic policy.
+    #[error("a fault that a traffic policy injects")]
+    Fault {
+        /// What the client is told.
+        status: StatusCode,
+        /// The same in gRPC, where the policy says so.
+        grpc: Option<u8>,
+    },
     /// The request breaks the rules of HTTP.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
@@ -122,9 +139,13 @@ impl Error {
             Self::Downstream(_) | Self::BadRequest(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::SilentBody => StatusCode::REQUEST_TIMEOUT,
             Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Fault { status, .. } => *status,
             Self::ConnTable(_) | Self::Socket(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectionLimit
             | Self::BufferLimit
+            | Self::Concurrency
+            | Self::Overload(_)
             | Self::NoService(_)
             | Self::NoEndpoint
             | Self::Connect { .. }
@@ -153,6 +174,10 @@ impl Error {
             | Self::Socket(_)
             | Self::ConnectionLimit
             | Self::BufferLimit
+            | Self::RateLimited
+            | Self::Concurrency
+            | Self::Overload(_)
+            | Self::Fault { .. }
             | Self::NoService(_)
             | Self::NoEndpoint
             | Self::Policy(_)
@@ -209,6 +234,10 @@ impl Error {
             Self::Socket(_) => "socket",
             Self::ConnectionLimit => "connection-limit",
             Self::BufferLimit => "buffer-limit",
+            Self::RateLimited => "rate-limited",
+            Self::Concurrency => "concurrency",
+            Self::Overload(_) => "overload",
+            Self::Fault { .. } => "fault",
             Self::NoService(_) => "no-service",
             Self::NoEndpoint => "no-endpoint",
             Self::Policy(_) => "policy",
@@ -239,9 +268,13 @@ impl Error {
             Self::NoConnection | Self::NotProxied | Self::ConnTable(_) | Self::Policy(_) => "UAEX",
             Self::ConnectionLimit
             | Self::BufferLimit
+            | Self::Socket(_)
             | Self::BreakerOpen
             | Self::Overflow(_)
-            | Self::Socket(_) => "UO",
+            | Self::Concurrency
+            | Self::Overload(_) => "UO",
+            Self::RateLimited => "RL",
+            Self::Fault { .. } => "FI",
             Self::NoService(_) => "NR",
             Self::NoEndpoint => "UH",
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
@@ -256,7 +289,14 @@ impl Error {
     /// The status of a gRPC call that fails so.
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
+        if let Self::Fault {
+            grpc: Some(code), ..
+        } = self
+        {
+            return *code;
+        }
         match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => 8,
             StatusCode::FORBIDDEN => 7,
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,

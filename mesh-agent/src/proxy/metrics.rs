@@ -7,6 +7,7 @@ pub(crate) mod guards;
 mod labels;
 mod leases;
 mod series;
+mod shaping;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
 pub(crate) use series::{Series, TcpSeries};
+pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
 use super::policy::breaker::Limit;
@@ -56,6 +58,8 @@ pub(crate) struct Metrics {
     breaker_overflows: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
+    /// What is limited, shed and injected.
+    pub(crate) shaping: Shaping,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
     /// Connections to endpoints, by use.
@@ -100,6 +104,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         breaker_overflows: Family::default(),
         detected: Family::default(),
         worker_connections: Family::default(),
+        shaping: Shaping::register(registry),
         audited: Counter::default(),
         pool_idle: Gauge::default(),
         pool_dialled: Counter::default(),

@@ -38,8 +38,15 @@ pub(crate) async fn serve(
     // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
     let original = caller.original;
     let result = match port {
-        Some(port) => forward(&worker, caller, port, stream).await,
-        None => explain(&worker, caller, stream).await,
+        // 2a. Does the service take new connections?
+        Some(port) => match http::admit::connection(&worker, &caller, &port).await {
+            Ok(()) => forward(&worker, caller, port, stream).await,
+            Err(error) => turn_away(&worker, caller, stream, error).await,
+        },
+        None => {
+            let error = Error::NoService(original);
+            explain(&worker, caller, stream, error).await
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
@@ -78,15 +85,31 @@ async fn forward(
     }
 }
 
-/// A service that is gone is reported in the client's language, if that is HTTP.
-async fn explain(worker: &Arc<Worker>, caller: Caller, mut stream: TcpStream) -> Result<(), Error> {
+/// A connection that is one too many.
+async fn turn_away(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    stream: TcpStream,
+    error: Error,
+) -> Result<(), Error> {
+    let caller = Caller {
+        is_turned_away: true,
+        ..caller
+    };
+    explain(worker, caller, stream, error).await
+}
+
+/// What stands against a connection is reported in the client's language, if that is HTTP.
+async fn explain(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    mut stream: TcpStream,
+    error: Error,
+) -> Result<(), Error> {
     match detect::detect_orphan(worker, &mut stream).await {
         Ok(Detected::Http1(first)) => serve_http(worker, caller, stream, first, false).await,
         Ok(Detected::Http2(first)) => serve_http(worker, caller, stream, first, true).await,
-        Ok(_) => {
-            let error = Error::NoService(caller.original);
-            Err(end(worker, &caller, &stream, error))
-        }
+        Ok(_) => Err(end(worker, &caller, &stream, error)),
         Err(error) => Err(end(worker, &caller, &stream, error)),
     }
 }

@@ -5,13 +5,20 @@
 //! empty one, which costs a request nothing.
 
 pub(crate) mod breaker;
+pub(crate) mod concurrency;
+pub(crate) mod faults;
+pub(crate) mod limits;
 pub(crate) mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
+use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use concurrency::Adaptive;
+use faults::Faults;
+use limits::Limits;
 
 use super::outliers::Outliers;
 use breaker::{Guard, Room};
@@ -22,6 +29,14 @@ use retry::Extra;
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// Who is shed last; the most specific level that says so holds.
+    pub(crate) priority: Option<Priority>,
+    /// How much is let through; all levels hold.
+    pub(crate) limits: Limits,
+    /// Injected for tests; all levels hold.
+    pub(crate) faults: Faults,
+    /// How many requests at once; that of the service whose endpoints are asked holds.
+    pub(crate) concurrency: Option<Arc<Adaptive>>,
     /// Retries and hedges; the most specific level that speaks of them holds.
     pub(crate) extra: Extra,
     /// Circuit breakers; all levels hold.
@@ -84,6 +99,14 @@ impl Policy {
                 .outlier_detection
                 .as_ref()
                 .map(|spec| Outliers::next(spec, old.and_then(|old| old.outliers.as_ref()))),
+            priority: spec.priority.or(base.priority),
+            limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
+            faults: Faults::derive(
+                &base.faults,
+                object,
+                old.and_then(|old| old.object.as_deref()),
+            ),
+            concurrency: Adaptive::derive(object, old.and_then(|old| old.concurrency.as_ref())),
             rule: None,
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
@@ -118,6 +141,10 @@ impl Policy {
             extra: base.extra.ruled(retry, old.map(|old| &old.extra)),
             guards: base.guards.clone(),
             outliers: None,
+            priority: base.priority,
+            limits: base.limits.clone(),
+            faults: base.faults.clone(),
+            concurrency: None,
             rule,
             base: Some(Arc::clone(base)),
             object: None,

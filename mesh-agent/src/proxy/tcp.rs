@@ -13,15 +13,17 @@ use super::caller::Caller;
 use super::connect;
 use super::error::Error;
 use super::http::attempts;
-use super::metrics::TcpSeries;
+use super::metrics::{Shaping, TcpSeries};
 use super::outliers;
 use super::passage::{Passage, Visit};
-use super::policy::breaker::{Limit, Place};
+use super::policy::breaker::{self, Place};
+use super::policy::limits::Limit;
 use super::select::{self, Selection};
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
 use crate::net::copy::{self, Counts, End};
+use crate::net::pace::Paced;
 use crate::net::socket;
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
@@ -50,8 +52,9 @@ pub(crate) async fn dial(
     let place = match port.policy.room() {
         None => None,
         Some(room) => Some(room.take().ok_or_else(|| {
-            worker.metrics.overflow(Limit::Connections);
-            Error::Overflow(Limit::Connections.as_str())
+            let what = breaker::Limit::Connections;
+            worker.metrics.overflow(what);
+            Error::Overflow(what.as_str())
         })?),
     };
     let result = dial_some(worker, caller, port).await;
@@ -190,7 +193,14 @@ where
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();
-    let result = copy(&mut record, &mut stream, &mut dialled.stream).await;
+    let result = match Meter::new(caller, port) {
+        None => copy(&mut record, &mut stream, &mut dialled.stream).await,
+        Some(meter) => {
+            let endpoint = &mut dialled.stream;
+            // Rare and large.
+            Box::pin(paced(&mut record, &mut stream, endpoint, &meter)).await
+        }
+    };
     if result.is_err() {
         // The endpoint learns that this was no orderly end. It is closing either way.
         drop(socket::reset_on_close(&dialled.stream));
@@ -199,14 +209,63 @@ where
     result
 }
 
-/// Copies until the end, and reports on the way what long connections have moved.
-async fn copy<S>(
+/// Copies, both ways together no faster than the limits allow.
+async fn paced<S>(
     record: &mut Record<'_>,
     stream: &mut S,
     endpoint: &mut TcpStream,
+    meter: &Meter,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+{
+    let metrics = &record.worker.metrics.shaping;
+    let pace = |bytes: usize| meter.pace(metrics, bytes);
+    let mut stream = Paced::new(stream, meter.piece, pace);
+    let mut endpoint = Paced::new(endpoint, meter.piece, pace);
+    copy(record, &mut stream, &mut endpoint).await
+}
+
+/// The limits of bytes of one connection. They are those that held when it began.
+struct Meter {
+    /// With the key of the connection.
+    limits: Vec<(Arc<Limit>, u64)>,
+    /// Bytes that are paced as one.
+    piece: usize,
+}
+
+impl Meter {
+    fn new(caller: &Caller, port: &ServicePort) -> Option<Self> {
+        let limits = &port.policy.limits.bytes;
+        let piece = limits.iter().map(|limit| limit.piece()).min()?;
+        let limits = limits
+            .iter()
+            .map(|limit| (Arc::clone(limit), limit.key(caller, None)));
+        Some(Self {
+            limits: limits.collect(),
+            piece,
+        })
+    }
+
+    fn pace(&self, metrics: &Shaping, bytes: usize) -> Duration {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let mut longest = Duration::ZERO;
+        for (limit, key) in &self.limits {
+            let delay = limit.pace(*key, bytes);
+            if !delay.is_zero() {
+                metrics.limited(&limit.policy, "bytes", "delayed");
+            }
+            longest = longest.max(delay);
+        }
+        longest
+    }
+}
+
+/// Copies until the end, and reports on the way what long connections have moved.
+async fn copy<S, E>(record: &mut Record<'_>, stream: &mut S, endpoint: &mut E) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    E: AsyncRead + AsyncWrite + Unpin,
 {
     let worker = record.worker;
     let idle = worker.config.timeouts.idle;

@@ -7,5 +7,6 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod resilience;
+mod shaping;
 mod tcp;
 mod told;

@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::config::Config;
 use super::limits::Usage;
 use super::listener::{Accepted, Listener, Peers};
-use super::metrics::{Gauge, Metrics};
+use super::metrics::{Gauge, Metrics, WorkerGauges};
 use super::outbound;
+use super::overload::Places;
 use super::pool::Pool;
 use super::view::Workload;
 use super::view::cell::Views;
@@ -69,11 +70,14 @@ pub(crate) struct Worker {
     shared: Shared,
     /// Connections to endpoints.
     pub(crate) pool: Pool,
+    /// Who is served, and who waits.
+    pub(crate) places: Arc<Places>,
     /// Keeps a flood of refusals out of the log.
     pub(crate) refusals: Throttle,
     tasks: TaskTracker,
     connections: AtomicUsize,
     gauge: Gauge,
+    gauges: WorkerGauges,
     heartbeat_ns: AtomicU64,
 }
 
@@ -97,6 +101,8 @@ impl Worker {
     pub(crate) fn new(shared: Shared, number: usize) -> Self {
         Self {
             gauge: shared.metrics.worker(number),
+            gauges: shared.metrics.shaping.worker(number),
+            places: Arc::new(Places::new(shared.config.bounds())),
             shared,
             pool: Pool::default(),
             refusals: Throttle::default(),
@@ -163,6 +169,8 @@ impl Worker {
         peers: &Arc<Peers>,
         stop: &CancellationToken,
     ) {
+        let worker = Arc::clone(self);
+        self.spawn(async move { worker.places.watch(&worker.gauges).await });
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;

@@ -311,7 +311,7 @@ impl<'a> Attempts<'a> {
             request,
             is_http2: self.is_http2,
             is_grpc: self.exchange.is_grpc,
-            fate: self.exchange.fate.as_ref().map(Arc::clone),
+            fate: self.exchange.fate.clone(),
             limit: deadline.map_or(own, |deadline| deadline.at.min(own)),
             is_limit_ours: !is_sooner || deadline.is_some_and(|deadline| deadline.is_ours),
         }

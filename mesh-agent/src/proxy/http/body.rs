@@ -13,6 +13,20 @@ use super::exchange::Exchange;
 use super::guarded::{Broken, Guarded};
 use crate::proxy::error::Error;
 
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Its sender is to blame.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The request is sent again elsewhere.
+    #[error("another attempt has taken over")]
+    Superseded,
+    /// The request has taken too long.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+}
+
 /// How the body of a request has fared, for whoever must know whose fault a failure is.
 #[derive(Debug, Default)]
 pub(crate) struct Fate(AtomicU8);
@@ -21,11 +35,10 @@ impl Fate {
     const BROKEN: u8 = 1;
     const SILENT: u8 = 2;
 
-    pub(crate) fn note(&self, broken: &Broken) {
+    fn note(&self, broken: &Broken) {
         let fate = match broken {
             Broken::Off(_) | Broken::Quietly => Self::BROKEN,
             Broken::Silent => Self::SILENT,
-            Broken::Superseded | Broken::Deadline => return,
         };
         self.0.store(fate, Ordering::Relaxed);
     }
@@ -40,45 +53,66 @@ impl Fate {
     }
 }
 
+/// What a client sends, counted and watched.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    inner: Guarded,
+    count: Arc<AtomicU64>,
+    fate: Arc<Fate>,
+}
+
+impl Upload {
+    /// Counts the bytes of `inner` in `count`, and notes in `fate` how it ends.
+    pub(crate) const fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>) -> Self {
+        Self { inner, count, fate }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.count.fetch_add(length(frame), Ordering::Relaxed);
+            }
+            Some(Err(broken)) => self.fate.note(broken),
+            None => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     /// There is none; such a request can be sent again.
     Empty,
     /// The client's, frame by frame.
-    Streamed {
-        /// Where it comes from.
-        inner: Guarded,
-        /// Bytes so far.
-        count: Arc<AtomicU64>,
-        /// How it has fared.
-        fate: Arc<Fate>,
-    },
+    Streamed(Upload),
     /// The client's, kept so that it can be sent again.
     Kept(Reader),
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed { inner, count, fate } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        count.fetch_add(length(frame), Ordering::Relaxed);
-                    }
-                    Some(Err(broken)) => fate.note(broken),
-                    None => {}
-                }
-                Poll::Ready(frame)
-            }
+            Self::Streamed(upload) => upload.poll_frame(cx),
             Self::Kept(reader) => reader.poll_frame(cx),
         }
     }
@@ -86,7 +120,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed { inner, .. } => inner.is_end_stream(),
+            Self::Streamed(upload) => upload.is_end_stream(),
             Self::Kept(reader) => reader.is_end_stream(),
         }
     }
@@ -94,7 +128,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { inner, .. } => inner.size_hint(),
+            Self::Streamed(upload) => upload.size_hint(),
             Self::Kept(reader) => reader.size_hint(),
         }
     }
@@ -122,18 +156,18 @@ pub(crate) enum Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Streamed { inner, exchange } => {
                 if exchange.has_expired(cx) {
                     exchange.failed(&Error::Deadline);
-                    return Poll::Ready(Some(Err(Broken::Deadline)));
+                    return Poll::Ready(Some(Err(BodyError::Deadline)));
                 }
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
@@ -146,7 +180,7 @@ impl Body for Reply {
                     Some(Err(_)) => exchange.cut_off(),
                     None => exchange.complete(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
         }
     }

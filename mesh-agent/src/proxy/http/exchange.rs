@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
-use super::body::Fate;
+use super::admit::Admitted;
+use super::body::{Fate, Upload};
 use super::guarded::Guarded;
 use super::silence::Silence;
 use crate::proxy::access_log;
@@ -45,6 +46,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// How the request's body has fared, if it has one.
@@ -79,6 +82,7 @@ impl Exchange {
             port: None,
             active: None,
             lease: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
             fate: None,
             is_last: false,
@@ -96,6 +100,11 @@ impl Exchange {
             flags: "-",
             is_complete: false,
         }
+    }
+
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
     }
 
     /// Sets the deadline: that of a policy, or that of a gRPC client, if it is sooner.
@@ -154,20 +163,23 @@ impl Exchange {
     /// The head of the response is known.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
+        self.connection.pulse.interim.close();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }
     }
 
     /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
-    pub(crate) fn guard_request(&self, body: Incoming) -> Guarded {
+    pub(crate) fn upload(&mut self, body: Incoming) -> Upload {
         let timeouts = &self.connection.worker.config.timeouts;
         let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
             (true, true) => (Version::HTTP_2, timeouts.idle),
             (true, false) => (Version::HTTP_2, timeouts.body),
             (false, _) => (Version::HTTP_11, timeouts.body),
         };
-        Guarded::new(body, version, Silence::new(patience))
+        let inner = Guarded::new(body, version, Silence::new(patience));
+        let fate = Arc::clone(self.fate.get_or_insert_default());
+        Upload::new(inner, Arc::clone(&self.request_bytes), fate)
     }
 
     /// The response's body. Of HTTP/1 the connection's own limit holds.

@@ -11,10 +11,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
+use super::admit;
 use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
+use super::faults;
 use super::headers::{self, Additions, After, Wish};
+use super::interim::Interim;
 use super::reply;
 use super::upgrade;
 use crate::proxy::access_log::Head;
@@ -76,6 +79,8 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
+    faults::inject(exchange, &port.policy, &parts.headers).await?;
+    admit::request(exchange, &port.policy, &port, &parts.headers).await?;
     let additions = Additions {
         caller: connection.caller.address(),
         random: rand::random,
@@ -85,13 +90,12 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let body = if wish.is_connect || body.is_end_stream() {
         Outgoing::Empty
     } else {
-        Outgoing::Streamed {
-            inner: exchange.guard_request(body),
-            count: Arc::clone(&exchange.request_bytes),
-            fate: Arc::clone(exchange.fate.get_or_insert_default()),
-        }
+        Outgoing::Streamed(exchange.upload(body))
     };
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if wish.takes_interim && !is_http2 {
+        Interim::relay(&connection.pulse, &mut request);
+    }
     exchange.is_last = wish.may_tunnel();
     let target = Target {
         policy: Arc::clone(&port.policy),
@@ -99,16 +103,19 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     };
     let mut response = attempts::send(exchange, target, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
+    exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch && wish.upgrade.is_none() {
         return Err(unasked(exchange));
     }
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_switch, &connection);
+    let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+    exchange.admitted.tell(response.headers_mut());
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
+    exchange.admitted.leave();
     let endpoint = hyper::upgrade::on(&mut response);
     Ok(Answer::Switched {
         response: response.map(|_| Reply::Text(None)),

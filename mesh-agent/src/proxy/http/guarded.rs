@@ -24,12 +24,6 @@ pub(crate) enum Broken {
     /// Its sender sent nothing for too long.
     #[error("the body was silent for too long")]
     Silent,
-    /// The request is sent again elsewhere, and its body goes there.
-    #[error("another attempt has taken over")]
-    Superseded,
-    /// The request has taken too long.
-    #[error("the deadline of the request has passed")]
-    Deadline,
 }
 
 /// A body that was sent by a client or an endpoint.

@@ -19,7 +19,14 @@ pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) ->
     };
     let headers = response.headers_mut();
     headers.insert(MESH_ERROR, HeaderValue::from_static(error.reason()));
-    if matches!(error, Error::BadRequest(_)) && version < Version::HTTP_2 {
+    exchange.admitted.tell(headers);
+    if matches!(error, Error::RateLimited | Error::Overload(_)) {
+        headers
+            .entry(header::RETRY_AFTER)
+            .or_insert(HeaderValue::from_static("1"));
+    }
+    let is_last = matches!(error, Error::BadRequest(_)) || exchange.is_turned_away();
+    if is_last && version < Version::HTTP_2 {
         // Nobody knows where the next request would begin.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -1,18 +1,15 @@
 //! Requests that may have to be sent again: head and body are kept, the body up to a bound and while it is streamed.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
 use super::copy_of;
-use crate::proxy::http::body::{Fate, Outgoing};
-use crate::proxy::http::guarded::{Broken, Guarded};
+use crate::proxy::http::body::{BodyError, Outgoing, Upload};
 
 /// A request, for the first time and for others.
 #[derive(Debug)]
@@ -28,8 +25,8 @@ impl Original {
         let (parts, body) = request.into_parts();
         let (spare, kept, body) = match body {
             Outgoing::Empty => (Some(copy_of(&parts)), None, Outgoing::Empty),
-            Outgoing::Streamed { inner, count, fate } if is_short(&inner, max_body) => {
-                let kept = Arc::new(Mutex::new(Kept::new(inner, count, fate, max_body)));
+            Outgoing::Streamed(upload) if is_short(&upload, max_body) => {
+                let kept = Arc::new(Mutex::new(Kept::new(upload, max_body)));
                 let body = Outgoing::Kept(Reader::new(&kept));
                 (Some(copy_of(&parts)), Some(kept), body)
             }
@@ -67,7 +64,7 @@ impl Original {
     }
 }
 
-fn is_short(body: &Guarded, max: usize) -> bool {
+fn is_short(body: &Upload, max: usize) -> bool {
     let max = u64::try_from(max).unwrap_or(u64::MAX);
     max > 0 && body.size_hint().lower() <= max
 }
@@ -75,9 +72,7 @@ fn is_short(body: &Guarded, max: usize) -> bool {
 /// A body as far as it has come.
 #[derive(Debug)]
 struct Kept {
-    inner: Guarded,
-    count: Arc<AtomicU64>,
-    fate: Arc<Fate>,
+    inner: Upload,
     hint: SizeHint,
     data: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -90,12 +85,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>, room: usize) -> Self {
+    fn new(inner: Upload, room: usize) -> Self {
         Self {
             hint: inner.size_hint(),
             inner,
-            count,
-            fate,
             data: Vec::new(),
             trailers: None,
             room,
@@ -105,23 +98,23 @@ impl Kept {
         }
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match ready!(self.inner.poll_frame(cx)) {
             None => {
                 self.has_ended = true;
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
                 self.lose();
-                self.fate.note(&error);
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Ok(frame)) => frame,
         };
         if let Some(data) = frame.data_ref() {
             let length = data.len();
-            self.count
-                .fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
             if length > self.room {
                 self.lose();
             } else if !self.is_lost {
@@ -165,11 +158,11 @@ impl Reader {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.turn != self.turn {
             // An end without an error would make a part look like the whole.
-            return Poll::Ready(Some(Err(Broken::Superseded)));
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if !kept.is_lost {
             let place = self.read;
