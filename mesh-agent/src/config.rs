@@ -19,9 +19,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
-pub use options::{Acceleration, LogFormat, Options, ProxyOptions, Switch};
+pub use options::{Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, Switch};
 pub use span::{ParseSpanError, Span};
 
 /// Everything that `mesh-agent run` is told, checked. Printed by `--print-config` in the form of the file.
@@ -75,6 +76,9 @@ pub struct Settings {
     /// forget at every start.
     #[serde(skip)]
     pub reset: bool,
+    /// Where this node is: region, zone and name, compared with the locality of endpoints. Default: nowhere, so that no
+    /// endpoint is nearer than another.
+    pub locality: Locality,
     /// Limits and deadlines of the proxy.
     pub proxy: ProxySettings,
 }

@@ -25,6 +25,7 @@ pub(crate) mod passage;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;
+pub(crate) mod streams;
 pub(crate) mod tcp;
 pub(crate) mod view;
 pub(crate) mod vitals;

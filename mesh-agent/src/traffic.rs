@@ -14,6 +14,7 @@ pub mod limit;
 pub mod outlier;
 pub mod path;
 pub mod retry;
+pub mod route;
 
 #[cfg(test)]
 pub(crate) mod fixture;

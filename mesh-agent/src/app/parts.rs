@@ -227,6 +227,7 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
         },
         path_normalization: wanted.path_normalization,
         access_log,
+        locality: settings.locality.clone(),
     }
 }
 

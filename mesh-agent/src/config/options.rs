@@ -88,9 +88,40 @@ pub struct Options {
     )]
     pub virtual_range: Option<Vec<IpNet>>,
 
+    /// Where this node is.
+    #[command(flatten)]
+    pub locality: LocalityOptions,
+
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
+}
+
+/// Where this node is, as the user wrote it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LocalityOptions {
+    /// Region of this node, for services that prefer what is near
+    #[arg(long, env = "MESH_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+
+    /// Zone of this node, one of its region
+    #[arg(long, env = "MESH_ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
+
+    /// Name of this node, as endpoints have it in their locality
+    #[arg(long, env = "MESH_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+impl LocalityOptions {
+    fn over(self, below: Self) -> Self {
+        Self {
+            region: self.region.or(below.region),
+            zone: self.zone.or(below.zone),
+            node: self.node.or(below.node),
+        }
+    }
 }
 
 /// Limits and deadlines of the proxy, as the user wrote them.
@@ -178,6 +209,7 @@ impl Options {
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
             stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
+            locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }
     }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::resolve::MAX_SOCKET_PATH;
 use super::{Problem, ProxySettings, Settings};
+use crate::state::validate::MAX_LOCALITY;
 use crate::telemetry;
 
 /// What does not fit.
@@ -40,6 +41,17 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     }
     if settings.stale_grace > MAX_DRAIN {
         refuse("staleGrace", "use at most 1h".to_owned());
+    }
+    let locality = &settings.locality;
+    for (key, name) in [
+        ("locality.region", &locality.region),
+        ("locality.zone", &locality.zone),
+        ("locality.node", &locality.node),
+    ] {
+        let length = name.as_ref().map(String::len);
+        if length.is_some_and(|length| !(1..=MAX_LOCALITY).contains(&length)) {
+            refuse(key, format!("use 1 to {MAX_LOCALITY} bytes"));
+        }
     }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);

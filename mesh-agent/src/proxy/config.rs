@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::state::endpoint::Locality;
 use crate::telemetry::AccessLog;
 use crate::traffic::admission::Bounds;
 use crate::traffic::limit::nanos;
@@ -22,6 +23,8 @@ pub struct Config {
     pub path_normalization: path::Mode,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
+    /// Where this node is, for balancing by nearness.
+    pub locality: Locality,
 }
 
 impl Config {
@@ -45,6 +48,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             path_normalization: path::Mode::default(),
             access_log: AccessLog::disabled(),
+            locality: Locality::default(),
         }
     }
 }

@@ -32,6 +32,15 @@ pub enum Error {
     /// The service is gone, or lost this port.
     #[error("no service at {0}")]
     NoService(SocketAddr),
+    /// The service has routes, and none is for this request or connection.
+    #[error("no route matches")]
+    NoRoute,
+    /// The route sends this share to a service that does not exist, or nowhere.
+    #[error("the route has no backend for this request")]
+    BadBackend,
+    /// The route has a filter that cannot be honoured.
+    #[error("a filter of the route cannot be applied")]
+    BadFilter,
     /// Nobody can take the request.
     #[error("no endpoint takes connections")]
     NoEndpoint,
@@ -139,9 +148,12 @@ impl Error {
             Self::Downstream(_) | Self::BadRequest(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::SilentBody => StatusCode::REQUEST_TIMEOUT,
             Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Fault { status, .. } => *status,
-            Self::ConnTable(_) | Self::Socket(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ConnTable(_) | Self::Socket(_) | Self::BadBackend | Self::BadFilter => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::ConnectionLimit
             | Self::BufferLimit
             | Self::Concurrency
@@ -179,6 +191,9 @@ impl Error {
             | Self::Overload(_)
             | Self::Fault { .. }
             | Self::NoService(_)
+            | Self::NoRoute
+            | Self::BadBackend
+            | Self::BadFilter
             | Self::NoEndpoint
             | Self::Policy(_)
             | Self::BadRequest(_)
@@ -239,6 +254,9 @@ impl Error {
             Self::Overload(_) => "overload",
             Self::Fault { .. } => "fault",
             Self::NoService(_) => "no-service",
+            Self::NoRoute => "no-route",
+            Self::BadBackend => "bad-backend",
+            Self::BadFilter => "bad-filter",
             Self::NoEndpoint => "no-endpoint",
             Self::Policy(_) => "policy",
             Self::BadRequest(_) => "bad-request",
@@ -275,7 +293,9 @@ impl Error {
             | Self::Overload(_) => "UO",
             Self::RateLimited => "RL",
             Self::Fault { .. } => "FI",
-            Self::NoService(_) => "NR",
+            Self::NoService(_) | Self::NoRoute => "NR",
+            Self::BadBackend => "NC",
+            Self::BadFilter => "NFCF",
             Self::NoEndpoint => "UH",
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
             Self::Handshake { .. } | Self::UnaskedUpgrade(_) | Self::BadResponse { .. } => "UPE",
@@ -296,6 +316,8 @@ impl Error {
             return *code;
         }
         match self.status() {
+            _ if matches!(self, Self::BadBackend) => 14,
+            StatusCode::NOT_FOUND => 12,
             StatusCode::TOO_MANY_REQUESTS => 8,
             StatusCode::FORBIDDEN => 7,
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,

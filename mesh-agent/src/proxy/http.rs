@@ -5,12 +5,15 @@ pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod faults;
+pub(crate) mod filters;
 pub(crate) mod forward;
 pub(crate) mod guarded;
 pub(crate) mod headers;
 pub(crate) mod interim;
+pub(crate) mod mirror;
 pub(crate) mod pulse;
 pub(crate) mod reply;
+pub(crate) mod routes;
 pub(crate) mod silence;
 pub(crate) mod upgrade;
 

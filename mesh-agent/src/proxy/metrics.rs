@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     breaker_changes: Family<Reason, Counter>,
     breaker_overflows: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
+    mirrored: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
     /// What is limited, shed and injected.
     pub(crate) shaping: Shaping,
@@ -103,6 +104,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         breaker_changes: Family::default(),
         breaker_overflows: Family::default(),
         detected: Family::default(),
+        mirrored: Family::default(),
         worker_connections: Family::default(),
         shaping: Shaping::register(registry),
         audited: Counter::default(),
@@ -190,6 +192,11 @@ impl Metrics {
             "mesh_proxy_detected",
             "Connections by how their protocol was found",
             self.detected.clone(),
+        );
+        registry.register(
+            "mesh_proxy_mirrored",
+            "Copies of requests that routes asked for, by outcome: sent, failed, dropped for want of room or of a service",
+            self.mirrored.clone(),
         );
         registry.register(
             "mesh_proxy_connections",
@@ -308,6 +315,11 @@ impl Metrics {
     /// Counts how a protocol was found.
     pub(crate) fn detected(&self, how: &'static str) {
         self.detected.get_or_create(&[("outcome", how)]).inc();
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// The gauge of a worker's connections.

@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::detect::{self, Detected};
 use super::error::Error;
 use super::http;
+use super::streams::Way;
 use super::tcp;
 use super::view::ServicePort;
 use super::worker::Worker;
@@ -59,7 +60,9 @@ async fn forward(
     port: Arc<ServicePort>,
     mut stream: TcpStream,
 ) -> Result<(), Error> {
-    let detected = match detect::detect(worker, &caller, &port, &mut stream).await {
+    let way = Way::of(worker, &port);
+    let detected = detect::detect(worker, &caller, &port, way.ahead(), &mut stream).await;
+    let detected = match detected {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
     };
@@ -67,14 +70,14 @@ async fn forward(
         Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
         Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
         Detected::Opaque(first, dialled) => {
-            let result = tcp::serve(
-                worker,
-                &caller,
-                &port,
-                Prefixed::new(first, &mut stream),
-                dialled,
-            )
-            .await;
+            let (first, routed) = way.follow(worker, &port, &mut stream, first).await;
+            let result = match routed {
+                Ok(routed) => {
+                    let prefixed = Prefixed::new(first, &mut stream);
+                    tcp::serve(worker, &caller, &routed, prefixed, dialled).await
+                }
+                Err(error) => tcp::refuse(worker, &caller, &port, error),
+            };
             if result.is_err() {
                 // The client learns that this was no orderly end. It is closing either way.
                 drop(socket::reset_on_close(&stream));

@@ -19,6 +19,7 @@ use super::passage::{Passage, Visit};
 use super::policy::breaker::{self, Place};
 use super::policy::limits::Limit;
 use super::select::{self, Selection};
+use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
@@ -28,6 +29,7 @@ use crate::net::socket;
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
 use crate::traffic::retry::budget::Extra;
+use crate::traffic::route::stream::StreamRoute;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -159,26 +161,17 @@ fn may_spend(worker: &Worker, port: &ServicePort) -> bool {
 pub(crate) async fn serve<S>(
     worker: &Worker,
     caller: &Caller,
-    port: &Arc<ServicePort>,
+    routed: &Routed,
     mut stream: S,
     dialled: Option<Dialled>,
 ) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let started = Instant::now();
+    let port = &routed.port;
     let counts = Counts::default();
-    let mut record = Record {
-        worker,
-        caller,
-        port,
-        endpoint: None,
-        started,
-        counts: &counts,
-        attempts: 0,
-        is_open: false,
-        reported: (0, 0),
-    };
+    let mut record = Record::new(worker, caller, port, &counts);
+    record.route = routed.route.as_deref();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
         None => dial(worker, caller, port).await,
@@ -193,7 +186,7 @@ where
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();
-    let result = match Meter::new(caller, port) {
+    let result = match Meter::new(caller, routed) {
         None => copy(&mut record, &mut stream, &mut dialled.stream).await,
         Some(meter) => {
             let endpoint = &mut dialled.stream;
@@ -207,6 +200,17 @@ where
     }
     record.close(result.as_ref().err());
     result
+}
+
+/// Ends a connection to `port` that goes nowhere.
+pub(crate) fn refuse(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    error: Error,
+) -> Result<(), Error> {
+    Record::new(worker, caller, port, &Counts::default()).close(Some(&error));
+    Err(error)
 }
 
 /// Copies, both ways together no faster than the limits allow.
@@ -235,12 +239,13 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(caller: &Caller, port: &ServicePort) -> Option<Self> {
-        let limits = &port.policy.limits.bytes;
-        let piece = limits.iter().map(|limit| limit.piece()).min()?;
-        let limits = limits
-            .iter()
-            .map(|limit| (Arc::clone(limit), limit.key(caller, None)));
+    fn new(caller: &Caller, routed: &Routed) -> Option<Self> {
+        let limits = || {
+            let ports = routed.ports();
+            ports.flat_map(|port| &port.policy.limits.bytes)
+        };
+        let piece = limits().map(|limit| limit.piece()).min()?;
+        let limits = limits().map(|limit| (Arc::clone(limit), limit.key(caller, None)));
         Some(Self {
             limits: limits.collect(),
             piece,
@@ -294,6 +299,7 @@ struct Record<'a> {
     worker: &'a Worker,
     caller: &'a Caller,
     port: &'a ServicePort,
+    route: Option<&'a StreamRoute>,
     endpoint: Option<&'a Arc<Endpoint>>,
     started: Instant,
     counts: &'a Counts,
@@ -302,7 +308,27 @@ struct Record<'a> {
     reported: (u64, u64),
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    fn new(
+        worker: &'a Worker,
+        caller: &'a Caller,
+        port: &'a ServicePort,
+        counts: &'a Counts,
+    ) -> Self {
+        Self {
+            worker,
+            caller,
+            port,
+            route: None,
+            endpoint: None,
+            started: Instant::now(),
+            counts,
+            attempts: 0,
+            is_open: false,
+            reported: (0, 0),
+        }
+    }
+
     fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
         let endpoint = self.endpoint.map(|endpoint| &**endpoint);
         let metrics = &self.worker.metrics;
@@ -343,6 +369,7 @@ impl Record<'_> {
                 endpoint,
                 protocol: "tcp",
                 head: None,
+                route: self.route.map(|route| &*route.label),
                 status: None,
                 grpc_status: None,
                 bytes_sent: received,

@@ -7,6 +7,8 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod resilience;
+mod routes;
 mod shaping;
+mod streams;
 mod tcp;
 mod told;

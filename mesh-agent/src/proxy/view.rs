@@ -20,10 +20,14 @@ use crate::state::object::ObjectKey;
 use crate::state::service::{Balancing, Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
+use crate::traffic::route::split::Target;
 
 pub(crate) mod cell;
 mod compile;
 mod policies;
+pub(crate) mod routes;
+
+use routes::{PortRoutes, Routes};
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -35,6 +39,10 @@ pub(crate) struct View {
     pub(crate) revision: u64,
     /// What can be dialled.
     ports: Table<SocketAddress, Arc<ServicePort>>,
+    /// The same by service, with the numbers of the ports.
+    services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
+    /// Where requests and connections for services go, if not to the service itself.
+    routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
@@ -63,6 +71,22 @@ impl View {
         ports.sort_by_key(|port| port.number);
         ports.dedup_by_key(|port| port.number);
         ports
+    }
+
+    /// The port of a service with a number.
+    pub(crate) fn port_of(&self, service: &ObjectKey, port: u16) -> Option<&Arc<ServicePort>> {
+        self.services
+            .get(service)?
+            .iter()
+            .find(|it| it.port == port)
+    }
+
+    /// The service port that a route sends to.
+    pub(crate) fn backend(&self, target: &Target) -> Option<&Arc<ServicePort>> {
+        match target.port {
+            Some(port) => self.port_of(&target.service, port),
+            None => self.services.get(&target.service)?.first(),
+        }
     }
 
     /// The workload with a number.
@@ -106,8 +130,10 @@ pub(crate) struct Workload {
 pub(crate) struct ServicePort {
     /// Number of the service.
     pub(crate) service_number: u32,
-    /// Number of the port.
+    /// Number of the port, as the kernel knows it.
     pub(crate) number: u32,
+    /// The port that is dialled.
+    pub(crate) port: u16,
     /// What names the service.
     pub(crate) service: ObjectKey,
     /// `NAME.NAMESPACE.mesh`.
@@ -122,6 +148,8 @@ pub(crate) struct ServicePort {
     pub(crate) slots: [Vec<u32>; 2],
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
+    /// Where its requests and connections go, if not to its own endpoints.
+    pub(crate) routes: Option<Arc<PortRoutes>>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Config;
+use super::http::mirror::MAX_COPIES;
 use super::limits::Usage;
 use super::listener::{Accepted, Listener, Peers};
 use super::metrics::{Gauge, Metrics, WorkerGauges};
@@ -70,6 +71,8 @@ pub(crate) struct Worker {
     shared: Shared,
     /// Connections to endpoints.
     pub(crate) pool: Pool,
+    /// Room for copies of requests.
+    pub(crate) mirrors: Arc<Semaphore>,
     /// Who is served, and who waits.
     pub(crate) places: Arc<Places>,
     /// Keeps a flood of refusals out of the log.
@@ -105,6 +108,7 @@ impl Worker {
             places: Arc::new(Places::new(shared.config.bounds())),
             shared,
             pool: Pool::default(),
+            mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
             refusals: Throttle::default(),
             tasks: TaskTracker::new(),
             connections: AtomicUsize::new(0),

@@ -199,7 +199,7 @@ async fn unknown_paths_methods_and_kinds_are_problems_too() {
     let answer = fixture.send(post).await;
     assert_eq!(answer.problem().2, "MethodNotAllowed");
     assert!(answer.headers.contains_key("allow"));
-    let later = "/api/v1/namespaces/shop/httproutes/web";
+    let later = "/api/v1/namespaces/shop/gateways/web";
     let answer = fixture.put(later, &json!({})).await;
     assert_eq!(
         answer.problem(),

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::attempts::replay::Reader;
 use super::exchange::Exchange;
 use super::guarded::{Broken, Guarded};
+use super::mirror::Copied;
 use crate::proxy::error::Error;
 
 /// Why a body breaks off.
@@ -96,6 +97,8 @@ impl Upload {
 pub(crate) enum Outgoing {
     /// There is none; such a request can be sent again.
     Empty,
+    /// A copy of the client's.
+    Copied(Copied),
     /// The client's, frame by frame.
     Streamed(Upload),
     /// The client's, kept so that it can be sent again.
@@ -112,6 +115,7 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
+            Self::Copied(copied) => Pin::new(copied).poll_frame(cx).map_err(BodyError::Broken),
             Self::Streamed(upload) => upload.poll_frame(cx),
             Self::Kept(reader) => reader.poll_frame(cx),
         }
@@ -120,6 +124,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Copied(copied) => copied.is_end_stream(),
             Self::Streamed(upload) => upload.is_end_stream(),
             Self::Kept(reader) => reader.is_end_stream(),
         }
@@ -128,6 +133,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Copied(copied) => copied.size_hint(),
             Self::Streamed(upload) => upload.size_hint(),
             Self::Kept(reader) => reader.size_hint(),
         }

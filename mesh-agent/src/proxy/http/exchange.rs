@@ -13,6 +13,7 @@ use super::Connection;
 use super::admit::Admitted;
 use super::body::{Fate, Upload};
 use super::guarded::Guarded;
+use super::mirror::Tee;
 use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
@@ -23,6 +24,7 @@ use crate::proxy::pool::Lease;
 use crate::proxy::select;
 use crate::proxy::view::{Active, ServicePort};
 use crate::traffic::deadline;
+use crate::traffic::route::compiled::Rule;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -40,8 +42,10 @@ pub(crate) struct Deadline {
 pub(crate) struct Exchange {
     /// The client's connection.
     pub(crate) connection: Arc<Connection>,
-    /// The service port that was asked.
+    /// The service port that was asked, and after routing the one that answers.
     pub(crate) port: Option<Arc<ServicePort>>,
+    /// The rule of a route that it falls under.
+    pub(crate) rule: Option<Arc<Rule>>,
     /// The endpoint that answers.
     pub(crate) active: Option<Active>,
     /// The connection to it.
@@ -80,6 +84,7 @@ impl Exchange {
         Self {
             connection,
             port: None,
+            rule: None,
             active: None,
             lease: None,
             admitted: Admitted::default(),
@@ -169,15 +174,15 @@ impl Exchange {
         }
     }
 
-    /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
-    pub(crate) fn upload(&mut self, body: Incoming) -> Upload {
+    /// The request's body, with copies for `tees`. That of a gRPC call is a stream, in which silence is nothing unusual.
+    pub(crate) fn upload(&mut self, body: Incoming, tees: Vec<Tee>) -> Upload {
         let timeouts = &self.connection.worker.config.timeouts;
         let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
             (true, true) => (Version::HTTP_2, timeouts.idle),
             (true, false) => (Version::HTTP_2, timeouts.body),
             (false, _) => (Version::HTTP_11, timeouts.body),
         };
-        let inner = Guarded::new(body, version, Silence::new(patience));
+        let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
         let fate = Arc::clone(self.fate.get_or_insert_default());
         Upload::new(inner, Arc::clone(&self.request_bytes), fate)
     }
@@ -275,6 +280,7 @@ impl Exchange {
             endpoint: self.active.as_ref().map(|active| &**active.endpoint()),
             protocol: self.protocol(),
             head: Some(&head),
+            route: self.rule.as_ref().map(|rule| &*rule.label),
             status: Some(self.status),
             grpc_status: self.grpc_status,
             bytes_sent: self.request_bytes.load(Ordering::Relaxed),

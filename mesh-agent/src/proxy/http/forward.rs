@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::Authority;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -16,9 +16,12 @@ use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::faults;
+use super::filters;
 use super::headers::{self, Additions, After, Wish};
 use super::interim::Interim;
+use super::mirror;
 use super::reply;
+use super::routes::{self, Routed, Way};
 use super::upgrade;
 use crate::proxy::access_log::Head;
 use crate::proxy::error::Error;
@@ -49,6 +52,7 @@ pub(crate) async fn forward(
             worker.spawn(upgrade::tunnel(exchange, client, endpoint));
             response
         }
+        Ok(Answer::Own(status, headers)) => reply::own(status, headers, exchange),
         Err(error) => reply::refuse(&error, exchange, version),
     })
 }
@@ -60,6 +64,8 @@ enum Answer {
         client: OnUpgrade,
         endpoint: OnUpgrade,
     },
+    /// A rule of a route answers itself.
+    Own(StatusCode, HeaderMap),
 }
 
 async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Answer, Error> {
@@ -71,37 +77,51 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     note(exchange, &parts, wish.as_ref().ok());
     let port = service_port(&connection).await;
     exchange.port.clone_from(&port);
-    let wish = wish?;
+    let mut wish = wish?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
+    let routed = match routes::choose(exchange, &port, &parts, &wish, rand::random())? {
+        Way::To(routed) => routed,
+        Way::Answer(status, headers) => return Ok(Answer::Own(status, headers)),
+    };
+    let Routed {
+        port,
+        policy,
+        ruled,
+    } = routed;
+    exchange.port = Some(Arc::clone(&port));
     let is_http2 = speaks_http2(&port, &connection);
     if is_http2 && wish.upgrade.is_some() {
         return Err(Error::BadRequest(
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
-    faults::inject(exchange, &port.policy, &parts.headers).await?;
-    admit::request(exchange, &port.policy, &port, &parts.headers).await?;
+    faults::inject(exchange, &policy, &parts.headers).await?;
+    admit::request(exchange, &policy, &port, &parts.headers).await?;
+    let has_body = !wish.is_connect && !body.is_end_stream();
+    let mut tees = Vec::new();
+    let mut origin = None;
+    if let Some(ruled) = &ruled {
+        origin = filters::origin(ruled, &parts);
+        filters::request(ruled, &mut parts, &mut wish)?;
+        tees = mirror::send(&connection, ruled, &parts, &wish, has_body);
+    }
     let additions = Additions {
         caller: connection.caller.address(),
         random: rand::random,
     };
     headers::rewrite(&mut parts, &wish, &port.host, is_http2, additions)?;
     note(exchange, &parts, Some(&wish));
-    let body = if wish.is_connect || body.is_end_stream() {
-        Outgoing::Empty
+    let body = if has_body {
+        Outgoing::Streamed(exchange.upload(body, tees))
     } else {
-        Outgoing::Streamed(exchange.upload(body))
+        Outgoing::Empty
     };
     let mut request = Request::from_parts(parts, body);
     if wish.takes_interim && !is_http2 {
         Interim::relay(&connection.pulse, &mut request);
     }
     exchange.is_last = wish.may_tunnel();
-    let target = Target {
-        policy: Arc::clone(&port.policy),
-        port,
-    };
-    let mut response = attempts::send(exchange, target, request, is_http2).await?;
+    let mut response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
     exchange.answered(response.status(), response.headers());
     exchange.admitted.answered();
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -112,6 +132,9 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
     exchange.admitted.tell(response.headers_mut());
+    if let Some(ruled) = &ruled {
+        filters::response(ruled, response.headers_mut(), origin.as_ref());
+    }
     if !is_tunnel {
         return Ok(Answer::Streamed(response));
     }
@@ -136,7 +159,7 @@ async fn service_port(connection: &Connection) -> Option<Arc<ServicePort>> {
 }
 
 /// What the endpoint is spoken to: as declared, else as the client speaks.
-fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
+pub(crate) fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
     match port.protocol {
         Protocol::Http => false,
         Protocol::Http2 | Protocol::Grpc => true,

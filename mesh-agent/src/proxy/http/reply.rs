@@ -35,6 +35,20 @@ pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) ->
     response
 }
 
+/// The answer that a rule of a route gives itself: a redirect, or what browsers may ask from other origins.
+pub(crate) fn own(
+    status: StatusCode,
+    headers: HeaderMap,
+    mut exchange: Exchange,
+) -> Response<Reply> {
+    let mut response = Response::new(Reply::Text(None));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    exchange.answered(status, response.headers());
+    exchange.complete();
+    response
+}
+
 fn plain(error: &Error) -> Response<Reply> {
     let text = Bytes::from(format!("mesh: {error}\n"));
     let mut response = Response::new(Reply::Text(Some(text)));

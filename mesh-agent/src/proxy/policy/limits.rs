@@ -70,6 +70,16 @@ const SHARDS: usize = 16;
 const KEYS: usize = 10_000;
 
 impl Limits {
+    /// The same limits one level below, which has none of its own.
+    pub(crate) fn passed_on(&self) -> Self {
+        Self {
+            requests: self.requests.clone(),
+            connections: self.connections.clone(),
+            bytes: self.bytes.clone(),
+            own: Vec::new(),
+        }
+    }
+
     /// Limits of the level above, and those of `object`. Buckets of `old`, the same level in the last view, are kept
     /// where the words that made them are the same.
     pub(crate) fn derive(base: &Self, object: &TrafficPolicy, old: Option<&Self>) -> Self {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_common::address::SocketAddress;
 
 use super::policies::Policies;
+use super::routes::{self, PortRoutes, Routes};
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
 use crate::proxy::policy::Policy;
@@ -59,9 +60,12 @@ impl View {
                     port,
                     endpoints,
                     policy: &policy,
+                    policies: &policies,
                     by_address: &by_address,
                 };
-                let compiled = self.next_port(&sources, &mut view.lives);
+                let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
+                let ports = view.services.entry(key.clone()).or_default();
+                ports.push(Arc::clone(&compiled));
                 for address in virtual_addresses(service) {
                     let dialled = SocketAddress::new((*address).into(), port.port);
                     view.ports.insert(dialled, Arc::clone(&compiled));
@@ -120,12 +124,19 @@ impl View {
         })
     }
 
-    fn next_port(&self, from: &Sources<'_>, lives: &mut Table<u32, Arc<Live>>) -> Arc<ServicePort> {
+    fn next_port(
+        &self,
+        from: &Sources<'_>,
+        lives: &mut Table<u32, Arc<Live>>,
+        routes: &mut Routes,
+    ) -> Arc<ServicePort> {
         let old = virtual_addresses(from.service)
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        let last = old.and_then(|old| old.routes.as_ref());
+        let routes = routes.port(&self.routes, &from.routes(), last);
         if let Some(old) = old
-            && from.made(old)
+            && from.made(old, routes.as_ref())
         {
             let kept = old.endpoints.iter();
             lives.extend(kept.map(|endpoint| (endpoint.number, Arc::clone(&endpoint.live))));
@@ -156,6 +167,7 @@ impl View {
         Arc::new(ServicePort {
             service_number: from.number(Subject::Service(from.key.clone())),
             number,
+            port: from.port.port,
             host: format!("{}.{}.mesh", from.key.name, from.key.namespace),
             service: from.key.clone(),
             protocol: from.port.protocol,
@@ -163,6 +175,7 @@ impl View {
             endpoints,
             slots: weights.map(|weights| balance::slots(&weights)),
             policy: Arc::clone(from.policy),
+            routes,
             memory,
             object: Arc::clone(from.service),
         })
@@ -198,21 +211,33 @@ struct Sources<'a> {
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
     policy: &'a Arc<Policy>,
+    policies: &'a Policies<'a>,
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
     /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
     /// and who comes back is a new object. Authorization policies are no part of a port.
-    fn made(&self, old: &ServicePort) -> bool {
+    fn made(&self, old: &ServicePort, routes: Option<&Arc<PortRoutes>>) -> bool {
         Arc::ptr_eq(&old.object, self.service)
             && Arc::ptr_eq(&old.policy, self.policy)
+            && old.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
                 let workload = self.by_address.get(&new.spec.address);
                 Arc::ptr_eq(&old.object, new)
                     && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
             })
+    }
+
+    fn routes(&self) -> routes::Sources<'_> {
+        routes::Sources {
+            snapshot: self.snapshot,
+            policies: self.policies,
+            service: self.service,
+            port: self.port,
+            policy: self.policy,
+        }
     }
 
     fn number(&self, subject: Subject) -> u32 {
