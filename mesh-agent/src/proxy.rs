@@ -112,7 +112,7 @@ impl Proxy {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let notices = store.subscribe();
-        let views = Views::new(move || store.snapshot());
+        let views = Views::new(config.locality.clone(), move || store.snapshot());
         Self::start_with(config, views, Some(notices), table, registry)
     }
 

@@ -15,6 +15,7 @@ pub mod outlier;
 pub mod path;
 pub mod retry;
 pub mod route;
+pub mod session;
 
 #[cfg(test)]
 pub(crate) mod fixture;

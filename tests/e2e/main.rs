@@ -7,6 +7,7 @@
 
 mod acceleration;
 mod api;
+mod balancing;
 mod cleanup;
 mod command;
 mod connect;

@@ -36,6 +36,12 @@ pub fn timestamp_before(age: Duration) -> String {
     format!("{:.6}", then.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
 }
 
+/// Seconds since 1970, for what clients keep.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

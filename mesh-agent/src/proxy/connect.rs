@@ -24,7 +24,7 @@ pub(crate) async fn dial(
 ) -> Result<TcpStream, Error> {
     let result = dial_once(worker, caller, port, endpoint).await;
     match &result {
-        Ok(_) => endpoint.live.vitals.accepted(),
+        Ok(_) => endpoint.live.accepted(),
         Err(error) if error.blames_endpoint() => {
             if endpoint.live.vitals.refused() {
                 worker.metrics.ejected(Reason::Refused);

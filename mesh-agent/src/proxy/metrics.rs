@@ -3,6 +3,7 @@
 //! Handles are found once per caller and endpoint, and once per outcome, and kept where the request path meets them
 //! anyway: no request looks up a family.
 
+mod choices;
 pub(crate) mod guards;
 mod labels;
 mod leases;
@@ -17,6 +18,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
+use choices::Choices;
+pub(crate) use choices::{ChoiceSeries, How};
 use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
@@ -44,8 +47,9 @@ pub(crate) struct Metrics {
     tcp_received: Family<Outcome, Counter>,
     tcp_opened: Family<Outcome, Counter>,
     tcp_closed: Family<Outcome, Counter>,
-    http_leases: Arc<Leases>,
-    tcp_leases: Arc<Leases>,
+    http_leases: Arc<Leases<Outcome>>,
+    tcp_leases: Arc<Leases<Outcome>>,
+    choices: Choices,
     dropped: Counter,
     refused: Family<Reason, Counter>,
     errors: Family<Reason, Counter>,
@@ -93,6 +97,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         tcp_closed: Family::default(),
         http_leases: Arc::default(),
         tcp_leases: Arc::default(),
+        choices: Choices::default(),
         dropped: Counter::default(),
         refused: Family::default(),
         errors: Family::default(),
@@ -114,6 +119,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
     };
     metrics.register_istio(registry);
     metrics.register_mesh(registry);
+    metrics.choices.register(registry);
     metrics
 }
 

@@ -47,14 +47,17 @@ impl Outliers {
     /// Puts an endpoint aside, if not too many are out already.
     fn eject(&self, metrics: &Metrics, port: &ServicePort, endpoint: &Endpoint, reason: Reason) {
         let guard = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let ejected = port.endpoints.iter().filter(|it| it.live.is_ejected());
+        let ejected = port
+            .endpoints
+            .iter()
+            .filter(|it| it.live.vitals.is_ejected());
         let has_room = outlier::has_room(
             port.endpoints.len(),
             ejected.count(),
             self.spec.max_ejected_percent,
         );
         let is_new = has_room
-            && !endpoint.live.is_ejected()
+            && !endpoint.live.vitals.is_ejected()
             && endpoint.live.vitals.eject_outlier(&self.terms);
         drop(guard);
         if is_new {

@@ -4,6 +4,7 @@
 //! the most specific level holds, of others all levels do; each part says which. A service without a policy has the
 //! empty one, which costs a request nothing.
 
+pub(crate) mod balancing;
 pub(crate) mod breaker;
 pub(crate) mod concurrency;
 pub(crate) mod faults;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
 use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use balancing::{Balancing, Subsets};
 use concurrency::Adaptive;
 use faults::Faults;
 use limits::Limits;
@@ -29,6 +31,10 @@ use retry::Extra;
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// How endpoints are balanced; only on the level of a service, whose endpoints they are.
+    pub(crate) balancing: Option<Arc<Balancing>>,
+    /// Which endpoints a route wants, of whatever service; the most specific level that wants any holds.
+    pub(crate) subsets: Option<Subsets>,
     /// Who is shed last; the most specific level that says so holds.
     pub(crate) priority: Option<Priority>,
     /// How much is let through; all levels hold.
@@ -89,6 +95,8 @@ impl Policy {
         guards.extend(Guard::next(object, old.map_or(&[], |old| &old.guards)));
         Arc::new(Self {
             timeouts: base.timeouts.overridden(spec.timeouts.as_ref()),
+            balancing: Balancing::of_service(object),
+            subsets: balancing::of_route(object, base.subsets.as_ref()),
             extra: base.extra.overridden(
                 spec.retries.as_ref(),
                 spec.hedging.as_ref(),
@@ -138,6 +146,8 @@ impl Policy {
         };
         Arc::new(Self {
             timeouts: base.timeouts.overridden(Some(&own)),
+            balancing: None,
+            subsets: base.subsets.clone(),
             extra: base.extra.ruled(retry, old.map(|old| &old.extra)),
             guards: base.guards.clone(),
             outliers: None,

@@ -36,6 +36,8 @@ use crate::traffic::route::stream::StreamRoute;
 pub(crate) struct Dialled {
     /// The connection.
     pub(crate) stream: TcpStream,
+    /// The service port that it is an endpoint of: the one wanted, or one that took over.
+    pub(crate) port: Arc<ServicePort>,
     /// The endpoint, where it counts.
     pub(crate) active: Active,
     /// Endpoints tried.
@@ -81,7 +83,7 @@ async fn dial_some(
     } else {
         0
     };
-    let mut selection = Selection::new(Arc::clone(port));
+    let mut selection = Selection::of_connection(Arc::clone(port), &port.policy, caller);
     let mut last = Error::NoEndpoint;
     for attempt in 0..=most {
         let active = match selection.next(worker, caller) {
@@ -99,10 +101,12 @@ async fn dial_some(
                 tokio::time::sleep(wait).await;
             }
         }
-        match dial_one(worker, caller, port, active.endpoint()).await {
+        match dial_one(worker, caller, selection.port(), active.endpoint()).await {
             Ok(stream) => {
+                active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
                     stream,
+                    port: Arc::clone(selection.port()),
                     active,
                     attempts: attempt + 1,
                     _place: None,
@@ -183,6 +187,7 @@ where
             return Err(error);
         }
     };
+    record.port = &dialled.port;
     record.endpoint = Some(dialled.active.endpoint());
     record.attempts = dialled.attempts;
     record.open();

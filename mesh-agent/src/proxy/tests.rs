@@ -1,5 +1,6 @@
 //! The whole proxy on real sockets, without root: the kernel's answers are fixed.
 
+mod balancing;
 mod fixture;
 mod http1;
 mod http2;

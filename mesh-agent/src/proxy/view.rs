@@ -6,28 +6,37 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
 use super::handles::Handles;
 use super::limits::Usage;
-use super::metrics::Series;
+use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
 use super::vitals::Vitals;
+use crate::net::clock;
 use crate::state::endpoint;
+use crate::state::endpoint::Locality;
 use crate::state::object::ObjectKey;
-use crate::state::service::{Balancing, Protocol, Service};
+use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
+use crate::traffic::balance::latency::Latency;
+use crate::traffic::balance::streams::{Begun, Streams};
 use crate::traffic::route::split::Target;
+use crate::traffic::session;
 
 pub(crate) mod cell;
 mod compile;
+pub(crate) mod plans;
 mod policies;
 pub(crate) mod routes;
 
 use routes::{PortRoutes, Routes};
+
+use plans::Layouts;
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -43,6 +52,8 @@ pub(crate) struct View {
     services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
     /// Where requests and connections for services go, if not to the service itself.
     routes: Routes,
+    /// Where this node is.
+    here: Arc<Locality>,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
@@ -140,12 +151,12 @@ pub(crate) struct ServicePort {
     pub(crate) host: String,
     /// What is declared of its protocol.
     pub(crate) protocol: Protocol,
-    /// How an endpoint is picked.
-    pub(crate) balancing: Balancing,
     /// Who serves it.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Indexes of endpoints that take connections, by weight: IPv4, IPv6.
-    pub(crate) slots: [Vec<u32>; 2],
+    /// Those that take connections, laid out for choices.
+    pub(crate) layouts: Layouts,
+    /// Index of each endpoint by the number that sessions have for it; made when a session is first asked for.
+    sessions: OnceLock<Table<u64, u32>>,
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
     /// Where its requests and connections go, if not to its own endpoints.
@@ -159,10 +170,11 @@ pub(crate) struct ServicePort {
 /// What a service port remembers across views.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    turn: AtomicU32,
     learned: AtomicU8,
     /// Series of what failed before an endpoint was chosen, by caller.
     series: Handles<u32, Series>,
+    /// Counters of choices; none where there are too many.
+    choices: Handles<How, Option<ChoiceSeries>>,
 }
 
 /// What connections to a port of unknown protocol have shown.
@@ -178,11 +190,6 @@ pub(crate) enum Learned {
 }
 
 impl Memory {
-    /// Takes the next turn.
-    pub(crate) fn next_turn(&self) -> u32 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// What has been learned.
     pub(crate) fn learned(&self) -> Learned {
         match self.learned.load(Ordering::Relaxed) {
@@ -202,6 +209,26 @@ impl Memory {
     /// The series of a caller for what failed before an endpoint was chosen.
     pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
         self.series.find_or_make(&caller, make)
+    }
+
+    /// The counter of choices that went so.
+    pub(crate) fn chosen(
+        &self,
+        how: &How,
+        make: impl FnOnce() -> Option<ChoiceSeries>,
+    ) -> Arc<Option<ChoiceSeries>> {
+        self.choices.find_or_make(how, make)
+    }
+}
+
+impl ServicePort {
+    /// The index of the endpoint that a session has this number for.
+    pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
+        let sessions = self.sessions.get_or_init(|| {
+            let number = |endpoint: &Arc<Endpoint>| endpoint.session_number(&self.service);
+            self.endpoints.iter().map(number).zip(0..).collect()
+        });
+        sessions.get(&number).copied()
     }
 }
 
@@ -226,11 +253,25 @@ pub(crate) struct Endpoint {
     object: Arc<endpoint::Endpoint>,
 }
 
+impl Endpoint {
+    /// The number that sessions have for it.
+    pub(crate) fn session_number(&self, service: &ObjectKey) -> u64 {
+        session::number(service, &self.key, self.address)
+    }
+}
+
 /// What an endpoint remembers across views.
 #[derive(Debug)]
 pub(crate) struct Live {
     address: SocketAddr,
-    active: AtomicUsize,
+    /// Requests whose response has not begun, and opaque connections.
+    active: AtomicU32,
+    /// Responses that have begun.
+    streams: Streams,
+    /// How slow it is.
+    pub(crate) latency: Latency,
+    /// Since when it takes part: it came, or came back.
+    since_ns: AtomicU64,
     /// How it is.
     pub(crate) vitals: Vitals,
     series: Handles<u32, Series>,
@@ -240,30 +281,49 @@ impl Live {
     fn new(address: SocketAddr) -> Self {
         Self {
             address,
-            active: AtomicUsize::new(0),
+            active: AtomicU32::new(0),
+            streams: Streams::default(),
+            latency: Latency::default(),
+            since_ns: AtomicU64::new(clock::monotonic_ns()),
             vitals: Vitals::default(),
             series: Handles::default(),
         }
     }
 
-    /// Requests and connections under way.
-    pub(crate) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+    /// How busy it is: requests that wait for their response, opaque connections, and responses that have begun a short
+    /// while ago.
+    pub(crate) fn load(&self, now_ns: u64) -> u32 {
+        let active = self.active.load(Ordering::Relaxed);
+        active.saturating_add(self.streams.young(now_ns))
     }
 
-    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.vitals.is_ejected()
+    /// Since when it takes part.
+    pub(crate) fn since_ns(&self) -> u64 {
+        self.since_ns.load(Ordering::Relaxed)
     }
 
-    /// Whether checks have found it unwell.
-    pub(crate) fn is_critical(&self) -> bool {
-        self.vitals.is_critical()
+    /// Whether it may be given requests: no check, refusal, answer or breaker speaks against it.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.vitals.is_critical() && !self.vitals.is_ejected() && !self.vitals.is_broken()
     }
 
-    /// Whether its circuit breaker would refuse a request.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.vitals.is_broken()
+    /// Checks have found it well, or not.
+    pub(crate) fn checked(&self, is_critical: bool) {
+        if self.vitals.checked(is_critical) && !is_critical {
+            self.comes_back();
+        }
+    }
+
+    /// It has accepted a connection.
+    pub(crate) fn accepted(&self) {
+        if self.vitals.accepted() {
+            self.comes_back();
+        }
+    }
+
+    fn comes_back(&self) {
+        self.since_ns
+            .store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// The series of a caller.
@@ -274,24 +334,56 @@ impl Live {
 
 /// One request or connection under way at an endpoint.
 #[derive(Debug)]
-pub(crate) struct Active(Arc<Endpoint>);
+pub(crate) struct Active {
+    endpoint: Arc<Endpoint>,
+    started_ns: u64,
+    /// The response has begun.
+    begun: Option<Begun>,
+}
 
 impl Active {
     /// Counts one more.
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, now_ns: u64) -> Self {
         endpoint.live.active.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
+        Self {
+            endpoint,
+            started_ns: now_ns,
+            begun: None,
+        }
     }
 
     /// The endpoint.
     pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// The response has begun: now it is known how slow the endpoint is, and what follows is a stream.
+    pub(crate) fn answered(&mut self, now_ns: u64) {
+        if self.begun.is_none() {
+            let live = &self.endpoint.live;
+            live.latency
+                .observe(now_ns.saturating_sub(self.started_ns), now_ns);
+            self.begun = Some(live.streams.begin(now_ns));
+            live.active.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An opaque connection stands. It counts as long as it is open.
+    pub(crate) fn connected(&self, now_ns: u64) {
+        let taken = now_ns.saturating_sub(self.started_ns);
+        self.endpoint.live.latency.observe(taken, now_ns);
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.live.active.fetch_sub(1, Ordering::Relaxed);
+        let live = &self.endpoint.live;
+        match self.begun {
+            Some(begun) => live.streams.end(begun),
+            None => {
+                live.active.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -61,9 +61,9 @@ impl Vitals {
         breakers.any(|(guard, breaker)| guard.strong_count() > 0 && breaker.refuses(now))
     }
 
-    /// Checks have found it well, or not.
-    pub(crate) fn checked(&self, is_critical: bool) {
-        self.is_critical.store(is_critical, Ordering::Relaxed);
+    /// Checks have found it well, or not; tells whether that is news.
+    pub(crate) fn checked(&self, is_critical: bool) -> bool {
+        self.is_critical.swap(is_critical, Ordering::Relaxed) != is_critical
     }
 
     /// It has refused a connection; tells whether it is put aside by this.
@@ -90,15 +90,16 @@ impl Vitals {
         until != before
     }
 
-    /// It has accepted a connection.
-    pub(crate) fn accepted(&self) {
+    /// It has accepted a connection; tells whether it was put aside for refusing them.
+    pub(crate) fn accepted(&self) -> bool {
         if self.ejected_until_ns.load(Ordering::Relaxed) == 0 {
-            return;
+            return false;
         }
         let mut ejections = self.ejections();
         ejections.refused = ejections.refused.forgotten();
         let until = ejections.until_ns();
         self.ejected_until_ns.store(until, Ordering::Relaxed);
+        until == 0
     }
 
     /// An interval of outlier detection has passed.

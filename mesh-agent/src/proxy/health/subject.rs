@@ -81,7 +81,7 @@ impl Subject {
     /// It is watched no more.
     pub(super) fn give_up(self) {
         for live in &self.lives {
-            live.vitals.checked(false);
+            live.checked(false);
         }
     }
 
@@ -124,10 +124,12 @@ impl Subject {
         &self.shown
     }
 
-    /// Tells the data plane at once.
+    /// Tells the data plane at once. Before the first check what the registry says holds.
     fn mark(&self) {
-        for live in &self.lives {
-            live.vitals.checked(self.record.is_well() == Some(false));
+        if let Some(is_well) = self.record.is_well() {
+            for live in &self.lives {
+                live.checked(!is_well);
+            }
         }
     }
 
@@ -153,7 +155,7 @@ impl Subject {
             Some(_) => self.record.is_well()?,
             None => true,
         };
-        let is_ejected = self.lives.iter().any(|live| live.is_ejected());
+        let is_ejected = self.lives.iter().any(|live| live.vitals.is_ejected());
         Some(match (is_well, is_ejected) {
             (false, _) => HealthStatus::Critical,
             (true, true) => HealthStatus::Warning,

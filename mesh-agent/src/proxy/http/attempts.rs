@@ -94,11 +94,19 @@ impl<'a> Attempts<'a> {
         is_http2: bool,
     ) -> Self {
         let Target { port, policy } = target;
+        let connection = Arc::clone(&exchange.connection);
         let is_idempotent = is_idempotent(request.method());
         let max_body = plan(&policy).max_body_bytes;
+        let (head, body) = request.into_parts();
+        let session = exchange
+            .rule
+            .as_ref()
+            .and_then(|rule| rule.session.as_ref());
+        let selection = Selection::of_request(port, &policy, session, &connection.caller, &head);
+        let request = Request::from_parts(head, body);
         Self {
-            connection: Arc::clone(&exchange.connection),
-            selection: Selection::new(port),
+            connection,
+            selection,
             original: Original::new(request, max_body),
             exchange,
             policy,
@@ -138,12 +146,18 @@ impl<'a> Attempts<'a> {
         let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
         self.exchange.active = Some(active);
         let first = trial.run(question);
-        let Some(delay) = delay else {
-            return first.await;
+        let result = match delay {
+            None => first.await,
+            Some(delay) => {
+                let (result, side) = hedged::race(self, Box::pin(first), delay).await;
+                if let Side::Second(active) = side {
+                    self.exchange.active = Some(active);
+                }
+                result
+            }
         };
-        let (result, side) = hedged::race(self, Box::pin(first), delay).await;
-        if let Side::Second(active) = side {
-            self.exchange.active = Some(active);
+        if let (Ok(_), Some(active)) = (&result, &mut self.exchange.active) {
+            active.answered(clock::monotonic_ns());
         }
         result
     }
@@ -237,6 +251,9 @@ impl<'a> Attempts<'a> {
             if is_exceeded {
                 self.exchange.retries_exceeded();
             }
+            let active = self.exchange.active.as_ref();
+            let field = active.and_then(|it| self.selection.session_field(it.endpoint()));
+            self.exchange.session_field = field;
             answer.take(self.exchange)
         }))
     }
@@ -258,7 +275,7 @@ impl<'a> Attempts<'a> {
                 Err(Error::NoEndpoint) => return Err(last),
                 Err(error) => return Err(error),
             };
-            if !active.endpoint().live.is_broken() {
+            if !active.endpoint().live.vitals.is_broken() {
                 return Ok(active);
             }
             last = Error::BreakerOpen;

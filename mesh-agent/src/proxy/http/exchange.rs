@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What the client is told so that it comes back to the same endpoint.
+    pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
     /// What it holds of limited things.
     pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
@@ -87,6 +89,7 @@ impl Exchange {
             rule: None,
             active: None,
             lease: None,
+            session_field: None,
             admitted: Admitted::default(),
             request_bytes: Arc::default(),
             fate: None,
@@ -104,6 +107,13 @@ impl Exchange {
             response_bytes: 0,
             flags: "-",
             is_complete: false,
+        }
+    }
+
+    /// Tells the client of its session, if it has one.
+    pub(crate) fn tell_session(&mut self, headers: &mut HeaderMap) {
+        if let Some((name, value)) = self.session_field.take() {
+            headers.append(name, value);
         }
     }
 

@@ -131,6 +131,7 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
     let after = After::of(is_tunnel, &connection);
     headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+    exchange.tell_session(response.headers_mut());
     exchange.admitted.tell(response.headers_mut());
     if let Some(ruled) = &ruled {
         filters::response(ruled, response.headers_mut(), origin.as_ref());

@@ -250,7 +250,8 @@ impl Copy {
     async fn exchange(&self, request: Request<Outgoing>) -> Result<(), Error> {
         let worker = &self.connection.worker;
         let caller = &self.connection.caller;
-        let selection = Selection::new(Arc::clone(&self.port));
+        let policy = Arc::clone(&self.port.policy);
+        let mut selection = Selection::of_connection(Arc::clone(&self.port), &policy, caller);
         let active = selection.next(worker, caller)?;
         let endpoint = active.endpoint();
         let mut lease = if self.is_http2 {

@@ -86,7 +86,7 @@ impl Node {
             ..Conn::default()
         });
         let source = Arc::clone(&snapshot);
-        let views = Views::new(move || source.load_full());
+        let views = Views::new(config.locality.clone(), move || source.load_full());
         let mut registry = Registry::new();
         let config = Config {
             workers: 2,

@@ -19,6 +19,7 @@ use crate::state::http_route::{
 use crate::state::object::{Kind, Metadata, ObjectKey};
 use crate::state::reference::Backend as Reference;
 use crate::state::route::{HttpBackendRef, NameMatch, SessionPersistence, StringMatchType};
+use crate::traffic::session::Session;
 
 /// An HTTP or gRPC route, ready to be merged into a table.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ pub struct Rule {
     /// What it tries again.
     pub retry: Option<HttpRouteRetry>,
     /// How clients stay with an endpoint.
-    pub session: Option<Arc<SessionPersistence>>,
+    pub session: Option<Arc<Session>>,
     /// A filter of it cannot be honoured: its requests fail, as the Gateway API wants it.
     pub is_broken: bool,
 }
@@ -292,7 +293,9 @@ impl Compiler {
 
 fn with_session(rule: Rule, session: Option<&SessionPersistence>) -> Rule {
     Rule {
-        session: session.map(|session| Arc::new(session.clone())),
+        session: session
+            .and_then(|session| Session::new(session, &rule.label.replace('/', "-")))
+            .map(Arc::new),
         ..rule
     }
 }
