@@ -95,8 +95,6 @@ impl Policy {
         guards.extend(Guard::next(object, old.map_or(&[], |old| &old.guards)));
         Arc::new(Self {
             timeouts: base.timeouts.overridden(spec.timeouts.as_ref()),
-            balancing: Balancing::of_service(object),
-            subsets: balancing::of_route(object, base.subsets.as_ref()),
             extra: base.extra.overridden(
                 spec.retries.as_ref(),
                 spec.hedging.as_ref(),
@@ -107,6 +105,8 @@ impl Policy {
                 .outlier_detection
                 .as_ref()
                 .map(|spec| Outliers::next(spec, old.and_then(|old| old.outliers.as_ref()))),
+            balancing: Balancing::of_service(object),
+            subsets: balancing::of_route(object, base.subsets.as_ref()),
             priority: spec.priority.or(base.priority),
             limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
             faults: Faults::derive(
@@ -147,7 +147,7 @@ impl Policy {
         Arc::new(Self {
             timeouts: base.timeouts.overridden(Some(&own)),
             balancing: None,
-            subsets: base.subsets.clone(),
+            subsets: base.subsets.as_ref().map(Arc::clone),
             extra: base.extra.ruled(retry, old.map(|old| &old.extra)),
             guards: base.guards.clone(),
             outliers: None,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
-use http::request::Parts;
 
 use super::caller::Caller;
 use super::error::Error;
@@ -15,6 +14,7 @@ use super::worker::Worker;
 use crate::net::clock;
 use crate::state::service::Protocol;
 use crate::traffic::balance::hash::Dice;
+use crate::traffic::balance::key::Head;
 use crate::traffic::balance::latency::Latency;
 use crate::traffic::balance::pool::{Picked, Trust};
 use crate::traffic::balance::slow_start::{FULL, SlowStart};
@@ -47,9 +47,9 @@ struct Sticky {
 }
 
 impl Selection {
-    /// For an opaque connection to `port`, as `route` says.
-    pub(crate) fn of_connection(port: Arc<ServicePort>, route: &Policy, caller: &Caller) -> Self {
-        Self::new(port, route, caller, None)
+    /// For an opaque connection to `port`.
+    pub(crate) fn of_connection(port: Arc<ServicePort>, caller: &Caller) -> Self {
+        Self::new(port, None, caller, None)
     }
 
     /// For a request to `port`, as `route` says. `session` is that of the route's rule; it goes before the service's.
@@ -58,35 +58,36 @@ impl Selection {
         route: &Policy,
         session: Option<&Arc<Session>>,
         caller: &Caller,
-        head: &Parts,
+        head: Head<'_>,
     ) -> Self {
         let own = || port.policy.balancing.as_ref()?.session.as_ref();
-        let session = session.or_else(own);
-        let sticky = session.map(|session| {
+        let sticky = session.or_else(own).map(|session| {
             let now_s = clock::unix_seconds();
             Box::new(Sticky {
                 session: Arc::clone(session),
-                token: session.read(head, now_s),
+                token: session.read(head.headers, now_s),
                 now_s,
             })
         });
         Self {
             sticky,
-            ..Self::new(port, route, caller, Some(head))
+            ..Self::new(port, route.subsets.as_ref(), caller, Some(head))
         }
     }
 
-    fn new(port: Arc<ServicePort>, route: &Policy, caller: &Caller, head: Option<&Parts>) -> Self {
-        let key = port
-            .policy
-            .balancing
-            .as_ref()
-            .and_then(|it| it.key.as_ref());
+    fn new(
+        port: Arc<ServicePort>,
+        subsets: Option<&Subsets>,
+        caller: &Caller,
+        head: Option<Head<'_>>,
+    ) -> Self {
+        let balancing = port.policy.balancing.as_ref();
+        let key = balancing.and_then(|it| it.key.as_ref());
         Self {
             hash: key.and_then(|key| key.hash(head, caller.address())),
             wanted: port,
             substitute: None,
-            subsets: route.subsets.as_ref().map(Arc::clone),
+            subsets: subsets.map(Arc::clone),
             sticky: None,
             tried: Vec::new(),
         }
@@ -102,16 +103,16 @@ impl Selection {
         self.tried.push(endpoint.number);
     }
 
-    /// Those that have failed may be tried again.
-    pub(crate) fn forgive(&mut self) {
-        self.tried.clear();
-    }
-
     /// What the client is told with the answer of `endpoint`, so that it comes back there.
     pub(crate) fn session_field(&self, endpoint: &Endpoint) -> Option<(HeaderName, HeaderValue)> {
         let sticky = self.sticky.as_ref()?;
-        let number = endpoint.session_number(&self.port().service);
+        let number = endpoint.session_number();
         sticky.session.answer(sticky.token, number, sticky.now_s)
+    }
+
+    /// Those that have failed may be tried again.
+    pub(crate) fn forgive(&mut self) {
+        self.tried.clear();
     }
 
     /// Picks an endpoint that has not been tried, and authorizes the caller for it.
@@ -261,7 +262,7 @@ impl Fleet for Facts<'_> {
 
     fn is_well(&self, index: u32) -> bool {
         self.endpoint(index)
-            .is_some_and(|endpoint| endpoint.live.is_well())
+            .is_some_and(|endpoint| !endpoint.live.is_critical() && !endpoint.live.is_ejected())
     }
 
     fn weight(&self, index: u32) -> u32 {

@@ -50,16 +50,16 @@ pub(crate) struct View {
     ports: Table<SocketAddress, Arc<ServicePort>>,
     /// The same by service, with the numbers of the ports.
     services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
-    /// Where requests and connections for services go, if not to the service itself.
-    routes: Routes,
     /// Where this node is.
     here: Arc<Locality>,
+    /// Where requests and connections for services go, if not to the service itself.
+    routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
     /// What holds for services that have a traffic policy.
-    policies: Table<ObjectKey, Arc<Policy>>,
+    pub(super) policies: Table<ObjectKey, Arc<Policy>>,
     /// What holds for all others.
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
@@ -72,9 +72,16 @@ impl View {
         self.ports.get(dialled)
     }
 
-    /// Every service port, once for each address that it has.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
-        self.ports.values()
+    /// Every service port that is wanted, once.
+    pub(crate) fn distinct_ports(
+        &self,
+        is_wanted: impl Fn(&ServicePort) -> bool,
+    ) -> Vec<&Arc<ServicePort>> {
+        let ports = self.ports.values();
+        let mut ports: Vec<_> = ports.filter(|port| is_wanted(port)).collect();
+        ports.sort_by_key(|port| port.number);
+        ports.dedup_by_key(|port| port.number);
+        ports
     }
 
     /// The port of a service with a number.
@@ -218,8 +225,8 @@ impl ServicePort {
     /// The index of the endpoint that a session has this number for.
     pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
         let sessions = self.sessions.get_or_init(|| {
-            let number = |endpoint: &Arc<Endpoint>| endpoint.session_number(&self.service);
-            self.endpoints.iter().map(number).zip(0..).collect()
+            let numbers = self.endpoints.iter().map(|it| it.session_number());
+            numbers.zip(0..).collect()
         });
         sessions.get(&number).copied()
     }
@@ -259,8 +266,9 @@ impl Endpoint {
     }
 
     /// The number that sessions have for it.
-    pub(crate) fn session_number(&self, service: &ObjectKey) -> u64 {
-        session::number(service, &self.key, self.address)
+    pub(crate) fn session_number(&self) -> u64 {
+        let service = ObjectKey::new(&self.key.namespace, &self.object.spec.service);
+        session::number(&service, &self.key, self.address)
     }
 }
 
@@ -306,28 +314,38 @@ impl Live {
         self.since_ns.load(Ordering::Relaxed)
     }
 
-    /// Whether it may be given requests: no check, refusal, answer or breaker speaks against it.
-    pub(crate) fn is_well(&self) -> bool {
-        !self.vitals.is_critical() && !self.vitals.is_ejected() && !self.vitals.is_broken()
-    }
-
     /// Checks have found it well, or not.
     pub(crate) fn checked(&self, is_critical: bool) {
         if self.vitals.checked(is_critical) && !is_critical {
-            self.comes_back();
+            self.begin_again();
         }
     }
 
     /// It has accepted a connection.
     pub(crate) fn accepted(&self) {
         if self.vitals.accepted() {
-            self.comes_back();
+            self.begin_again();
         }
     }
 
-    fn comes_back(&self) {
+    fn begin_again(&self) {
         self.since_ns
             .store(clock::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.vitals.is_ejected()
+    }
+
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.vitals.is_critical()
+    }
+
+    /// Whether its circuit breaker would refuse a request.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.vitals.is_broken()
     }
 
     /// The series of a caller.

@@ -61,7 +61,7 @@ impl Vitals {
         breakers.any(|(guard, breaker)| guard.strong_count() > 0 && breaker.refuses(now))
     }
 
-    /// Checks have found it well, or not; tells whether that is news.
+    /// Checks have found it well, or not; tells whether that is new.
     pub(crate) fn checked(&self, is_critical: bool) -> bool {
         self.is_critical.swap(is_critical, Ordering::Relaxed) != is_critical
     }
@@ -90,7 +90,7 @@ impl Vitals {
         until != before
     }
 
-    /// It has accepted a connection; tells whether it was put aside for refusing them.
+    /// It has accepted a connection; tells whether it was put aside before.
     pub(crate) fn accepted(&self) -> bool {
         if self.ejected_until_ns.load(Ordering::Relaxed) == 0 {
             return false;
@@ -99,7 +99,7 @@ impl Vitals {
         ejections.refused = ejections.refused.forgotten();
         let until = ejections.until_ns();
         self.ejected_until_ns.store(until, Ordering::Relaxed);
-        until == 0
+        true
     }
 
     /// An interval of outlier detection has passed.

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue, SET_COOKIE};
-use http::request::Parts;
 
 use super::balance::{hash, key};
 use crate::state::object::ObjectKey;
@@ -86,10 +86,10 @@ impl Session {
 
     /// The session that a request belongs to, unless it is over.
     #[must_use]
-    pub fn read(&self, head: &Parts, now_s: u64) -> Option<Token> {
+    pub fn read(&self, headers: &HeaderMap, now_s: u64) -> Option<Token> {
         let value = match &self.carrier {
-            Carrier::Cookie(name) => key::cookie(head, name)?,
-            Carrier::Header(name) => head.headers.get(name)?.as_bytes(),
+            Carrier::Cookie(name) => key::cookie(headers, name)?,
+            Carrier::Header(name) => headers.get(name)?.as_bytes(),
         };
         let token = Token::parse(value)?;
         let is_over = |since_s: u64, limit: Option<u64>| {
@@ -177,13 +177,13 @@ mod tests {
         Session::new(&serde_json::from_value(spec).unwrap(), "web").unwrap()
     }
 
-    fn head(name: &str, value: &str) -> Parts {
+    fn head(name: &str, value: &str) -> HeaderMap {
         let request = Request::builder().header(name, value);
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap().into_parts().0.headers
     }
 
     /// What a client would send back.
-    fn back(answer: &(HeaderName, HeaderValue)) -> Parts {
+    fn back(answer: &(HeaderName, HeaderValue)) -> HeaderMap {
         let (name, value) = (answer.0.as_str(), answer.1.to_str().unwrap());
         match name {
             "set-cookie" => head("cookie", value.split(';').next().unwrap()),

@@ -2,7 +2,7 @@
 //! attempt beside one that is slow, and the deadline of the whole.
 
 mod answer;
-mod breakers;
+mod guards;
 mod hedged;
 pub(crate) mod replay;
 mod trial;
@@ -10,12 +10,11 @@ mod trial;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::answer::Answer;
-use self::breakers::Guarded;
 use self::hedged::Side;
 use self::replay::Original;
 use self::trial::{Failure, Question, Trial};
@@ -29,11 +28,12 @@ use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::balance::key::Head;
 use crate::traffic::retry::budget::Extra;
 use crate::traffic::retry::{Outcome, Plan};
 
 /// Endpoints that are tried for one connection or request that no policy speaks of.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
 /// What is done where no policy speaks of retries.
@@ -56,11 +56,12 @@ pub(crate) async fn send(
     request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
-    let guarded = Guarded::enter(exchange, &target)?;
+    let passage = guards::enter(exchange, &target)?;
     exchange.limit_time(&target.policy, request.headers());
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
     let result = attempts.run().await;
-    guarded.ended(&exchange.connection.worker, exchange.is_grpc, &result);
+    let evidence = guards::evidence(&result, exchange.is_grpc);
+    passage.leave(&exchange.connection.worker, evidence);
     result
 }
 
@@ -83,7 +84,7 @@ enum Step {
     /// This is the end.
     Done(Result<Response<Incoming>, Error>),
     /// Another attempt, at this endpoint.
-    Again(Active, Request<Outgoing>),
+    Again(Active, Box<Request<Outgoing>>),
 }
 
 impl<'a> Attempts<'a> {
@@ -95,15 +96,18 @@ impl<'a> Attempts<'a> {
     ) -> Self {
         let Target { port, policy } = target;
         let connection = Arc::clone(&exchange.connection);
-        let is_idempotent = is_idempotent(request.method());
-        let max_body = plan(&policy).max_body_bytes;
-        let (head, body) = request.into_parts();
+        let head = Head {
+            uri: request.uri(),
+            headers: request.headers(),
+        };
+        let caller = &connection.caller;
         let session = exchange
             .rule
             .as_ref()
             .and_then(|rule| rule.session.as_ref());
-        let selection = Selection::of_request(port, &policy, session, &connection.caller, &head);
-        let request = Request::from_parts(head, body);
+        let selection = Selection::of_request(port, &policy, session, caller, head);
+        let is_idempotent = is_idempotent(request.method());
+        let max_body = plan(&policy).max_body_bytes;
         Self {
             connection,
             selection,
@@ -129,7 +133,7 @@ impl<'a> Attempts<'a> {
             let result = self.attempt(active, request).await;
             match self.judge(result).await {
                 Step::Done(result) => return result,
-                Step::Again(next, again) => (active, request) = (next, again),
+                Step::Again(next, again) => (active, request) = (next, *again),
             }
         }
     }
@@ -144,22 +148,36 @@ impl<'a> Attempts<'a> {
         let question = self.question(request);
         let port = self.selection.port();
         let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
-        self.exchange.active = Some(active);
+        self.is_asked(active);
         let first = trial.run(question);
         let result = match delay {
             None => first.await,
             Some(delay) => {
                 let (result, side) = hedged::race(self, Box::pin(first), delay).await;
                 if let Side::Second(active) = side {
-                    self.exchange.active = Some(active);
+                    self.is_asked(active);
                 }
                 result
             }
         };
-        if let (Ok(_), Some(active)) = (&result, &mut self.exchange.active) {
-            active.answered(clock::monotonic_ns());
+        if result.is_ok() {
+            self.has_answered();
         }
         result
+    }
+
+    /// This endpoint is the one that the request is at, of the service that was chosen last.
+    fn is_asked(&mut self, active: Active) {
+        self.exchange.port = Some(Arc::clone(self.selection.port()));
+        self.exchange.active = Some(active);
+    }
+
+    /// It has begun to answer.
+    fn has_answered(&mut self) {
+        if let Some(active) = &mut self.exchange.active {
+            active.answered(clock::monotonic_ns());
+            self.exchange.session_field = self.selection.session_field(active.endpoint());
+        }
     }
 
     /// Whether that was the end.
@@ -199,7 +217,7 @@ impl<'a> Attempts<'a> {
         match self.pick() {
             Ok(active) => {
                 self.connection.worker.metrics.retried(error.reason());
-                Step::Again(active, request)
+                Step::Again(active, Box::new(request))
             }
             // That nobody is left says less than why the last one failed.
             Err(Error::NoEndpoint) => Step::Done(Err(error)),
@@ -232,7 +250,9 @@ impl<'a> Attempts<'a> {
         match last {
             Ok(answer) => {
                 worker.metrics.retried(outcome.reason());
-                answer.discard(worker);
+                if !self.exchange.is_last {
+                    answer.discard(worker);
+                }
             }
             Err(error) => worker.metrics.retried(error.reason()),
         }
@@ -240,7 +260,7 @@ impl<'a> Attempts<'a> {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        Step::Again(active, request)
+        Step::Again(active, Box::new(request))
     }
 
     /// The last answer or failure is what the client gets.
@@ -249,9 +269,6 @@ impl<'a> Attempts<'a> {
             if is_exceeded {
                 self.exchange.retries_exceeded();
             }
-            let active = self.exchange.active.as_ref();
-            let field = active.and_then(|it| self.selection.session_field(it.endpoint()));
-            self.exchange.session_field = field;
             answer.take(self.exchange)
         }))
     }
@@ -273,7 +290,7 @@ impl<'a> Attempts<'a> {
                 Err(Error::NoEndpoint) => return Err(last),
                 Err(error) => return Err(error),
             };
-            if !active.endpoint().live.vitals.is_broken() {
+            if !active.endpoint().live.is_broken() {
                 return Ok(active);
             }
             last = Error::BreakerOpen;
@@ -306,7 +323,7 @@ impl<'a> Attempts<'a> {
             return false;
         }
         let port = Arc::clone(self.selection.port());
-        let is_within = breakers::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
+        let is_within = guards::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
         if !is_within {
             self.connection.worker.metrics.retry_refused("limit");
         }
@@ -341,9 +358,8 @@ impl<'a> Attempts<'a> {
     fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<std::time::Duration> {
         let hedging = self.policy.extra.hedging.as_ref()?;
         let is_safe = self.is_idempotent
-            && request.method() != Method::CONNECT
-            && matches!(request.body(), Outgoing::Empty)
-            && !request.headers().contains_key(http::header::UPGRADE);
+            && !self.exchange.is_last
+            && matches!(request.body(), Outgoing::Empty);
         if !is_safe || self.retries > 0 {
             return None;
         }
@@ -351,7 +367,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn plan(policy: &Policy) -> &Plan {
+/// How requests and connections under a policy are tried again.
+pub(crate) fn plan(policy: &Policy) -> &Plan {
     policy.extra.plan.as_deref().unwrap_or(&NO_POLICY)
 }
 

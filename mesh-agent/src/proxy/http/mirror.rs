@@ -253,14 +253,13 @@ impl Copy {
     async fn exchange(&self, request: Request<Outgoing>) -> Result<(), Error> {
         let worker = &self.connection.worker;
         let caller = &self.connection.caller;
-        let policy = Arc::clone(&self.port.policy);
-        let mut selection = Selection::of_connection(Arc::clone(&self.port), &policy, caller);
+        let mut selection = Selection::of_connection(Arc::clone(&self.port), caller);
         let active = selection.next(worker, caller)?;
         let endpoint = active.endpoint();
         let mut lease = if self.is_http2 {
-            pool::http2(worker, caller, &self.port, endpoint).await?
+            pool::http2(worker, caller, selection.port(), endpoint).await?
         } else {
-            pool::http1(worker, caller, &self.port, endpoint).await?
+            pool::http1(worker, caller, selection.port(), endpoint).await?
         };
         let failed = |source| Error::Upstream {
             endpoint: endpoint.address,

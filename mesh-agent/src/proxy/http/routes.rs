@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use super::exchange::Exchange;
 use super::filters;
 use super::headers::Wish;
+use crate::net::clock;
 use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
 use crate::proxy::view::ServicePort;
@@ -90,7 +91,9 @@ fn choose_rule(
     if let Some((status, headers)) = rule.filters.as_deref().and_then(own) {
         return Ok(Way::Answer(status, headers));
     }
-    let backend = rule.backends.pick(random).ok_or(Error::BadBackend)?;
+    let backend = session_backend(exchange, rule, parts)
+        .or_else(|| rule.backends.pick(random))
+        .ok_or(Error::BadBackend)?;
     if backend.is_broken {
         return Err(Error::BadFilter);
     }
@@ -109,4 +112,23 @@ fn choose_rule(
             prefix: choice.prefix,
         }),
     }))
+}
+
+/// The backend that has the endpoint of the request's session: who is in a session stays in the share where it began
+/// (GEP-1619), as long as that has a weight.
+fn session_backend<'a>(
+    exchange: &Exchange,
+    rule: &'a Rule,
+    parts: &Parts,
+) -> Option<&'a Arc<Backend>> {
+    let session = rule.session.as_ref()?;
+    let token = session.read(&parts.headers, clock::unix_seconds())?;
+    let view = exchange.connection.worker.views.load();
+    let is_home = |backend: &Backend| {
+        let port = backend.target.as_ref().and_then(|it| view.backend(it));
+        port.is_some_and(|port| port.session_index(token.endpoint).is_some())
+    };
+    let mut backends = rule.backends.iter();
+    let home = backends.find(|(backend, weight)| *weight > 0 && is_home(backend));
+    home.map(|(backend, _)| backend)
 }

@@ -3,10 +3,19 @@
 use std::net::IpAddr;
 
 use http::header::{COOKIE, HeaderName, HeaderValue};
-use http::request::Parts;
+use http::{HeaderMap, Uri};
 
 use super::hash;
 use crate::state::traffic_policy::balancing::HashOn;
+
+/// What of a request's head can be hashed.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// Its path and query.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+}
 
 /// What is hashed, ready for use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +55,7 @@ impl Key {
 
     /// The hash of a request (`head`; absent for opaque connections) from a caller, if it has what is hashed.
     #[must_use]
-    pub fn hash(&self, head: Option<&Parts>, source: Option<IpAddr>) -> Option<u64> {
+    pub fn hash(&self, head: Option<Head<'_>>, source: Option<IpAddr>) -> Option<u64> {
         if *self == Self::Source {
             return source.map(|source| match source {
                 IpAddr::V4(v4) => hash::of(&v4.octets()),
@@ -56,7 +65,7 @@ impl Key {
         let head = head?;
         match self {
             Self::Header(name) => head.headers.get(name).map(HeaderValue::as_bytes),
-            Self::Cookie(name) => cookie(head, name),
+            Self::Cookie(name) => cookie(head.headers, name),
             Self::Query(name) => query(head.uri.query()?, name).map(str::as_bytes),
             Self::Path => Some(head.uri.path().as_bytes()),
             Self::Source => None,
@@ -68,8 +77,8 @@ impl Key {
 /// The value of a cookie (RFC 6265, section 5.4: pairs separated by semicolons); of several the first. HTTP/2 may spread
 /// them over several header fields.
 #[must_use]
-pub fn cookie<'a>(head: &'a Parts, name: &str) -> Option<&'a [u8]> {
-    head.headers.get_all(COOKIE).iter().find_map(|field| {
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    headers.get_all(COOKIE).iter().find_map(|field| {
         field
             .as_bytes()
             .split(|byte| *byte == b';')
@@ -95,6 +104,7 @@ fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use http::request::Parts;
     use serde_json::{Value, json};
 
     use super::*;
@@ -113,6 +123,10 @@ mod tests {
 
     fn check(on: Value, head: &Parts, expected: Option<&str>) {
         let source = Some("10.0.0.9".parse().unwrap());
+        let head = Head {
+            uri: &head.uri,
+            headers: &head.headers,
+        };
         let found = key(on).hash(Some(head), source);
         assert_eq!(found, expected.map(|text| hash::of(text.as_bytes())));
     }

@@ -177,7 +177,7 @@ impl Compiler {
                 has_prefix,
             )
         };
-        let compiled = with_session(compiled, rule.session_persistence.as_ref());
+        let compiled = self.with_session(compiled, rule.session_persistence.as_ref());
         let everything = [HttpRouteMatch::default()];
         let matches = if rule.matches.is_empty() {
             &everything[..]
@@ -196,7 +196,7 @@ impl Compiler {
             &rule.backend_refs,
             false,
         );
-        let compiled = with_session(compiled, rule.session_persistence.as_ref());
+        let compiled = self.with_session(compiled, rule.session_persistence.as_ref());
         let everything = [GrpcRouteMatch::default()];
         let matches = if rule.matches.is_empty() {
             &everything[..]
@@ -289,14 +289,15 @@ impl Compiler {
             is_broken,
         }
     }
-}
 
-fn with_session(rule: Rule, session: Option<&SessionPersistence>) -> Rule {
-    Rule {
-        session: session
-            .and_then(|session| Session::new(session, &rule.label.replace('/', "-")))
-            .map(Arc::new),
-        ..rule
+    fn with_session(&self, rule: Rule, session: Option<&SessionPersistence>) -> Rule {
+        let owner = &self.route.key.name;
+        Rule {
+            session: session
+                .and_then(|session| Session::new(session, owner))
+                .map(Arc::new),
+            ..rule
+        }
     }
 }
 
