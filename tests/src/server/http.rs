@@ -20,6 +20,8 @@ use crate::client::fields;
 
 /// Bytes per frame of a long body.
 const FRAME: usize = 65_536;
+/// Where the health protocol of gRPC asks.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// Serves one connection of HTTP/1.1 or HTTP/2.
 pub(super) async fn serve(name: &str, stream: TcpStream) -> io::Result<()> {
@@ -37,14 +39,18 @@ async fn respond(
     peer: Arc<str>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
-    let number = |name: &str| {
-        let value = request.headers().get(name)?.to_str().ok()?;
-        value.parse::<u64>().ok()
+    // Several servers get the same request; `x-only` says which of them is to behave as told.
+    let only = request.headers().get("x-only");
+    let is_meant = only.is_none_or(|only| only.as_bytes() == name.as_bytes());
+    let number = |field: &str| {
+        let value = request.headers().get(field).filter(|_| is_meant)?;
+        value.to_str().ok()?.parse::<u64>().ok()
     };
     if let Some(millis) = number("x-delay-ms") {
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }
     let status = number("x-status").and_then(|status| u16::try_from(status).ok());
+    let status = status.or_else(|| sick(request.uri().path(), &name));
     let length = number("x-body-bytes");
     let mut response = Response::builder()
         .status(status.unwrap_or(200))
@@ -65,15 +71,26 @@ async fn respond(
         .headers()
         .get("content-type")
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let time = request.headers().get("grpc-timeout").cloned();
     let reply = match length {
         Some(length) => Reply::long(length),
+        None if request.uri().path() == HEALTH => Reply::health(request, &name).await,
         None if is_grpc => Reply::grpc(request).await,
         None => Reply::text(&describe(&name, &peer, request).await),
     };
     if is_grpc {
         response = response.header("content-type", "application/grpc");
+        if let Some(time) = time {
+            response = response.header("x-grpc-timeout", time);
+        }
     }
     Ok(response.body(reply).unwrap())
+}
+
+/// The status of a check at `/sick/NAME/STATUS`, where the server of that name is sick.
+fn sick(path: &str, name: &str) -> Option<u16> {
+    let (sick, status) = path.strip_prefix("/sick/")?.split_once('/')?;
+    status.parse().ok().filter(|_| sick == name)
 }
 
 async fn describe(name: &str, peer: &str, request: Request<Incoming>) -> String {
@@ -114,6 +131,18 @@ impl Reply {
         Self {
             remaining: length,
             ..Self::default()
+        }
+    }
+
+    /// Says that it serves; a server that is asked after itself, that it does not.
+    async fn health(request: Request<Incoming>, name: &str) -> Self {
+        let reply = Self::grpc(request).await;
+        let asked = reply.text.clone().unwrap_or_default();
+        let is_self = asked.ends_with(name.as_bytes());
+        let status = if is_self { 2 } else { 1 };
+        Self {
+            text: Some(Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status])),
+            ..reply
         }
     }
 
