@@ -158,6 +158,15 @@ pub enum ServerKind {
         /// Its name.
         name: String,
     },
+    /// The same, but one request in `every` waits for `millis` first.
+    Hiccup {
+        /// Its name.
+        name: String,
+        /// 1: all of them.
+        every: u64,
+        /// How long.
+        millis: u64,
+    },
     /// Sends back what it receives, with half-close.
     Echo,
     /// The same with one blocking thread per connection, as the fastest programs do.

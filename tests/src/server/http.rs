@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +31,32 @@ pub(super) async fn serve(name: &str, stream: TcpStream) -> io::Result<()> {
     let service = service_fn(move |request| respond(Arc::clone(&name), Arc::clone(&peer), request));
     auto::Builder::new(TokioExecutor::new())
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await
+        .map_err(io::Error::other)
+}
+
+/// The same; one request in `every` of this process waits first.
+pub(super) async fn serve_slowly(
+    name: &str,
+    stream: TcpStream,
+    every: u64,
+    millis: u64,
+) -> io::Result<()> {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let name: Arc<str> = name.into();
+    let peer: Arc<str> = stream.peer_addr()?.to_string().into();
+    let service = service_fn(move |request| {
+        let (name, peer) = (Arc::clone(&name), Arc::clone(&peer));
+        async move {
+            let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
+            if number.is_multiple_of(every) {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+            }
+            respond(name, peer, request).await
+        }
+    });
+    auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(io::Error::other)
 }
