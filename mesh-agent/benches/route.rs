@@ -26,8 +26,11 @@ const ROUNDS: usize = 20;
 /// Most that the larger table may cost, as a multiple of the smaller one.
 const BOUND: f64 = 2.0;
 
+/// Makes the route with a number.
+type Make = fn(usize) -> Shape;
+
 fn main() {
-    let shapes: [(&str, fn(usize) -> Shape); 3] = [
+    let shapes: [(&str, Make); 3] = [
         ("a prefix each", |number| Shape {
             host: None,
             path: format!("/service-{number}/v1"),

@@ -84,7 +84,7 @@ pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
         .into_iter()
         .filter_map(|(name, part)| Some((name, part.as_ref()?)));
     for (name, part) in parts.chain(explain.headers.iter().map(|it| ("header", it))) {
-        path.push_str(&format!("&{name}={}", encoded(part)));
+        path.extend(["&", name, "=", &encoded(part)]);
     }
     let value = ask(&explain.query, &path).await?;
     show::<Explanation>(value, explain.query.output, table::explanation)
@@ -226,7 +226,10 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+            let digits = [digit(byte >> 4), digit(byte & 15)];
+            encoded.push('%');
+            encoded.extend(digits.map(|digit| digit.to_ascii_uppercase()));
         }
     }
     encoded

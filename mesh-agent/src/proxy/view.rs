@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
@@ -15,28 +15,26 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
-use super::vitals::Vitals;
-use crate::net::clock;
 use crate::state::endpoint;
 use crate::state::endpoint::Locality;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::balance::latency::Latency;
-use crate::traffic::balance::streams::{Begun, Streams};
 use crate::traffic::route::split::Target;
 use crate::traffic::session;
 
 pub(crate) mod cell;
 mod compile;
+mod live;
 pub(crate) mod plans;
 mod policies;
 pub(crate) mod routes;
 
-use routes::{PortRoutes, Routes};
+pub(crate) use live::{Active, Live};
 
 use plans::Layouts;
+use routes::{PortRoutes, Routes};
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -269,143 +267,6 @@ impl Endpoint {
     pub(crate) fn session_number(&self) -> u64 {
         let service = ObjectKey::new(&self.key.namespace, &self.object.spec.service);
         session::number(&service, &self.key, self.address)
-    }
-}
-
-/// What an endpoint remembers across views.
-#[derive(Debug)]
-pub(crate) struct Live {
-    address: SocketAddr,
-    /// Requests whose response has not begun, and opaque connections.
-    active: AtomicU32,
-    /// Responses that have begun.
-    streams: Streams,
-    /// How slow it is.
-    pub(crate) latency: Latency,
-    /// Since when it takes part: it came, or came back.
-    since_ns: AtomicU64,
-    /// How it is.
-    pub(crate) vitals: Vitals,
-    series: Handles<u32, Series>,
-}
-
-impl Live {
-    fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            active: AtomicU32::new(0),
-            streams: Streams::default(),
-            latency: Latency::default(),
-            since_ns: AtomicU64::new(clock::monotonic_ns()),
-            vitals: Vitals::default(),
-            series: Handles::default(),
-        }
-    }
-
-    /// How busy it is: requests that wait for their response, opaque connections, and responses that have begun a short
-    /// while ago.
-    pub(crate) fn load(&self, now_ns: u64) -> u32 {
-        let active = self.active.load(Ordering::Relaxed);
-        active.saturating_add(self.streams.young(now_ns))
-    }
-
-    /// Since when it takes part.
-    pub(crate) fn since_ns(&self) -> u64 {
-        self.since_ns.load(Ordering::Relaxed)
-    }
-
-    /// Checks have found it well, or not.
-    pub(crate) fn checked(&self, is_critical: bool) {
-        if self.vitals.checked(is_critical) && !is_critical {
-            self.begin_again();
-        }
-    }
-
-    /// It has accepted a connection.
-    pub(crate) fn accepted(&self) {
-        if self.vitals.accepted() {
-            self.begin_again();
-        }
-    }
-
-    fn begin_again(&self) {
-        self.since_ns
-            .store(clock::monotonic_ns(), Ordering::Relaxed);
-    }
-
-    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.vitals.is_ejected()
-    }
-
-    /// Whether checks have found it unwell.
-    pub(crate) fn is_critical(&self) -> bool {
-        self.vitals.is_critical()
-    }
-
-    /// Whether its circuit breaker would refuse a request.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.vitals.is_broken()
-    }
-
-    /// The series of a caller.
-    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
-        self.series.find_or_make(&caller, make)
-    }
-}
-
-/// One request or connection under way at an endpoint.
-#[derive(Debug)]
-pub(crate) struct Active {
-    endpoint: Arc<Endpoint>,
-    started_ns: u64,
-    /// The response has begun.
-    begun: Option<Begun>,
-}
-
-impl Active {
-    /// Counts one more.
-    pub(crate) fn new(endpoint: Arc<Endpoint>, now_ns: u64) -> Self {
-        endpoint.live.active.fetch_add(1, Ordering::Relaxed);
-        Self {
-            endpoint,
-            started_ns: now_ns,
-            begun: None,
-        }
-    }
-
-    /// The endpoint.
-    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// The response has begun: now it is known how slow the endpoint is, and what follows is a stream.
-    pub(crate) fn answered(&mut self, now_ns: u64) {
-        if self.begun.is_none() {
-            let live = &self.endpoint.live;
-            live.latency
-                .observe(now_ns.saturating_sub(self.started_ns), now_ns);
-            self.begun = Some(live.streams.begin(now_ns));
-            live.active.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// An opaque connection stands. It counts as long as it is open.
-    pub(crate) fn connected(&self, now_ns: u64) {
-        let taken = now_ns.saturating_sub(self.started_ns);
-        self.endpoint.live.latency.observe(taken, now_ns);
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let live = &self.endpoint.live;
-        match self.begun {
-            Some(begun) => live.streams.end(begun),
-            None => {
-                live.active.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
     }
 }
 

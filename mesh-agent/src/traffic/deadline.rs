@@ -53,8 +53,8 @@ mod tests {
     #[test]
     fn a_timeout_of_grpc_is_digits_and_a_unit() {
         let check = |text: &str, wanted| assert_eq!(parse_grpc(text.as_bytes()), wanted, "{text}");
-        check("1H", Some(Duration::from_secs(3600)));
-        check("2M", Some(Duration::from_secs(120)));
+        check("1H", Some(Duration::from_hours(1)));
+        check("2M", Some(Duration::from_mins(2)));
         check("10S", Some(Duration::from_secs(10)));
         check("250m", Some(Duration::from_millis(250)));
         check("7u", Some(Duration::from_micros(7)));

@@ -126,7 +126,7 @@ impl Plan {
     /// The plan of a rule of a route (GEP-1731). What it says nothing of is as `base` has it, or usual.
     #[must_use]
     pub fn of_rule(base: Option<&Self>, retry: &HttpRouteRetry) -> Self {
-        let usual = base.cloned().unwrap_or(Self {
+        let usual = base.cloned().unwrap_or_else(|| Self {
             attempts: 1,
             conditions: Conditions::of_statuses(&[502, 503, 504]),
             backoff: Backoff {

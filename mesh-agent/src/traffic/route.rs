@@ -16,6 +16,7 @@ pub mod cors;
 mod entries;
 pub mod filter;
 pub mod host;
+mod matches;
 mod paths;
 pub mod redirect;
 pub mod rewrite;

@@ -1,3 +1,5 @@
+//! Breakers as their users meet them: limits, failures, and who may try.
+
 use super::*;
 use proptest::prelude::*;
 

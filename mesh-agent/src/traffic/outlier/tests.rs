@@ -1,3 +1,5 @@
+//! Endpoints that answer badly, and how many of them may be put aside.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is tried again, and that it never becomes a storm.
+
 use super::budget::{Budget, Extra};
 use super::*;
 use crate::state::traffic_policy::resilience;

@@ -7,8 +7,8 @@ use foldhash::fast::RandomState;
 use regex::Regex;
 
 use super::Request;
-use super::compiled::PathMatch;
 use super::entries::{Entries, Entry};
+use super::matches::PathMatch;
 
 type Map<V> = HashMap<Box<str>, V, RandomState>;
 

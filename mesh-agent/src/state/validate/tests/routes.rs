@@ -260,6 +260,7 @@ fn backends_are_services_with_a_port_and_a_weight() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn filters_have_the_field_of_their_type_and_are_used_once() {
     let at = "spec.rules[0].filters[0]";
     let modify =
@@ -331,11 +332,7 @@ fn filters_have_the_field_of_their_type_and_are_used_once() {
         "spec.rules[0].filters[1].type",
     );
     let at = "spec.rules[0].filters[0].type";
-    for filter in [
-        redirect,
-        rewrite.clone(),
-        json!({"type": "CORS", "cors": {}}),
-    ] {
+    for filter in [redirect, rewrite, json!({"type": "CORS", "cors": {}})] {
         refused(GRPC, filtering(json!([filter])), at);
     }
     accepted(GRPC, filtering(json!([set("x-a", "b")])));
@@ -345,6 +342,7 @@ fn filters_have_the_field_of_their_type_and_are_used_once() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn redirects_and_rewrites_lead_somewhere() {
     let redirect = |it: Value| {
         route(json!([{"filters": [{"type": "RequestRedirect", "requestRedirect": it}]}]))
@@ -525,6 +523,7 @@ fn cors_lists_origins_methods_and_headers() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn timeouts_retries_and_sessions_fit_together() {
     let at = "spec.rules[0]";
     let timeouts = |request: &str, attempt: &str| {

@@ -117,6 +117,7 @@ fn what_belongs_to_a_service_is_refused_on_a_route() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn balancing_hashes_only_where_it_needs_to() {
     let with = |spec: Value| json!({ "loadBalancing": spec });
     let hash = |algorithm: &str, on: Value| with(json!({"algorithm": algorithm, "hashOn": on}));
@@ -208,6 +209,7 @@ fn balancing_hashes_only_where_it_needs_to() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn health_is_checked_in_one_way_and_within_reason() {
     let with = |spec: Value| json!({ "healthCheck": spec });
     let http = |spec: Value| with(json!({ "http": spec }));
@@ -307,6 +309,7 @@ fn health_is_checked_in_one_way_and_within_reason() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn resilience_has_known_words_and_bounded_numbers() {
     let retries = |name: &str, value: Value| {
         let mut spec = json!({});
@@ -383,6 +386,7 @@ fn resilience_has_known_words_and_bounded_numbers() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn shaping_counts_one_thing_and_by_known_keys() {
     let limit = |spec: Value| json!({ "rateLimits": [spec] });
     let fault = |spec: Value| json!({ "faults": [spec] });
