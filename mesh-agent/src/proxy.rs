@@ -9,10 +9,12 @@ pub mod error;
 pub mod explain;
 
 pub(crate) mod access_log;
+pub(crate) mod breakers;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;
 pub(crate) mod handles;
+pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod limits;
 pub(crate) mod listener;
@@ -20,6 +22,7 @@ pub(crate) mod metrics;
 pub(crate) mod outbound;
 pub(crate) mod outliers;
 pub(crate) mod overload;
+pub(crate) mod passage;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;
@@ -81,7 +84,7 @@ pub struct Proxy {
     runtimes: Vec<(String, Handle)>,
     stop: CancellationToken,
     /// Listeners by the cookie of their network namespace.
-    listeners: Mutex<HashMap<u64, CancellationToken>>,
+    listeners: Mutex<HashMap<u64, (CancellationToken, Arc<Netns>)>>,
     next: AtomicUsize,
 }
 
@@ -133,6 +136,7 @@ impl Proxy {
             stranger: Arc::new(Workload::stranger()),
         };
         metrics::register_usage(registry, Arc::clone(&shared.usage));
+        metrics::guards::register(registry, Arc::clone(&shared.views));
         let mut workers = Vec::new();
         let mut queues = Vec::new();
         for number in 0..shared.config.workers.max(1) {
@@ -237,7 +241,7 @@ impl Proxy {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
         }
-        listeners.insert(netns.cookie(), stop);
+        listeners.insert(netns.cookie(), (stop, netns));
         Ok(answer)
     }
 
@@ -247,7 +251,7 @@ impl Proxy {
             .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(stop) = listeners.remove(&netns_cookie) {
+        if let Some((stop, _)) = listeners.remove(&netns_cookie) {
             stop.cancel();
         }
     }

@@ -322,3 +322,65 @@ fn a_route_that_changes_under_load_fails_no_request() {
     assert_eq!(report.failed, 0, "{report:?}");
     assert_eq!(report.by_server.len(), 2, "{report:?}");
 }
+
+#[test]
+fn explain_says_where_a_request_goes() {
+    let Some(shop) = open(1, &["a", "b"]) else {
+        return;
+    };
+    let shares = json!([
+        {"name": "a", "port": 80, "weight": 3},
+        {"name": "gone", "port": 80, "weight": 1},
+    ]);
+    let header = json!([{"name": "x-canary", "value": "1"}]);
+    shop.node.apply(&[route(
+        "HTTPRoute",
+        "web",
+        &json!([
+            {"backendRefs": shares, "matches": [{"path": {"value": "/shop"}}],
+                "timeouts": {"request": "2s"}},
+            {"name": "canary", "backendRefs": to("b"),
+                "matches": [{"path": {"value": "/shop"}, "headers": header}]},
+        ]),
+    )]);
+    let explain = |query: &str| {
+        let path = "/api/v1/explain?source=shop/client&destination=240.240.0.10:80";
+        shop.node.api().get(&format!("{path}{query}"))["request"].take()
+    };
+    assert_eventually!(explain("&path=//shop/./x")["rule"] == "shop/r/0");
+    let request = explain("&path=//shop/./x");
+    assert_eq!(request["path"], "/shop/x");
+    assert_eq!(request["requestTimeoutMillis"], 2_000);
+    let share = |index: usize| {
+        let share = &request["backends"][index];
+        (
+            share["service"].clone(),
+            share["weight"].clone(),
+            share["isMissing"].clone(),
+        )
+    };
+    assert_eq!(share(0), (json!("shop/a:80"), json!(3), json!(false)));
+    assert_eq!(share(1), (json!("shop/gone:80"), json!(1), json!(true)));
+    assert_eq!(request["backends"][0]["endpoints"][0]["state"], "ready");
+    assert_eq!(
+        explain("&path=/shop&header=x-canary:1")["rule"],
+        "shop/r/canary"
+    );
+    assert_eq!(explain("&path=/other")["status"], 404);
+    assert_eq!(explain(""), Value::Null);
+    let words = [
+        "explain",
+        "shop/client",
+        "240.240.0.10:80",
+        "--path",
+        "/shop",
+        "--header",
+        "x-canary:1",
+    ];
+    let shown = shop.node.command(&words).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("shop/r/canary") && shown.contains("shop/b:80"),
+        "{shown}"
+    );
+}

@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn run(pace: Pace) -> io::Result<Report> {
     // The kernel may otherwise delay each wake-up by 50 us.
     // SAFETY: changes an attribute of this thread; no pointer is passed.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+    }
     let mut lanes = (0..pace.connections)
         .map(|_| Lane::open(&pace))
         .collect::<io::Result<Vec<_>>>()?;

@@ -152,10 +152,20 @@ pub enum Task {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ServerKind {
     /// HTTP/1.1 and HTTP/2: says its name in `x-server` and shows the request in a JSON body. Obeys `x-status`,
-    /// `x-delay-ms` and `x-body-bytes`; answers gRPC with trailers; accepts upgrades, and echoes on them.
+    /// `x-delay-ms` and `x-body-bytes` (where there is an `x-only`, if that is its name); answers `/sick/NAME/STATUS` with
+    /// that status if that is its name, and the health protocol of gRPC that it serves, unless asked after its name; answers gRPC with trailers; accepts upgrades, and echoes on them.
     Http {
         /// Its name.
         name: String,
+    },
+    /// The same, but one request in `every` waits for `millis` first.
+    Hiccup {
+        /// Its name.
+        name: String,
+        /// 1: all of them.
+        every: u64,
+        /// How long.
+        millis: u64,
     },
     /// Sends back what it receives, with half-close.
     Echo,

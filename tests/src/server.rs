@@ -83,6 +83,11 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match kind {
         ServerKind::Http { name } => http::serve(name, stream).await,
+        ServerKind::Hiccup {
+            name,
+            every,
+            millis,
+        } => http::serve_slowly(name, stream, *every, *millis).await,
         ServerKind::Echo => echo(&mut stream).await,
         ServerKind::BlockingEcho => blocking_echo(stream),
         ServerKind::Greeting { line } => {

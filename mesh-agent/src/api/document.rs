@@ -37,6 +37,7 @@ pub(super) fn views() -> OpenApiRouter<Context> {
         .routes(routes!(views::status))
         .routes(routes!(views::coverage))
         .routes(routes!(views::connections))
+        .routes(routes!(views::breakers))
         .routes(routes!(views::bpf))
         .routes(routes!(views::explain))
         .routes(routes!(views::config_dump))

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::state::object::ObjectKey;
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
 };
 
 /// The agent, as far as the API shows it. The methods may block for a short while: they are called on a thread for
@@ -20,6 +20,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
+
+    /// Circuit breakers.
+    fn breakers(&self) -> BreakerList;
 
     /// What would happen to a connection of the workload `source`, and to a request on it.
     fn explain(

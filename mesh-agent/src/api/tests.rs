@@ -26,8 +26,8 @@ use super::{Config, Node, NodeError, Server};
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, RequestExplanation, RequestQuestion,
-    Status,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestExplanation,
+    RequestQuestion, Status,
 };
 
 /// A node that has fixed answers.
@@ -51,6 +51,10 @@ impl Node for FixedNode {
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
         Ok(ConnectionList::default())
+    }
+
+    fn breakers(&self) -> BreakerList {
+        BreakerList::default()
     }
 
     fn explain(
@@ -293,7 +297,7 @@ async fn every_route_is_documented() {
         has("get", &namespaced);
         has("get", &all);
     }
-    let views = "status coverage connections config_dump explain bpf";
+    let views = "status coverage connections breakers config_dump explain bpf";
     for view in views.split(' ') {
         has("get", &format!("/api/v1/{view}"));
     }

@@ -20,7 +20,7 @@ use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
 };
 
 /// The `OpenMetrics` text format.
@@ -58,6 +58,13 @@ pub(super) async fn connections(
     State(context): State<Context>,
 ) -> Result<Json<ConnectionList>, Problem> {
     Ok(Json(ask(&context, <dyn Node>::connections).await??))
+}
+
+/// Circuit breakers, and how they are.
+#[utoipa::path(get, path = "/api/v1/breakers", tag = "node", responses(
+    (status = 200, body = BreakerList), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn breakers(State(context): State<Context>) -> Result<Json<BreakerList>, Problem> {
+    Ok(Json(ask(&context, <dyn Node>::breakers).await?))
 }
 
 /// The kernel's side: programs and maps.

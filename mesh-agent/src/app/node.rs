@@ -29,7 +29,8 @@ use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, FaultReport, RequestQuestion, Status,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
+    RequestQuestion, Status,
 };
 use crate::telemetry::Telemetry;
 
@@ -216,6 +217,12 @@ impl api::Node for Node {
         );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
+    }
+
+    fn breakers(&self) -> BreakerList {
+        BreakerList {
+            items: self.proxy.breakers(),
+        }
     }
 
     fn explain(

@@ -216,8 +216,7 @@ impl Error {
     #[must_use]
     pub fn is_failure_of_service(&self) -> bool {
         match self {
-            Self::Upstream { source, .. } => !source.is_user(),
-            Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
+            Self::Upstream { .. } | Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
             _ => self.blames_endpoint(),
         }
     }

@@ -4,6 +4,7 @@
 //! anyway: no request looks up a family.
 
 mod choices;
+pub(crate) mod guards;
 mod labels;
 mod leases;
 mod series;
@@ -56,6 +57,7 @@ pub(crate) struct Metrics {
     retries_refused: Family<Reason, Counter>,
     hedges: Family<Reason, Counter>,
     ejections: Family<Reason, Counter>,
+    checks: Family<Reason, Counter>,
     breaker_changes: Family<Reason, Counter>,
     breaker_overflows: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
@@ -103,6 +105,7 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         retries_refused: Family::default(),
         hedges: Family::default(),
         ejections: Family::default(),
+        checks: Family::default(),
         breaker_changes: Family::default(),
         breaker_overflows: Family::default(),
         detected: Family::default(),
@@ -245,6 +248,11 @@ impl Metrics {
             self.ejections.clone(),
         );
         registry.register(
+            "mesh_proxy_health_checks",
+            "Health checks of endpoints, by what they have shown",
+            self.checks.clone(),
+        );
+        registry.register(
             "mesh_breaker_changes",
             "Circuit breakers that changed, by the state that they changed to",
             self.breaker_changes.clone(),
@@ -288,6 +296,12 @@ impl Metrics {
         self.ejections
             .get_or_create(&[("reason", reason.as_str())])
             .inc();
+    }
+
+    /// Counts a health check.
+    pub(crate) fn checked(&self, is_good: bool) {
+        let outcome = if is_good { "good" } else { "bad" };
+        self.checks.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Counts a circuit breaker that has changed.

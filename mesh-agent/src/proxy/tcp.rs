@@ -12,8 +12,11 @@ use super::access_log;
 use super::caller::Caller;
 use super::connect;
 use super::error::Error;
-use super::http::attempts::MAX_ATTEMPTS;
+use super::http::attempts;
 use super::metrics::{Shaping, TcpSeries};
+use super::outliers;
+use super::passage::{Passage, Visit};
+use super::policy::breaker::{self, Place};
 use super::policy::limits::Limit;
 use super::select::{self, Selection};
 use super::streams::Routed;
@@ -23,6 +26,9 @@ use crate::net::clock;
 use crate::net::copy::{self, Counts, End};
 use crate::net::pace::Paced;
 use crate::net::socket;
+use crate::traffic::breaker::Evidence;
+use crate::traffic::retry::Outcome;
+use crate::traffic::retry::budget::Extra;
 use crate::traffic::route::stream::StreamRoute;
 
 /// A connection to an endpoint.
@@ -36,6 +42,8 @@ pub(crate) struct Dialled {
     pub(crate) active: Active,
     /// Endpoints tried.
     pub(crate) attempts: u32,
+    /// Its place, where connections are limited.
+    pub(crate) _place: Option<Place>,
 }
 
 /// Connects to an endpoint that takes the connection; where one refuses another is tried.
@@ -44,28 +52,67 @@ pub(crate) async fn dial(
     caller: &Caller,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
+    let passage = Passage::enter(worker, &port.policy, port)?;
+    let place = match port.policy.room() {
+        None => None,
+        Some(room) => Some(room.take().ok_or_else(|| {
+            let what = breaker::Limit::Connections;
+            worker.metrics.overflow(what);
+            Error::Overflow(what.as_str())
+        })?),
+    };
+    let result = dial_some(worker, caller, port).await;
+    passage.leave(worker, evidence(&result));
+    result.map(|dialled| Dialled {
+        _place: place,
+        ..dialled
+    })
+}
+
+async fn dial_some(
+    worker: &Worker,
+    caller: &Caller,
+    port: &Arc<ServicePort>,
+) -> Result<Dialled, Error> {
+    let plan = attempts::plan(&port.policy);
+    if let Some(spending) = &port.policy.extra.budget {
+        spending.budget.request(clock::monotonic_ns());
+    }
+    let most = if plan.wants(Outcome::ConnectFailure, false) {
+        plan.attempts
+    } else {
+        0
+    };
     let mut selection = Selection::of_connection(Arc::clone(port), caller);
     let mut last = Error::NoEndpoint;
-    for attempts in 1..=MAX_ATTEMPTS {
+    for attempt in 0..=most {
         let active = match selection.next(worker, caller) {
             Ok(active) => active,
             Err(Error::NoEndpoint) => break,
             Err(error) => return Err(error),
         };
-        if attempts > 1 {
+        if attempt > 0 {
+            if !may_spend(worker, port) {
+                break;
+            }
             worker.metrics.retried(last.reason());
+            let wait = plan.backoff.wait(attempt - 1, rand::random());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
         }
-        match connect::dial(worker, caller, selection.port(), active.endpoint()).await {
+        match dial_one(worker, caller, selection.port(), active.endpoint()).await {
             Ok(stream) => {
                 active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
                     stream,
                     port: Arc::clone(selection.port()),
                     active,
-                    attempts,
+                    attempts: attempt + 1,
+                    _place: None,
                 });
             }
-            Err(error) if error.is_retryable() => {
+            Err(error) if error.is_retryable() || matches!(error, Error::BreakerOpen) => {
                 selection.avoid(active.endpoint());
                 last = error;
             }
@@ -73,6 +120,45 @@ pub(crate) async fn dial(
         }
     }
     Err(last)
+}
+
+async fn dial_one(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<TcpStream, Error> {
+    let mut visit = Visit::enter(worker, &port.policy, port, endpoint)?;
+    let result = connect::dial(worker, caller, port, endpoint).await;
+    let evidence = evidence(&result);
+    visit.leave(worker, endpoint, evidence);
+    let outcome = match evidence {
+        Evidence::Success => Outcome::CONNECTED,
+        Evidence::Failure => Outcome::ConnectFailure,
+        Evidence::Nothing => return result,
+    };
+    outliers::observe(worker, port, endpoint, outcome);
+    result
+}
+
+fn evidence<T>(result: &Result<T, Error>) -> Evidence {
+    match result {
+        Ok(_) => Evidence::Success,
+        Err(error) if error.blames_endpoint() => Evidence::Failure,
+        Err(_) => Evidence::Nothing,
+    }
+}
+
+/// Whether the budget, if there is one, has room for another attempt.
+fn may_spend(worker: &Worker, port: &ServicePort) -> bool {
+    let Some(spending) = &port.policy.extra.budget else {
+        return true;
+    };
+    let is_within = spending.budget.take(Extra::Retry, clock::monotonic_ns());
+    if !is_within {
+        worker.metrics.retry_refused("budget");
+    }
+    is_within
 }
 
 /// Serves an opaque connection to its end. `dialled` is the endpoint's side, where detection has made it already.

@@ -59,7 +59,7 @@ pub(crate) struct View {
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
     /// What holds for services that have a traffic policy.
-    policies: Table<ObjectKey, Arc<Policy>>,
+    pub(super) policies: Table<ObjectKey, Arc<Policy>>,
     /// What holds for all others.
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
@@ -72,9 +72,16 @@ impl View {
         self.ports.get(dialled)
     }
 
-    /// Every service port, once for each address that it has.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
-        self.ports.values()
+    /// Every service port that is wanted, once.
+    pub(crate) fn distinct_ports(
+        &self,
+        is_wanted: impl Fn(&ServicePort) -> bool,
+    ) -> Vec<&Arc<ServicePort>> {
+        let ports = self.ports.values();
+        let mut ports: Vec<_> = ports.filter(|port| is_wanted(port)).collect();
+        ports.sort_by_key(|port| port.number);
+        ports.dedup_by_key(|port| port.number);
+        ports
     }
 
     /// The port of a service with a number.

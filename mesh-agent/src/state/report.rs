@@ -38,6 +38,37 @@ pub struct CoverageList {
     pub items: Vec<Coverage>,
 }
 
+/// One circuit breaker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Breaker {
+    /// What its policy is for: `Service`, `HTTPRoute`, `GRPCRoute`.
+    pub kind: String,
+    /// Namespace of that.
+    pub namespace: String,
+    /// Name of that.
+    pub name: String,
+    /// The rule of the route, where it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// `namespace/name:port` of the endpoint, where each has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// `closed` (traffic flows), `half-open` (few requests try) or `open`.
+    pub state: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// How often it has opened since the policy was written or the agent started.
+    pub openings: u64,
+}
+
+/// `GET /api/v1/breakers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BreakerList {
+    /// One per service or route that has one, and one per endpoint that was asked.
+    pub items: Vec<Breaker>,
+}
+
 /// One live (or just closed) connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

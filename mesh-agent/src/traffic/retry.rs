@@ -31,6 +31,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// A connection of raw bytes stands: as good as an answer.
+    pub const CONNECTED: Self = Self::Answered {
+        status: 200,
+        grpc: None,
+    };
+
     /// Whether the endpoint cannot have acted on the request.
     #[must_use]
     pub const fn is_unseen(self) -> bool {

@@ -2,7 +2,7 @@
 //! attempt beside one that is slow, and the deadline of the whole.
 
 mod answer;
-mod breakers;
+mod guards;
 mod hedged;
 pub(crate) mod replay;
 mod trial;
@@ -10,12 +10,11 @@ mod trial;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::answer::Answer;
-use self::breakers::Guarded;
 use self::hedged::Side;
 use self::replay::Original;
 use self::trial::{Failure, Question, Trial};
@@ -34,7 +33,7 @@ use crate::traffic::retry::budget::Extra;
 use crate::traffic::retry::{Outcome, Plan};
 
 /// Endpoints that are tried for one connection or request that no policy speaks of.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
 /// What is done where no policy speaks of retries.
@@ -57,11 +56,12 @@ pub(crate) async fn send(
     request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
-    let guarded = Guarded::enter(exchange, &target)?;
+    let passage = guards::enter(exchange, &target)?;
     exchange.limit_time(&target.policy, request.headers());
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
     let result = attempts.run().await;
-    guarded.ended(&exchange.connection.worker, exchange.is_grpc, &result);
+    let evidence = guards::evidence(&result, exchange.is_grpc);
+    passage.leave(&exchange.connection.worker, evidence);
     result
 }
 
@@ -250,7 +250,9 @@ impl<'a> Attempts<'a> {
         match last {
             Ok(answer) => {
                 worker.metrics.retried(outcome.reason());
-                answer.discard(worker);
+                if !self.exchange.is_last {
+                    answer.discard(worker);
+                }
             }
             Err(error) => worker.metrics.retried(error.reason()),
         }
@@ -321,7 +323,7 @@ impl<'a> Attempts<'a> {
             return false;
         }
         let port = Arc::clone(self.selection.port());
-        let is_within = breakers::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
+        let is_within = guards::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
         if !is_within {
             self.connection.worker.metrics.retry_refused("limit");
         }
@@ -356,9 +358,8 @@ impl<'a> Attempts<'a> {
     fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<std::time::Duration> {
         let hedging = self.policy.extra.hedging.as_ref()?;
         let is_safe = self.is_idempotent
-            && request.method() != Method::CONNECT
-            && matches!(request.body(), Outgoing::Empty)
-            && !request.headers().contains_key(http::header::UPGRADE);
+            && !self.exchange.is_last
+            && matches!(request.body(), Outgoing::Empty);
         if !is_safe || self.retries > 0 {
             return None;
         }
@@ -366,7 +367,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn plan(policy: &Policy) -> &Plan {
+/// How requests and connections under a policy are tried again.
+pub(crate) fn plan(policy: &Policy) -> &Plan {
     policy.extra.plan.as_deref().unwrap_or(&NO_POLICY)
 }
 

@@ -209,7 +209,8 @@ async fn a_slow_attempt_is_given_up_within_the_deadline_of_the_request() {
         let response = node.raw(GET).await;
         assert!(response.ends_with("good"), "{response}");
     }
-    let policy = json!({"timeouts": {"request": "100ms"}, "retries": {"on": ["timeout"], "perTryTimeout": "80ms", "attempts": 10}});
+    let policy =
+        json!({"timeouts": {"request": "100ms"}, "retries": {"on": ["timeout"], "attempts": 10}});
     node.guard("http", &[slow], &policy);
     let started = Instant::now();
     let response = node.raw(GET).await;

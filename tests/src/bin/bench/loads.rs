@@ -66,6 +66,18 @@ pub(crate) fn paced(pod: &Pod, address: SocketAddr, millis: u64) -> io::Result<L
     })
 }
 
+/// Few requests: the time that all but one in a hundred take at most.
+pub(crate) fn tail(pod: &Pod, address: SocketAddr, rate: u32, millis: u64) -> io::Result<f64> {
+    let pace = Pace {
+        address,
+        rate,
+        connections: 16,
+        millis,
+    };
+    let report = task(pod, Task::Paced(pace))?;
+    Ok(to_float(report.p99_nanos) / 1_000.0)
+}
+
 /// One stream of bytes; an operation is a megabyte.
 pub(crate) fn bulk(pod: &Pod, address: SocketAddr, millis: u64) -> io::Result<Load> {
     let report = task(pod, Task::Stream { address, millis })?;

@@ -21,13 +21,14 @@ mod peers;
 mod process;
 mod proxied;
 mod rig;
+mod tails;
 
 use direct::Bench;
 use outcome::Outcome;
 
 const USAGE: &str = "\
 usage: bench [--quick] [--rounds N] [--millis N] [--connections N] [--only PART]
-PART: direct, http1, http2, latency, bulk, idle";
+PART: direct, http1, http2, latency, bulk, fairness, hedging, idle";
 
 fn main() -> ExitCode {
     let Some(effort) = Effort::from_arguments() else {
@@ -75,9 +76,17 @@ fn measure(effort: &Effort) -> io::Result<(Vec<Outcome>, Value)> {
             results.extend(part.measure(effort.rounds, effort.millis)?);
         }
     }
+    if effort.wants("fairness") {
+        eprintln!("measuring: fairness");
+        results.extend(tails::fairness(effort.rounds, effort.millis)?);
+    }
+    if effort.wants("hedging") {
+        eprintln!("measuring: hedging");
+        results.extend(tails::hedging(effort.rounds, effort.millis)?);
+    }
     if effort.wants("idle") {
         eprintln!("measuring: what is idle");
-        results.extend(idle::agent()?);
+        results.extend(idle::agent());
         results.extend(idle::connections(effort.connections)?);
     }
     Ok((results, acceleration))

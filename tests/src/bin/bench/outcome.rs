@@ -156,6 +156,9 @@ impl Reached {
     }
 }
 
+/// What a value means, given all that was measured in its round.
+type Compare<'a> = dyn Fn(f64, &[Option<Sample>]) -> Option<f64> + 'a;
+
 impl Subject<'_> {
     /// Measures every path in every round, so that what else the machine does hits all of them. A path that fails is
     /// left out of the rounds that follow.
@@ -195,7 +198,7 @@ impl Subject<'_> {
             let index = self.paths.iter().position(|path| path.name == name)?;
             at(round, index).map(|sample| sample.value)
         };
-        let over_rounds = |of: &dyn Fn(f64, &[Option<Sample>]) -> Option<f64>| {
+        let over_rounds = |of: &Compare<'_>| {
             let values = rounds
                 .iter()
                 .filter_map(|round| of(at(round, index)?.value, round));

@@ -30,9 +30,9 @@ pub(crate) const FAST: &str = "ours, accelerated";
 pub(crate) const FEATURES: &str = "ours, all features";
 
 /// Where what answers listens.
-const BACKEND: u16 = 9_000;
+pub(crate) const BACKEND: u16 = 9_000;
 /// What the client dials at a virtual address.
-const DIALLED: u16 = 8_080;
+pub(crate) const DIALLED: u16 = 8_080;
 /// The first port of the peers.
 const PEERS: u16 = 10_000;
 
@@ -67,11 +67,7 @@ impl Rig {
     /// `opaque` answers where bytes are opaque.
     pub(crate) fn open(wire: Wire, opaque: ServerKind) -> io::Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
-        let config = folder.path().join("agent.yaml");
-        std::fs::write(&config, "proxy: { maxConnectionsPerWorkload: 16384 }\n")?;
-        let config = config.to_string_lossy();
-        let flags = ["--workers", "1", "--access-log", "off", "--config", &config];
-        let Some(mut node) = Node::start_with(&flags) else {
+        let Some(mut node) = start_node(folder.path())? else {
             return Ok(None);
         };
         let pods = vec![
@@ -82,7 +78,6 @@ impl Rig {
             node.pod_outside("plain-client"),
         ];
         let agent = node.agent().pid();
-        pin(agent, PROXY_CPU)?;
         for pod in &pods {
             pin(pod.pid(), LOAD_CPU)?;
         }
@@ -258,12 +253,26 @@ impl Contender {
     }
 }
 
+/// A node whose agent has one worker, no log of requests, and one processor.
+pub(crate) fn start_node(folder: &FilePath) -> io::Result<Option<Node>> {
+    let config = folder.join("agent.yaml");
+    std::fs::write(&config, "proxy: { maxConnectionsPerWorkload: 16384 }\n")?;
+    let config = config.to_string_lossy();
+    let flags = ["--workers", "1", "--access-log", "off", "--config", &config];
+    let Some(mut node) = Node::start_with(&flags) else {
+        return Ok(None);
+    };
+    pin(node.agent().pid(), PROXY_CPU)?;
+    Ok(Some(node))
+}
+
 /// The objects of the node are in 240.240.0.0/16.
-fn virtual_address(host: u8) -> SocketAddr {
+pub(crate) fn virtual_address(host: u8) -> SocketAddr {
     SocketAddr::from(([240, 240, 9, host], DIALLED))
 }
 
-fn nginx_backend(folder: &FilePath) -> io::Result<std::process::Command> {
+/// What answers HTTP/1.1 with 1 KiB, whatever it is asked for.
+pub(crate) fn nginx_backend(folder: &FilePath) -> io::Result<std::process::Command> {
     let body = "x".repeat(1_024);
     let server = format!(
         "server {{ listen {BACKEND} backlog=16384; location / {{ return 200 \"{body}\"; }} }}"
@@ -275,7 +284,8 @@ fn nginx_backend(folder: &FilePath) -> io::Result<std::process::Command> {
     Ok(command)
 }
 
-fn wait_for(pod: &Pod, address: SocketAddr) -> io::Result<()> {
+/// Waits until somebody listens.
+pub(crate) fn wait_for(pod: &Pod, address: SocketAddr) -> io::Result<()> {
     let is_up = becomes(DEADLINE, || {
         pod.netns()
             .run(|| std::net::TcpStream::connect(address))

@@ -7,17 +7,16 @@ use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
-use super::breakers::{guards, tell};
-use crate::net::clock;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
 use crate::proxy::http::body::{Fate, Outgoing};
 use crate::proxy::outliers;
+use crate::proxy::passage::{Visit, guards};
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::{Guard, Limit, Slot};
+use crate::proxy::policy::breaker::{Limit, Slot};
 use crate::proxy::pool::{self, Lease};
 use crate::proxy::view::{Endpoint, ServicePort};
-use crate::traffic::breaker::{Breaker, Evidence, Pass};
+use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
 
 /// An attempt at one endpoint. Dropped before its end, it says only that the endpoint was at least so slow.
@@ -26,7 +25,7 @@ pub(super) struct Trial {
     policy: Arc<Policy>,
     port: Arc<ServicePort>,
     endpoint: Arc<Endpoint>,
-    passes: Vec<(Arc<Guard>, Arc<Breaker>, Pass)>,
+    visit: Visit,
     started: Instant,
     is_over: bool,
 }
@@ -36,7 +35,7 @@ pub(super) struct Question {
     pub(super) request: Request<Outgoing>,
     pub(super) is_http2: bool,
     pub(super) is_grpc: bool,
-    /// How the request's body fares, if it has one.
+    /// How the body fares.
     pub(super) fate: Option<Arc<Fate>>,
     /// When there must be an answer.
     pub(super) limit: Instant,
@@ -79,7 +78,7 @@ impl Trial {
             policy: Arc::clone(policy),
             port: Arc::clone(port),
             endpoint: Arc::clone(endpoint),
-            passes: Vec::new(),
+            visit: Visit::default(),
             started: Instant::now(),
             is_over: false,
         }
@@ -88,10 +87,16 @@ impl Trial {
     /// Asks the endpoint.
     pub(super) async fn run(mut self, question: Question) -> Result<Answer, Failure> {
         let (limit, is_limit_ours) = (question.limit, question.is_limit_ours);
-        if !self.pass_breakers() {
-            let mut failure = Failure::new(Error::BreakerOpen, Some(question.request));
-            failure.outcome = Some(Outcome::ConnectFailure);
-            return Err(failure);
+        let worker = &self.connection.worker;
+        match Visit::enter(worker, &self.policy, &self.port, &self.endpoint) {
+            Ok(visit) => self.visit = visit,
+            Err(error) => {
+                // Others have come first since it was picked.
+                self.is_over = true;
+                let mut failure = Failure::new(error, Some(question.request));
+                failure.outcome = Some(Outcome::ConnectFailure);
+                return Err(failure);
+            }
         }
         let result = timeout_at(limit, self.ask(question)).await;
         let result = result.unwrap_or_else(|_| {
@@ -119,8 +124,8 @@ impl Trial {
             Err(mut error) => {
                 let unsent = error.take_message();
                 // A body that breaks off is no fault of the endpoint.
-                let broken = fate.and_then(|fate| fate.error());
-                let error = broken.unwrap_or_else(|| Error::Upstream {
+                let blamed = fate.and_then(|fate| fate.error());
+                let error = blamed.unwrap_or_else(|| Error::Upstream {
                     endpoint: self.endpoint.address,
                     source: error.into_error(),
                 });
@@ -161,22 +166,6 @@ impl Trial {
         Ok(slots.into_iter().flatten().collect())
     }
 
-    /// Whether the breakers of the endpoint let the request through.
-    fn pass_breakers(&mut self) -> bool {
-        let worker = &self.connection.worker;
-        for guard in guards(&self.policy, &self.port) {
-            let Some(settings) = guard.endpoints() else {
-                continue;
-            };
-            let breaker = self.endpoint.live.vitals.breaker(guard, settings);
-            let (pass, change) = breaker.pass(clock::monotonic_ns());
-            tell(worker, guard, Some(&self.endpoint), change);
-            let Some(pass) = pass else { return false };
-            self.passes.push((Arc::clone(guard), breaker, pass));
-        }
-        true
-    }
-
     fn end(&mut self, result: &Result<Answer, Failure>, is_limit_ours: bool) {
         self.is_over = true;
         let outcome = match result {
@@ -194,24 +183,13 @@ impl Trial {
             Some(outcome) if outcome.is_failure() => Evidence::Failure,
             Some(_) => Evidence::Success,
         };
-        self.leave_breakers(evidence);
+        self.visit
+            .leave(&self.connection.worker, &self.endpoint, evidence);
         let Some(outcome) = outcome else { return };
         if evidence == Evidence::Success {
             self.observe_latency();
         }
         outliers::observe(&self.connection.worker, &self.port, &self.endpoint, outcome);
-    }
-
-    fn leave_breakers(&mut self, evidence: Evidence) {
-        for (guard, breaker, pass) in self.passes.drain(..) {
-            let change = breaker.ended(pass, evidence, clock::monotonic_ns());
-            tell(
-                &self.connection.worker,
-                &guard,
-                Some(&self.endpoint),
-                change,
-            );
-        }
     }
 
     fn observe_latency(&self) {
@@ -225,7 +203,6 @@ impl Trial {
 impl Drop for Trial {
     fn drop(&mut self) {
         if !self.is_over {
-            self.leave_breakers(Evidence::Nothing);
             self.observe_latency();
         }
     }
@@ -237,8 +214,6 @@ fn outcome(error: &Error) -> Option<Outcome> {
         Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Handshake { .. } => {
             Some(Outcome::ConnectFailure)
         }
-        // The client has broken off its own body.
-        Error::Upstream { source, .. } if source.is_user() => None,
         Error::Upstream { .. } if is_refused(error) => Some(Outcome::RefusedStream),
         Error::Upstream { .. } => Some(Outcome::Reset),
         Error::ResponseTimeout(_) => Some(Outcome::Timeout),
