@@ -7,6 +7,7 @@
 mod cgroup;
 mod control;
 mod enrolment;
+mod memory;
 mod node;
 mod parts;
 mod programmed;
@@ -90,6 +91,7 @@ async fn serve(parts: &Arc<Parts>, drain_timeout: Duration) -> Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     control::spawn(parts, &mut tasks, &stop).await?;
+    memory::release();
     info!(version = env!("CARGO_PKG_VERSION"), "started");
     let failed = tokio::select! {
         () = stops.next() => None,

@@ -3,11 +3,13 @@
 mod apply;
 mod check;
 mod client;
+mod document;
 mod error;
 mod exec;
 mod exit;
 mod show;
 mod table;
+mod validate;
 
 use std::io::{self, Write as _};
 
@@ -77,6 +79,7 @@ async fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Services(list) => show::services(&list).await?,
         Command::Endpoints(list) => show::endpoints(&list).await?,
         Command::Workloads(list) => show::workloads(&list).await?,
+        Command::Routes(list) => show::routes(&list).await?,
         Command::Policies(list) => show::policies(&list).await?,
         Command::Connections(filter) => show::connections(&filter).await?,
         Command::Coverage(filter) => show::coverage(&filter).await?,
@@ -85,6 +88,7 @@ async fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::LogLevel(level) => apply::log_level(&level).await?,
         Command::Drain(target) => apply::drain(&target).await?,
         Command::Apply(apply) => return apply::apply(&apply).await,
+        Command::Validate(validate) => return validate::validate(&validate),
         Command::Delete(delete) => apply::delete(&delete).await?,
         Command::Exec(exec) => return exec::exec(exec).await,
         Command::Version(version) => show::version(version.output, build::VERSION, build::RUSTC)?,

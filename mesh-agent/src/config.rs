@@ -19,9 +19,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
-pub use options::{Acceleration, LogFormat, Options, ProxyOptions, Switch};
+pub use options::{Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, Switch};
 pub use span::{ParseSpanError, Span};
 
 /// Everything that `mesh-agent run` is told, checked. Printed by `--print-config` in the form of the file.
@@ -82,6 +83,9 @@ pub struct Settings {
     /// forget at every start.
     #[serde(skip)]
     pub reset: bool,
+    /// Where this node is: region, zone and name, compared with the locality of endpoints. Default: nowhere, so that no
+    /// endpoint is nearer than another.
+    pub locality: Locality,
     /// Limits and deadlines of the proxy.
     pub proxy: ProxySettings,
 }
@@ -150,6 +154,18 @@ pub struct ProxySettings {
     /// Most idle HTTP/1.1 connections kept per endpoint and caller by one worker. Default: 256. 0 connects for each
     /// request; more keeps descriptors of the endpoint busy.
     pub max_idle_connections: usize,
+    /// Most requests that one worker serves at once. Default: 16384. More wait. Streams that live long count, too.
+    pub max_requests: usize,
+    /// Most requests that one worker serves at once for one workload. Default: 8192. Equal to `maxRequests` lets one
+    /// workload take everything until another comes.
+    pub max_requests_per_workload: usize,
+    /// Most requests that wait at one worker when it is overloaded. Default: 8192. More are shed with 503, the lowest
+    /// priority first. 0 sheds at once.
+    pub max_queued_requests: usize,
+    /// How long a request may wait when its worker is overloaded. Default: 1 s. Too short sheds what could have been
+    /// served; too long keeps clients waiting that have given up.
+    #[serde(serialize_with = "span::serialize")]
+    pub queue_timeout: Duration,
     /// How far the spellings of a path are made one before routing and policy see it: `off`, `base`, `merge-slashes`,
     /// `decode-and-merge-slashes` or `strict`. Default: `strict`. Less lets through what endpoints may read as another path;
     /// `strict` refuses `%2F` and `;`, which some applications use. The table stands in `traffic/path.rs`.

@@ -4,5 +4,6 @@ pub mod clock;
 pub mod conn;
 pub mod copy;
 pub mod netns;
+pub mod pace;
 pub mod peek;
 pub mod socket;

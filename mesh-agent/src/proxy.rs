@@ -6,22 +6,30 @@
 pub mod config;
 pub mod direct;
 pub mod error;
+pub mod explain;
 
 pub(crate) mod access_log;
+pub(crate) mod breakers;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;
 pub(crate) mod handles;
+pub(crate) mod health;
 pub(crate) mod http;
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod outbound;
+pub(crate) mod outliers;
+pub(crate) mod overload;
+pub(crate) mod passage;
 pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod select;
+pub(crate) mod streams;
 pub(crate) mod tcp;
 pub(crate) mod view;
+pub(crate) mod vitals;
 pub(crate) mod worker;
 
 #[cfg(test)]
@@ -46,6 +54,7 @@ use crate::net::netns::Netns;
 use crate::net::socket;
 use crate::state::Notice;
 use crate::state::Store;
+use crate::state::report::{RequestExplanation, RequestQuestion};
 
 pub use config::Config;
 pub use direct::Direct;
@@ -75,7 +84,7 @@ pub struct Proxy {
     runtimes: Vec<(String, Handle)>,
     stop: CancellationToken,
     /// Listeners by the cookie of their network namespace.
-    listeners: Mutex<HashMap<u64, CancellationToken>>,
+    listeners: Mutex<HashMap<u64, (CancellationToken, Arc<Netns>)>>,
     next: AtomicUsize,
 }
 
@@ -105,7 +114,7 @@ impl Proxy {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         let notices = store.subscribe();
-        let views = Views::new(move || store.snapshot());
+        let views = Views::new(config.locality.clone(), move || store.snapshot());
         Self::start_with(config, views, Some(notices), table, registry)
     }
 
@@ -127,6 +136,7 @@ impl Proxy {
             stranger: Arc::new(Workload::stranger()),
         };
         metrics::register_usage(registry, Arc::clone(&shared.usage));
+        metrics::guards::register(registry, Arc::clone(&shared.views));
         let mut workers = Vec::new();
         let mut queues = Vec::new();
         for number in 0..shared.config.workers.max(1) {
@@ -175,7 +185,13 @@ impl Proxy {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()?;
-            let work = async { tokio::join!(views.run(notices), metrics.keep_tidy()) };
+            let work = async {
+                tokio::join!(
+                    views.run(notices),
+                    metrics.keep_tidy(),
+                    outliers::run(&views, &metrics)
+                )
+            };
             runtime.block_on(stop.run_until_cancelled(work));
             Ok(())
         })?);
@@ -225,7 +241,7 @@ impl Proxy {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
         }
-        listeners.insert(netns.cookie(), stop);
+        listeners.insert(netns.cookie(), (stop, netns));
         Ok(answer)
     }
 
@@ -235,7 +251,7 @@ impl Proxy {
             .listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(stop) = listeners.remove(&netns_cookie) {
+        if let Some((stop, _)) = listeners.remove(&netns_cookie) {
             stop.cancel();
         }
     }
@@ -252,6 +268,16 @@ impl Proxy {
             .map(|(worker, _)| worker.heartbeat_ns())
             .min()
             .unwrap_or(0)
+    }
+
+    /// Explains where a request to `destination` would go now; `None` where no service answers there.
+    pub fn explain(
+        &self,
+        destination: SocketAddr,
+        question: &RequestQuestion,
+    ) -> Result<Option<RequestExplanation>, explain::Error> {
+        let view = self.shared.views.load();
+        explain::explain(&view, &self.shared.config, destination, question)
     }
 
     /// Connections of clients that are open.

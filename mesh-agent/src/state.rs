@@ -9,6 +9,7 @@ pub mod decode;
 mod draft;
 pub mod duration;
 pub mod endpoint;
+pub mod expression;
 pub mod grpc_route;
 pub mod http_route;
 pub mod id;

@@ -7,6 +7,7 @@
 
 mod acceleration;
 mod api;
+mod balancing;
 mod cleanup;
 mod command;
 mod connect;
@@ -20,7 +21,11 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod metrics;
+mod objects;
 mod policy;
+mod resilience;
+mod routing;
+mod shaping;
 mod shop;
 mod stale;
 mod tcp;

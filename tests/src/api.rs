@@ -185,6 +185,7 @@ pub fn path_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let plural = match text(&object["kind"]).as_str() {
         "AuthorizationPolicy" => "authorizationpolicies".to_owned(),
+        "TrafficPolicy" => "trafficpolicies".to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
     };
     let namespace = text(&object["metadata"]["namespace"]);

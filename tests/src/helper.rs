@@ -5,7 +5,8 @@ use std::io::{self, BufRead as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::net::UdpSocket;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
@@ -14,10 +15,11 @@ use crate::datagram;
 use crate::protocol::{Answer, Command, Failure, Reply, Task};
 use crate::resolver;
 use crate::server::Server;
-use crate::{load, stream};
+use crate::{hold, load, stream};
 
 /// Serves commands until the end of the input.
 pub fn run() -> io::Result<()> {
+    raise_descriptor_limit();
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -53,6 +55,7 @@ struct Helper {
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
     loads: Mutex<Arc<AtomicBool>>,
+    held: Mutex<Vec<TcpStream>>,
 }
 
 impl Helper {
@@ -79,6 +82,19 @@ impl Helper {
                 let mut stop = self.loads.lock().unwrap();
                 stop.store(true, Ordering::Relaxed);
                 *stop = Arc::default();
+                Ok(Answer::Done)
+            }
+            Task::Hold {
+                address,
+                connections,
+                is_http,
+            } => {
+                let held = hold::open(address, connections, is_http).await?;
+                self.held.lock().unwrap().extend(held);
+                Ok(Answer::Done)
+            }
+            Task::Release => {
+                self.held.lock().unwrap().clear();
                 Ok(Answer::Done)
             }
             task => spawn_blocking(|| stream::perform(task)).await.unwrap(),
@@ -173,6 +189,15 @@ impl Helper {
 
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// As many connections as the machine lets this process have.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        eprintln!("the limit of open files stays as it is: {error}");
     }
 }
 

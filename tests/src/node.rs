@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -172,6 +172,14 @@ impl Node {
             cgroup,
             netns: Arc::new(netns),
         })
+    }
+
+    /// Starts a program in a pod's namespace, but outside the hooked cgroup: the mesh does not see its sockets. It is
+    /// killed with the node.
+    #[track_caller]
+    pub fn spawn_beside(&self, pod: &Pod, command: &mut Command) -> std::io::Result<Child> {
+        enter(command, pod.netns(), &self.outside);
+        command.stdin(std::process::Stdio::null()).spawn()
     }
 
     /// Spreads packets over all processors in every namespace of the test.

@@ -82,6 +82,12 @@ impl Pod {
         &self.name
     }
 
+    /// The number of its helper process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.lock().unwrap().id()
+    }
+
     /// Its IPv4 address.
     #[must_use]
     pub const fn v4(&self) -> IpAddr {

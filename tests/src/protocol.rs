@@ -108,6 +108,19 @@ pub enum Task {
     Load(Load),
     /// Ends loads early; each answers with its report.
     StopLoads,
+    /// HTTP/1.1 requests at a fixed rate, whether or not earlier ones have been answered.
+    Paced(Pace),
+    /// Opens connections and keeps them, with nothing to say.
+    Hold {
+        /// What is dialled.
+        address: SocketAddr,
+        /// How many.
+        connections: u64,
+        /// Whether each sends one HTTP/1.1 request first, and reads the answer.
+        is_http: bool,
+    },
+    /// Closes the connections that are held.
+    Release,
     /// Many short connections from blocking threads.
     ManyConnects {
         /// What is dialled.
@@ -164,10 +177,20 @@ pub enum Task {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ServerKind {
     /// HTTP/1.1 and HTTP/2: says its name in `x-server` and shows the request in a JSON body. Obeys `x-status`,
-    /// `x-delay-ms` and `x-body-bytes`; answers gRPC with trailers; accepts upgrades, and echoes on them.
+    /// `x-delay-ms` and `x-body-bytes` (where there is an `x-only`, if that is its name); answers `/sick/NAME/STATUS` with
+    /// that status if that is its name, and the health protocol of gRPC that it serves, unless asked after its name; answers gRPC with trailers; accepts upgrades, and echoes on them.
     Http {
         /// Its name.
         name: String,
+    },
+    /// The same, but one request in `every` waits for `millis` first.
+    Hiccup {
+        /// Its name.
+        name: String,
+        /// 1: all of them.
+        every: u64,
+        /// How long.
+        millis: u64,
     },
     /// Sends back what it receives, with half-close.
     Echo,
@@ -180,6 +203,8 @@ pub enum ServerKind {
     },
     /// Reads to the end, then says how many bytes it was, and their hash.
     Sink,
+    /// The same without looking at the bytes.
+    Discard,
     /// Accepts and never reads.
     Deaf,
     /// Accepts and resets.
@@ -311,6 +336,19 @@ pub struct Load {
     pub millis: u64,
     /// Between two exchanges of a connection.
     pub pause_micros: u64,
+}
+
+/// Requests at a fixed rate.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Pace {
+    /// What is dialled.
+    pub address: SocketAddr,
+    /// Requests a second on average; the time between two is drawn anew for each.
+    pub rate: u32,
+    /// Connections that carry them.
+    pub connections: u32,
+    /// For how long.
+    pub millis: u64,
 }
 
 /// What came of many exchanges.

@@ -113,6 +113,11 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match kind {
         ServerKind::Http { name } => http::serve(name, stream).await,
+        ServerKind::Hiccup {
+            name,
+            every,
+            millis,
+        } => http::serve_slowly(name, stream, *every, *millis).await,
         ServerKind::Echo => echo(&mut stream).await,
         ServerKind::BlockingEcho => blocking_echo(stream),
         ServerKind::Greeting { line } => {
@@ -120,6 +125,7 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             echo(&mut stream).await
         }
         ServerKind::Sink => sink(&mut stream).await,
+        ServerKind::Discard => discard(&mut stream).await,
         ServerKind::Deaf => {
             std::future::pending::<()>().await;
             Ok(())
@@ -156,6 +162,22 @@ fn blocking_echo(stream: TcpStream) -> io::Result<()> {
         }
     }));
     Ok(())
+}
+
+async fn discard(stream: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 262_144];
+    let mut count = 0;
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            break;
+        }
+        count += length as u64;
+    }
+    stream
+        .write_all(format!("{count} as sent\n").as_bytes())
+        .await?;
+    stream.shutdown().await
 }
 
 async fn sink(stream: &mut TcpStream) -> io::Result<()> {

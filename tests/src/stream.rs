@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::load::Tally;
+use crate::pace;
 use crate::protocol::{Answer, Failure, Report, Task};
 
 /// How long a blocked sender counts as blocked for good.
@@ -40,6 +41,7 @@ pub(crate) fn perform(task: Task) -> Result<Answer, Failure> {
             size,
             millis,
         } => Ok(Answer::Report(round_trips(address, size, millis)?)),
+        Task::Paced(pace) => Ok(Answer::Report(pace::run(pace)?)),
         Task::Stream { address, millis } => Ok(Answer::Report(stream(address, millis)?)),
         _ => Err(io::Error::other("no task of a stream").into()),
     }

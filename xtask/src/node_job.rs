@@ -1,5 +1,6 @@
 //! Runs the programs of the harness that need a node: the demo and the benchmark.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Result, bail};
@@ -10,16 +11,16 @@ use crate::{build, install};
 /// `demo [--stay]`.
 pub(crate) fn demo(arguments: &[String]) -> Result<()> {
     install::demo_programs()?;
-    on_a_node("demo", arguments)
+    on_a_node("demo", arguments, &[])
 }
 
 /// `bench [ARGUMENTS]`.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
-    install::node_programs()?;
-    on_a_node("bench", arguments)
+    let envoy = install::bench_programs()?;
+    on_a_node("bench", arguments, &[("MESH_BENCH_ENVOY", &envoy)])
 }
 
-fn on_a_node(program: &str, arguments: &[String]) -> Result<()> {
+fn on_a_node(program: &str, arguments: &[String], variables: &[(&str, &Path)]) -> Result<()> {
     if !is_root() {
         bail!(
             "`cargo xtask {program}` makes network namespaces and loads kernel programs: run it as root"
@@ -32,5 +33,8 @@ fn on_a_node(program: &str, arguments: &[String]) -> Result<()> {
     let path = target.join("release").join(program);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // Enter ends a demo that stays.
-    process::run(command(&path.to_string_lossy(), &arguments).stdin(Stdio::inherit()))
+    let mut command = command(&path.to_string_lossy(), &arguments);
+    command.stdin(Stdio::inherit());
+    command.envs(variables.iter().copied());
+    process::run(&mut command)
 }

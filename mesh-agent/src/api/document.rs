@@ -16,9 +16,14 @@ use utoipa_axum::routes;
 use super::problem::{PROBLEM_JSON, Problem};
 use super::{Context, objects, views};
 use crate::state::endpoint::{EndpointSpec, EndpointStatus};
+use crate::state::grpc_route::GrpcRouteSpec;
+use crate::state::http_route::HttpRouteSpec;
 use crate::state::object::{Kind, Object};
 use crate::state::policy::{AuthorizationPolicySpec, AuthorizationPolicyStatus};
+use crate::state::route::RouteStatus;
 use crate::state::service::{ServiceSpec, ServiceStatus};
+use crate::state::stream_route::{TcpRouteSpec, TlsRouteSpec};
+use crate::state::traffic_policy::{TrafficPolicySpec, TrafficPolicyStatus};
 use crate::state::workload::{WorkloadSpec, WorkloadStatus};
 
 /// Everything that is not an object, with its description.
@@ -32,6 +37,7 @@ pub(super) fn views() -> OpenApiRouter<Context> {
         .routes(routes!(views::status))
         .routes(routes!(views::coverage))
         .routes(routes!(views::connections))
+        .routes(routes!(views::breakers))
         .routes(routes!(views::bpf))
         .routes(routes!(views::explain))
         .routes(routes!(views::config_dump))
@@ -51,6 +57,14 @@ pub(super) fn with_objects(mut document: OpenApi) -> OpenApi {
     register_object::<AuthorizationPolicySpec, AuthorizationPolicyStatus>(
         components,
         "AuthorizationPolicy",
+    );
+    register_object::<HttpRouteSpec, RouteStatus>(components, Kind::HttpRoute.name());
+    register_object::<GrpcRouteSpec, RouteStatus>(components, Kind::GrpcRoute.name());
+    register_object::<TcpRouteSpec, RouteStatus>(components, Kind::TcpRoute.name());
+    register_object::<TlsRouteSpec, RouteStatus>(components, Kind::TlsRoute.name());
+    register_object::<TrafficPolicySpec, TrafficPolicyStatus>(
+        components,
+        Kind::TrafficPolicy.name(),
     );
     register::<Problem>(components, "Problem");
     for kind in Kind::ALL {

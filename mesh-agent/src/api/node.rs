@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::state::object::ObjectKey;
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    Transport,
 };
 
 /// The agent, as far as the API shows it. The methods may block for a short while: they are called on a thread for
@@ -21,12 +22,16 @@ pub trait Node: Send + Sync + 'static {
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
 
-    /// What would happen to a connection of the workload `source`.
+    /// Circuit breakers.
+    fn breakers(&self) -> BreakerList;
+
+    /// What would happen to a connection of the workload `source`, and to a request on it.
     fn explain(
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
         transport: Transport,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError>;
 
     /// The kernel's side.

@@ -194,6 +194,8 @@ fn expect_version(document: &mut Value, version: String) -> Result<(), Problem> 
         return Ok(());
     };
     let version = Value::String(version);
+    // Who says which version of ours is meant does not mean that of another registry.
+    metadata.remove("uid");
     match metadata.get("resourceVersion") {
         Some(other) if *other != version && version != "*" && *other != "" => {
             Err(Problem::bad_request(

@@ -26,7 +26,8 @@ use super::{Config, Node, NodeError, Server};
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestExplanation,
+    RequestQuestion, Status, Transport,
 };
 
 /// A node that has fixed answers.
@@ -52,17 +53,29 @@ impl Node for FixedNode {
         Ok(ConnectionList::default())
     }
 
+    fn breakers(&self) -> BreakerList {
+        BreakerList::default()
+    }
+
     fn explain(
         &self,
         _: &ObjectKey,
         destination: SocketAddr,
         transport: Transport,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError> {
         let verb = match transport {
             Transport::Tcp => "dialled",
             Transport::Udp => "sent",
         };
+        let shown = |it: &RequestQuestion| RequestExplanation {
+            path: it.path.clone(),
+            reason: it.method.clone(),
+            filters: it.headers.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            ..RequestExplanation::default()
+        };
         Ok(Explanation {
+            request: request.map(shown),
             verdict: "pass".to_owned(),
             reason: format!("{verb}-{}", destination.port()),
             ..Explanation::default()
@@ -289,7 +302,7 @@ async fn every_route_is_documented() {
         has("get", &namespaced);
         has("get", &all);
     }
-    let views = "status coverage connections config_dump explain bpf";
+    let views = "status coverage connections breakers config_dump explain bpf";
     for view in views.split(' ') {
         has("get", &format!("/api/v1/{view}"));
     }

@@ -20,7 +20,8 @@ use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    Transport,
 };
 
 /// The `OpenMetrics` text format.
@@ -60,6 +61,13 @@ pub(super) async fn connections(
     Ok(Json(ask(&context, <dyn Node>::connections).await??))
 }
 
+/// Circuit breakers, and how they are.
+#[utoipa::path(get, path = "/api/v1/breakers", tag = "node", responses(
+    (status = 200, body = BreakerList), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn breakers(State(context): State<Context>) -> Result<Json<BreakerList>, Problem> {
+    Ok(Json(ask(&context, <dyn Node>::breakers).await?))
+}
+
 /// The kernel's side: programs and maps.
 #[utoipa::path(get, path = "/api/v1/bpf", tag = "node", responses(
     (status = 200, body = BpfReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -81,6 +89,56 @@ pub(super) struct ExplainQuery {
     /// How it dials: `tcp` (the default) or `udp`.
     #[serde(default)]
     transport: Transport,
+    /// Method of a request to explain; `GET` where a path or a header is given.
+    #[param(example = "GET")]
+    method: Option<String>,
+    /// Its path, with the query; `/` where a method or a header is given.
+    #[param(example = "/checkout?step=2")]
+    path: Option<String>,
+    /// Its headers, `name:value`, each in a parameter of its own.
+    #[serde(default)]
+    #[param(example = json!(["x-canary:1"]))]
+    header: Vec<String>,
+}
+
+impl ExplainQuery {
+    /// Reads what follows the question mark: `header` may be there more than once.
+    fn read(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        let mut single = serde_json::Map::new();
+        let mut headers = Vec::new();
+        for (name, value) in pairs {
+            if name == "header" {
+                headers.push(value);
+            } else if single.insert(name.clone(), value.into()).is_some() {
+                return Err(Problem::bad_request(
+                    "query",
+                    format!("{name} is there twice"),
+                ));
+            }
+        }
+        let mut query: Self = serde_json::from_value(Value::Object(single))
+            .map_err(|error| Problem::bad_request("query", error.to_string()))?;
+        query.header = headers;
+        Ok(query)
+    }
+
+    /// The request that is asked about, if one is.
+    fn request(self) -> Result<Option<RequestQuestion>, Problem> {
+        if self.method.is_none() && self.path.is_none() && self.header.is_empty() {
+            return Ok(None);
+        }
+        let header = |text: &String| {
+            let (name, value) = text.split_once(':')?;
+            Some((name.trim().to_owned(), value.trim().to_owned()))
+        };
+        let headers = self.header.iter().map(header).collect::<Option<_>>();
+        let bad = || Problem::bad_request("header", "a header is name:value");
+        Ok(Some(RequestQuestion {
+            method: self.method.unwrap_or_else(|| "GET".to_owned()),
+            path: self.path.unwrap_or_else(|| "/".to_owned()),
+            headers: headers.ok_or_else(bad)?,
+        }))
+    }
 }
 
 /// What would happen to a connection now, decided by the code and the maps that the kernel uses.
@@ -88,9 +146,10 @@ pub(super) struct ExplainQuery {
     (status = 200, body = Explanation), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn explain(
     State(context): State<Context>,
-    query: Result<Query<ExplainQuery>, QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Json<Explanation>, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    let query = ExplainQuery::read(query)?;
     let Some((namespace, name)) = query.source.split_once('/') else {
         let detail = "a workload is namespace/name";
         return Err(Problem::bad_request("source", detail));
@@ -108,11 +167,10 @@ pub(super) async fn explain(
         return Err(Problem::from(error).with_field("source"));
     }
     let transport = query.transport;
-    let explained = ask(&context, move |node| {
-        node.explain(&source, destination, transport)
-    })
-    .await??;
-    Ok(Json(explained))
+    let request = query.request()?;
+    let explain =
+        move |node: &dyn Node| node.explain(&source, destination, transport, request.as_ref());
+    Ok(Json(ask(&context, explain).await??))
 }
 
 /// The whole registry as the agent holds it, with the numbers by which the kernel knows it, and the settings.

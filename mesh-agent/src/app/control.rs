@@ -42,6 +42,7 @@ pub(super) async fn spawn(
     tasks.spawn(report(Arc::clone(parts)));
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
+    tasks.spawn(check_health(Arc::clone(parts)));
     Ok(())
 }
 
@@ -57,6 +58,12 @@ async fn beat(parts: Arc<Parts>) -> Result<()> {
             .heartbeat(parts.proxy.heartbeat())
             .context("cannot write the heartbeat")?;
     }
+}
+
+/// Asks endpoints whether they are well.
+async fn check_health(parts: Arc<Parts>) -> Result<()> {
+    parts.proxy.check_health(&parts.node.store).await;
+    Ok(())
 }
 
 /// Turns what the kernel's programs report into lines and metrics.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use mesh_common::verdict::Verdict;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -28,7 +29,8 @@ use crate::proxy::Proxy;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
-    BpfReport, ConnectionList, CoverageList, Explanation, Status, Transport,
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
+    RequestQuestion, Status, Transport,
 };
 use crate::telemetry::Telemetry;
 
@@ -172,6 +174,7 @@ impl api::Node for Node {
             objects: self.objects(),
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
+            faults: FaultReport::all(&self.store.snapshot()),
         }
     }
 
@@ -216,11 +219,18 @@ impl api::Node for Node {
         Ok(ConnectionList { items })
     }
 
+    fn breakers(&self) -> BreakerList {
+        BreakerList {
+            items: self.proxy.breakers(),
+        }
+    }
+
     fn explain(
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
         transport: Transport,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError> {
         let snapshot = self.store.snapshot();
         let standing = self.standing.load();
@@ -230,12 +240,23 @@ impl api::Node for Node {
             tables: self.datapath.tables(),
             now_ns: clock::monotonic_ns(),
         };
-        explain::explain(&view, source, destination, transport).map_err(|error| match error {
+        let explained = explain::explain(&view, source, destination, transport);
+        let mut explanation = explained.map_err(|error| match error {
             explain::Error::UnknownWorkload(key) => NodeError::NotFound {
                 what: format!("workload {key}"),
             },
             explain::Error::Tables(error) => unavailable(error),
-        })
+        })?;
+        if let Some(request) = request
+            && explanation.verdict == Verdict::Proxy.as_str()
+        {
+            let asked = self.proxy.explain(destination, request);
+            explanation.request = asked.map_err(|error| NodeError::Invalid {
+                field: error.field().to_owned(),
+                message: error.to_string(),
+            })?;
+        }
+        Ok(explanation)
     }
 
     fn bpf(&self) -> Result<BpfReport, NodeError> {

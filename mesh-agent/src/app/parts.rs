@@ -238,6 +238,9 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
             workload_buffered_bytes: wanted.max_buffered_bytes_per_workload,
             header_bytes: wanted.max_header_bytes,
             idle_connections: wanted.max_idle_connections,
+            requests: wanted.max_requests,
+            workload_requests: wanted.max_requests_per_workload,
+            queued_requests: wanted.max_queued_requests,
         },
         timeouts: Timeouts {
             connect: wanted.connect_timeout,
@@ -251,9 +254,11 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
             pool_idle: wanted.pool_idle_timeout,
             detect: wanted.detect_timeout,
             detect_race: wanted.detect_race,
+            queue: wanted.queue_timeout,
         },
         path_normalization: wanted.path_normalization,
         access_log,
+        locality: settings.locality.clone(),
     }
 }
 

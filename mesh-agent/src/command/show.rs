@@ -1,5 +1,7 @@
 //! Questions: asks, narrows down to a namespace, and shows the answer in the form that was asked for.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -8,8 +10,10 @@ use super::client::{Client, checked, path_of, read_value};
 use super::error::Error;
 use super::{print, table};
 use crate::config::cli::{Explain, Filter, List, Output, Query};
+use crate::state::Manifest;
 use crate::state::object::Kind;
 use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::resource::{Resource as _, with_kind};
 
 pub(super) async fn status(query: &Query) -> Result<(), Error> {
     let value = ask(query, "/api/v1/status").await?;
@@ -34,7 +38,18 @@ pub(super) async fn workloads(list: &List) -> Result<(), Error> {
 }
 
 pub(super) async fn policies(list: &List) -> Result<(), Error> {
-    objects(list, Kind::AuthorizationPolicy, table::policies).await
+    let kinds = [Kind::AuthorizationPolicy, Kind::TrafficPolicy];
+    several(list, &kinds, table::all_policies).await
+}
+
+pub(super) async fn routes(list: &List) -> Result<(), Error> {
+    let kinds = [
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::TcpRoute,
+        Kind::TlsRoute,
+    ];
+    several(list, &kinds, table::routes).await
 }
 
 pub(super) async fn connections(filter: &Filter) -> Result<(), Error> {
@@ -66,6 +81,13 @@ pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
     let mut path = explain_path(&explain.source, &explain.destination.to_string())?;
     if explain.udp {
         path.push_str("&transport=udp");
+    }
+    let parts = [("method", &explain.method), ("path", &explain.path)];
+    let parts = parts
+        .into_iter()
+        .filter_map(|(name, part)| Some((name, part.as_ref()?)));
+    for (name, part) in parts.chain(explain.headers.iter().map(|it| ("header", it))) {
+        path.extend(["&", name, "=", &encoded(part)]);
     }
     let value = ask(&explain.query, &path).await?;
     show::<Explanation>(value, explain.query.output, table::explanation)
@@ -120,6 +142,57 @@ async fn objects<T: DeserializeOwned>(
     print(&rows(&items))
 }
 
+/// Shows the objects of several kinds, or all that have one name: a list in any case but that of a single one.
+async fn several(
+    list: &List,
+    kinds: &[Kind],
+    rows: impl FnOnce(&[Manifest]) -> String,
+) -> Result<(), Error> {
+    let query = &list.filter.query;
+    let mut items = Vec::new();
+    let mut missing = None;
+    for kind in kinds {
+        let namespace = list.filter.namespace.as_deref();
+        let path = path_of(kind.plural(), namespace, list.name.as_deref())?;
+        match ask(query, &path).await {
+            Ok(mut value) if list.name.is_none() => {
+                if let Some(Value::Array(found)) = value.get_mut("items") {
+                    items.append(found);
+                }
+            }
+            Ok(value) => items.push(value),
+            Err(error) if error.is_not_found() => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = missing.filter(|_| items.is_empty()) {
+        return Err(error);
+    }
+    let is_one = list.name.is_some() && items.len() == 1;
+    if query.output == Output::Table {
+        let items: Result<Vec<Manifest>, Error> = items.into_iter().map(manifest).collect();
+        return print(&rows(&items?));
+    }
+    let value = match items.pop() {
+        Some(value) if is_one => value,
+        last => {
+            items.extend(last);
+            json!({ "items": items })
+        }
+    };
+    print(&structured(&value, query.output)?)
+}
+
+/// An object of whatever kind it says it is.
+fn manifest(value: Value) -> Result<Manifest, Error> {
+    let kind = value.get("kind").cloned().unwrap_or_default();
+    let kind: Kind = read_value("the question", kind)?;
+    with_kind!(kind, R => {
+        let object: R = read_value("the question", value)?;
+        Ok(R::into_manifest(Arc::new(object)))
+    })
+}
+
 fn show<T: DeserializeOwned>(
     value: Value,
     output: Output,
@@ -149,6 +222,22 @@ fn explain_path(source: &str, destination: &str) -> Result<String, Error> {
     ))
 }
 
+/// A text as it may stand in a query (RFC 3986, 2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+            let digits = [digit(byte >> 4), digit(byte & 15)];
+            encoded.push('%');
+            encoded.extend(digits.map(|digit| digit.to_ascii_uppercase()));
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +255,12 @@ mod tests {
             "source=default/client&destination=%5B::1%5D:80",
         );
         assert!(explain_path("shop/client&x=y", "10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn what_is_asked_about_a_request_survives_the_way() {
+        assert_eq!(encoded("/a?b=c&d#e +%"), "/a%3Fb%3Dc%26d%23e%20%2B%25");
+        assert_eq!(encoded("x-a: é"), "x-a:%20%C3%A9");
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 mod object;
 mod report;
+mod route;
 
 use std::fmt::Display;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table};
 
-pub(super) use object::{endpoints, policies, services, workloads};
+pub(super) use object::{endpoints, services, workloads};
 pub(super) use report::{bpf, connections, coverage, explanation, status};
+pub(super) use route::{all_policies, routes};
 
 /// Names and values, one pair per line.
 fn pairs<const N: usize>(pairs: [(&str, String); N]) -> String {

@@ -52,7 +52,9 @@ pub enum Command {
     Endpoints(List),
     /// Show workloads
     Workloads(List),
-    /// Show authorization policies
+    /// Show routes of all kinds
+    Routes(List),
+    /// Show authorization policies and traffic policies
     Policies(List),
     /// Show live connections
     Connections(Filter),
@@ -70,6 +72,8 @@ pub enum Command {
     Cleanup(Cleanup),
     /// Create or replace objects from YAML or JSON
     Apply(Apply),
+    /// Judge files with objects, without an agent: one line per object, 65 if one is wrong
+    Validate(Validate),
     /// Delete an object
     Delete(Delete),
     /// Show which build this is
@@ -177,6 +181,15 @@ pub struct Explain {
     /// It sends datagrams
     #[arg(long)]
     pub udp: bool,
+    /// Method of a request on that connection
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Its path, with the query
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// One of its headers; may be given more than once
+    #[arg(long = "header", value_name = "NAME:VALUE")]
+    pub headers: Vec<String>,
     /// Where the agent is, and the form of the answer.
     #[command(flatten)]
     pub query: Query,
@@ -206,10 +219,24 @@ pub struct Apply {
     pub target: Target,
 }
 
+/// `validate`.
+#[derive(Args, Clone, Debug)]
+pub struct Validate {
+    /// Files with objects, YAML or JSON; - is stdin
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub output: Output,
+}
+
 /// `delete`.
 #[derive(Args, Clone, Debug)]
 pub struct Delete {
-    /// service, endpoint, workload or policy
+    /// service, endpoint, workload, policy, httproute, grpcroute, tcproute, tlsroute or trafficpolicy
     pub kind: KindName,
     /// Its name
     pub name: String,
@@ -292,6 +319,21 @@ pub enum KindName {
         alias = "authorizationpolicies"
     )]
     Policy,
+    /// An HTTP route.
+    #[value(alias = "httproutes")]
+    Httproute,
+    /// A gRPC route.
+    #[value(alias = "grpcroutes")]
+    Grpcroute,
+    /// A TCP route.
+    #[value(alias = "tcproutes")]
+    Tcproute,
+    /// A TLS route.
+    #[value(alias = "tlsroutes")]
+    Tlsroute,
+    /// A traffic policy.
+    #[value(alias = "trafficpolicies")]
+    Trafficpolicy,
 }
 
 /// What happens to connections that need the agent while it is away.
@@ -326,7 +368,7 @@ mod tests {
         let words = "mesh-agent run --cgroup /cg --pin-dir /p --state-dir /s --api 127.0.0.1:1 --metrics 127.0.0.1:2 \
              --config f.yaml --unix-socket /u --token-file /t --workers 2 --acceleration off --log-level debug \
              --log-format json --access-log off --drain-timeout 5s --virtual-range 10.0.0.0/8 --virtual-range fd00::/64 \
-             --reset --allowed-host a,b";
+             --reset --allowed-host a,b --region eu --zone eu-1 --node n1";
         let Command::Run(run) = parse(words).command else {
             panic!("it is run")
         };

@@ -96,9 +96,40 @@ pub struct Options {
     #[arg(long, env = "MESH_DNS_TTL", value_name = "TIME")]
     pub dns_ttl: Option<Span>,
 
+    /// Where this node is.
+    #[command(flatten)]
+    pub locality: LocalityOptions,
+
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
+}
+
+/// Where this node is, as the user wrote it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LocalityOptions {
+    /// Region of this node, for services that prefer what is near
+    #[arg(long, env = "MESH_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+
+    /// Zone of this node, one of its region
+    #[arg(long, env = "MESH_ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
+
+    /// Name of this node, as endpoints have it in their locality
+    #[arg(long, env = "MESH_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+impl LocalityOptions {
+    fn over(self, below: Self) -> Self {
+        Self {
+            region: self.region.or(below.region),
+            zone: self.zone.or(below.zone),
+            node: self.node.or(below.node),
+        }
+    }
 }
 
 /// Limits and deadlines of the proxy, as the user wrote them.
@@ -126,6 +157,10 @@ pub struct ProxyOptions {
     pub max_buffered_bytes_per_workload: Option<usize>,
     pub max_header_bytes: Option<usize>,
     pub max_idle_connections: Option<usize>,
+    pub max_requests: Option<usize>,
+    pub max_requests_per_workload: Option<usize>,
+    pub max_queued_requests: Option<usize>,
+    pub queue_timeout: Option<Span>,
     pub path_normalization: Option<path::Mode>,
 }
 
@@ -184,6 +219,7 @@ impl Options {
             virtual_range: self.virtual_range.or(below.virtual_range),
             dns: self.dns.or(below.dns),
             dns_ttl: self.dns_ttl.or(below.dns_ttl),
+            locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Error, Options, ProxyOptions, ProxySettings, Settings, Span, Switch, validate};
+use crate::state::endpoint::Locality;
 
 /// Fills in what is not given, and checks.
 pub(super) fn resolve(
@@ -37,6 +38,11 @@ pub(super) fn resolve(
         dns: options.dns.unwrap_or(Switch::On),
         dns_ttl: or_default(options.dns_ttl, 5_000),
         reset,
+        locality: Locality {
+            region: options.locality.region,
+            zone: options.locality.zone,
+            node: options.locality.node,
+        },
         proxy: resolve_proxy(&options.proxy),
     };
     let problems = validate::validate(&settings);
@@ -68,6 +74,10 @@ fn resolve_proxy(options: &ProxyOptions) -> ProxySettings {
             .unwrap_or(512 << 20),
         max_header_bytes: options.max_header_bytes.unwrap_or(64 * 1024),
         max_idle_connections: options.max_idle_connections.unwrap_or(256),
+        max_requests: options.max_requests.unwrap_or(16 * 1024),
+        max_requests_per_workload: options.max_requests_per_workload.unwrap_or(8 * 1024),
+        max_queued_requests: options.max_queued_requests.unwrap_or(8 * 1024),
+        queue_timeout: or_default(options.queue_timeout, 1000),
         path_normalization: options.path_normalization.unwrap_or_default(),
     }
 }
@@ -112,6 +122,7 @@ const fn loopback(port: u16) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::LocalityOptions;
 
     #[test]
     fn defaults_are_safe_and_fit_together() {
@@ -129,6 +140,10 @@ mod tests {
             access_log: Some(Switch::Off),
             allowed_host: Some(vec!["mesh.example".to_owned()]),
             drain_timeout: Some(Span(Duration::from_millis(1500))),
+            locality: LocalityOptions {
+                zone: Some("eu-1a".to_owned()),
+                ..LocalityOptions::default()
+            },
             ..Options::default()
         };
         let settings = resolved(options).expect("it is right");
@@ -197,18 +212,27 @@ mod tests {
 
     #[test]
     fn what_stands_above_wins() {
+        let place = |zone: Option<&str>, node: &str| LocalityOptions {
+            zone: zone.map(str::to_owned),
+            node: Some(node.to_owned()),
+            ..LocalityOptions::default()
+        };
         let above = Options {
             workers: Some(1),
+            locality: place(None, "above"),
             ..Options::default()
         };
         let below = Options {
             workers: Some(2),
             state_dir: Some("/below".into()),
+            locality: place(Some("below"), "below"),
             ..Options::default()
         };
         let settings = resolved(above.over(below)).expect("it is right");
         assert_eq!(settings.workers, 1);
         assert_eq!(settings.state_dir, Path::new("/below"));
+        assert_eq!(settings.locality.zone.as_deref(), Some("below"));
+        assert_eq!(settings.locality.node.as_deref(), Some("above"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::resolve::MAX_SOCKET_PATH;
 use super::{Problem, ProxySettings, Settings};
+use crate::state::validate::MAX_LOCALITY;
 use crate::telemetry;
 
 /// What does not fit.
@@ -43,6 +44,17 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     }
     if settings.dns_ttl > MAX_DNS_TTL {
         refuse("dnsTtl", "use at most 1h".to_owned());
+    }
+    let locality = &settings.locality;
+    for (key, name) in [
+        ("locality.region", &locality.region),
+        ("locality.zone", &locality.zone),
+        ("locality.node", &locality.node),
+    ] {
+        let length = name.as_ref().map(String::len);
+        if length.is_some_and(|length| !(1..=MAX_LOCALITY).contains(&length)) {
+            refuse(key, format!("use 1 to {MAX_LOCALITY} bytes"));
+        }
     }
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
@@ -121,6 +133,7 @@ fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, Stri
         ("proxy.poolIdleTimeout", proxy.pool_idle_timeout),
         ("proxy.detectTimeout", proxy.detect_timeout),
         ("proxy.detectRace", proxy.detect_race),
+        ("proxy.queueTimeout", proxy.queue_timeout),
     ] {
         if time.is_zero() {
             refuse(key, "must not be zero".to_owned());
@@ -147,6 +160,17 @@ fn check_proxy(proxy: &ProxySettings, refuse: &mut impl FnMut(&'static str, Stri
             "proxy.maxIdleConnections",
             proxy.max_idle_connections,
             0..=1 << 16,
+        ),
+        ("proxy.maxRequests", proxy.max_requests, 1..=1 << 24),
+        (
+            "proxy.maxRequestsPerWorkload",
+            proxy.max_requests_per_workload,
+            1..=proxy.max_requests,
+        ),
+        (
+            "proxy.maxQueuedRequests",
+            proxy.max_queued_requests,
+            0..=1 << 24,
         ),
     ] {
         if !allowed.contains(&number) {

@@ -128,6 +128,7 @@ fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts<'_>
         }),
         policy: policies(snapshot, facts, &decision),
         endpoints: key.map_or_else(Vec::new, |key| endpoints(snapshot, key, facts, &decision)),
+        request: None,
     }
 }
 

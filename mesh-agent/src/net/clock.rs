@@ -28,6 +28,20 @@ pub fn timestamp() -> String {
     format!("{:.6}", jiff::Timestamp::now())
 }
 
+/// The time of day so long ago, as [`timestamp`] has it.
+#[must_use]
+pub fn timestamp_before(age: Duration) -> String {
+    let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::ZERO);
+    let then = jiff::Timestamp::now().checked_sub(age);
+    format!("{:.6}", then.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+}
+
+/// Seconds since 1970, for what clients keep.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -1,5 +1,6 @@
-//! Both ways at once: half-close, byte counts, an idle limit, buffers that grow only where bytes flow.
+//! Both ways at once: half-close, byte counts, an idle limit, and buffers only while there are bytes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,13 +11,38 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Sizes of a buffer: an idle connection costs little, a busy one few system calls.
-const SIZES: [usize; 3] = [1024, 16 * 1024, 64 * 1024];
+/// Most bytes of a read, growing where reads are full: what the other side does not take at once must be kept.
+const SIZES: [usize; 3] = [1024, 16 * 1024, MOST];
+
+/// The largest of them.
+const MOST: usize = 64 * 1024;
+
+thread_local! {
+    /// What all copies of a thread read into. Empty while one of them has it, or has kept it.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The thread's buffer of [`MOST`] bytes.
+fn take_scratch() -> Vec<u8> {
+    let scratch = SCRATCH.take();
+    if scratch.len() == MOST {
+        scratch
+    } else {
+        vec![0; MOST]
+    }
+}
+
+/// Gives a buffer to the thread, if it is one that reads can be made into.
+fn give_scratch(buffer: Vec<u8>) {
+    if buffer.len() == MOST {
+        SCRATCH.set(buffer);
+    }
+}
 
 /// How often an idle connection is looked at, in parts of the idle limit.
 const LOOKS: u32 = 4;
 
-/// Who decides whether a buffer may grow. The smallest size is always granted.
+/// Who decides whether reads may be larger than the smallest size, and so what is kept of them. The smallest size is always granted.
 pub trait Allowance: Sync {
     /// Takes `bytes`, if they are there.
     fn take(&self, bytes: usize) -> bool;
@@ -112,11 +138,11 @@ enum Failure {
     Writing(io::Error),
 }
 
-/// One way.
+/// One way. It has a buffer only while the writer has not taken what was read.
 struct Direction<'a> {
-    buffer: Vec<u8>,
-    filled: std::ops::Range<usize>,
-    size: usize,
+    kept: Vec<u8>,
+    left: std::ops::Range<usize>,
+    step: usize,
     taken: usize,
     is_flushed: bool,
     has_ended: bool,
@@ -128,9 +154,9 @@ struct Direction<'a> {
 impl<'a> Direction<'a> {
     fn new(allowance: &'a dyn Allowance, count: &'a AtomicU64) -> Self {
         Self {
-            buffer: Vec::new(),
-            filled: 0..0,
-            size: 0,
+            kept: Vec::new(),
+            left: 0..0,
+            step: 0,
             taken: 0,
             is_flushed: true,
             has_ended: false,
@@ -151,51 +177,100 @@ impl<'a> Direction<'a> {
         W: AsyncWrite + Unpin,
     {
         while !self.is_done {
-            if self.filled.is_empty() && !self.has_ended {
-                match self.poll_fill(cx, reader) {
-                    Poll::Ready(result) => result.map_err(Failure::Reading)?,
-                    Poll::Pending => {
-                        ready!(self.poll_flush(cx, writer)).map_err(Failure::Writing)?;
-                        return Poll::Pending;
-                    }
-                }
-            }
-            while let Some(bytes) = self
-                .buffer
-                .get(self.filled.clone())
-                .filter(|b| !b.is_empty())
-            {
-                let written = ready!(Pin::new(&mut *writer).poll_write(cx, bytes))
-                    .map_err(Failure::Writing)?;
-                if written == 0 {
-                    return Poll::Ready(Err(Failure::Writing(io::ErrorKind::WriteZero.into())));
-                }
-                self.filled.start += written;
-                self.is_flushed = false;
-                self.count
-                    .fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
-            }
+            ready!(self.poll_kept(cx, writer)).map_err(Failure::Writing)?;
             if self.has_ended {
                 ready!(self.poll_flush(cx, writer)).map_err(Failure::Writing)?;
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failure::Writing)?;
                 self.is_done = true;
-                self.buffer = Vec::new();
+                break;
             }
+            let mut scratch = take_scratch();
+            let read = self.poll_read(cx, reader, &mut scratch);
+            let Poll::Ready(read) = read else {
+                give_scratch(scratch);
+                ready!(self.poll_flush(cx, writer)).map_err(Failure::Writing)?;
+                return Poll::Pending;
+            };
+            let length = read.map_err(Failure::Reading)?;
+            let written = self.poll_write(cx, writer, &scratch, 0..length);
+            self.keep(scratch);
+            ready!(written).map_err(Failure::Writing)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_fill<R: AsyncRead + Unpin>(
+    /// Reads as much as one read may; the next may be larger if this one is full.
+    fn poll_read<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
-    ) -> Poll<io::Result<()>> {
-        self.grow_if_full();
-        let mut buffer = ReadBuf::new(&mut self.buffer);
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let size = SIZES.get(self.step).copied().unwrap_or(MOST);
+        let room = scratch.get_mut(..size).unwrap_or_default();
+        let mut buffer = ReadBuf::new(room);
         ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
-        self.filled = 0..buffer.filled().len();
-        self.has_ended = self.filled.is_empty();
+        let length = buffer.filled().len();
+        self.has_ended = length == 0;
+        if length == size {
+            self.grow();
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    /// Writes a part of `buffer`; `left` is what of it is not taken yet.
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        buffer: &[u8],
+        part: std::ops::Range<usize>,
+    ) -> Poll<io::Result<()>> {
+        self.left = part;
+        while let Some(bytes) = buffer.get(self.left.clone()).filter(|b| !b.is_empty()) {
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.left.start += written;
+            self.is_flushed = false;
+            self.count
+                .fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is left of an earlier read, and lets go of its buffer.
+    fn poll_kept<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        if self.kept.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let kept = std::mem::take(&mut self.kept);
+        let result = self.poll_write(cx, writer, &kept, self.left.clone());
+        if self.left.is_empty() {
+            give_scratch(kept);
+        } else {
+            self.kept = kept;
+        }
+        result
+    }
+
+    /// Keeps what is left of a read: the buffer itself where that much has been granted, else a copy of the rest.
+    fn keep(&mut self, scratch: Vec<u8>) {
+        if self.left.is_empty() {
+            give_scratch(scratch);
+        } else if self.step + 1 == SIZES.len() {
+            self.kept = scratch;
+        } else {
+            let rest = scratch.get(self.left.clone()).unwrap_or_default();
+            self.kept = rest.to_vec();
+            self.left = 0..self.kept.len();
+            give_scratch(scratch);
+        }
     }
 
     fn poll_flush<W: AsyncWrite + Unpin>(
@@ -210,34 +285,22 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// The last read filled the buffer: the next size, if it is granted. Nothing is in the buffer.
-    fn grow_if_full(&mut self) {
-        if self.filled.end < self.buffer.len() || self.size >= SIZES.len() {
-            return;
-        }
-        let Some(wanted) = SIZES.get(self.size).copied() else {
+    /// The next size, if it is granted.
+    fn grow(&mut self) {
+        let (Some(size), Some(next)) = (SIZES.get(self.step), SIZES.get(self.step + 1)) else {
             return;
         };
-        let more = if self.size == 0 {
-            0
-        } else {
-            wanted - self.buffer.len()
-        };
-        if more > 0 && !self.allowance.take(more) {
-            return;
+        let more = next - size;
+        if self.allowance.take(more) {
+            self.taken += more;
+            self.step += 1;
         }
-        self.taken += more;
-        self.size += 1;
-        self.buffer = vec![0; wanted];
-        self.filled = 0..0;
     }
 
-    /// Back to nothing while nothing flows.
+    /// Back to the smallest size while nothing flows.
     fn shrink(&mut self) {
-        if self.filled.is_empty() && !self.buffer.is_empty() {
-            self.buffer = Vec::new();
-            self.filled = 0..0;
-            self.size = 0;
+        if self.kept.is_empty() {
+            self.step = 0;
             self.give_back();
         }
     }

@@ -45,6 +45,8 @@ pub(crate) struct Line<'a> {
     pub(crate) endpoint: Option<&'a Endpoint>,
     pub(crate) protocol: &'a str,
     pub(crate) head: Option<&'a Head>,
+    /// The rule of a route that it fell under.
+    pub(crate) route: Option<&'a str>,
     pub(crate) status: Option<u16>,
     pub(crate) grpc_status: Option<u8>,
     /// By the caller.
@@ -69,6 +71,8 @@ struct Fields<'a> {
     direction: &'a str,
     verdict: &'a str,
     protocol: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
     bytes_sent: u64,
     bytes_recv: u64,
     duration: String,
@@ -138,6 +142,7 @@ impl Line<'_> {
             direction: "outbound",
             verdict: Verdict::Proxy.as_str(),
             protocol: self.protocol,
+            route: self.route,
             bytes_sent: self.bytes_sent,
             bytes_recv: self.bytes_received,
             duration: format!("{}ms", self.duration.as_millis()),

@@ -33,6 +33,8 @@ pub(crate) struct Caller {
     pub(crate) source_port: u16,
     /// The right to this connection.
     pub(crate) permit: Permit,
+    /// Whether a rate limit of its service refuses the connection. HTTP is told so.
+    pub(crate) is_turned_away: bool,
 }
 
 impl Caller {
@@ -72,6 +74,7 @@ impl Caller {
             bound,
             source_port: peer.port(),
             permit,
+            is_turned_away: false,
         })
     }
 

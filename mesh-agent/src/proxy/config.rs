@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use crate::state::endpoint::Locality;
 use crate::telemetry::AccessLog;
+use crate::traffic::admission::Bounds;
+use crate::traffic::limit::nanos;
 use crate::traffic::path;
 
 /// Settings of the proxy.
@@ -20,6 +23,20 @@ pub struct Config {
     pub path_normalization: path::Mode,
     /// Where a line per request or connection goes.
     pub access_log: AccessLog,
+    /// Where this node is, for balancing by nearness.
+    pub locality: Locality,
+}
+
+impl Config {
+    /// What one worker may do.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            requests: self.limits.requests,
+            workload_requests: self.limits.workload_requests,
+            queued: self.limits.queued_requests,
+            patience_ns: nanos(self.timeouts.queue),
+        }
+    }
 }
 
 impl Default for Config {
@@ -31,6 +48,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             path_normalization: path::Mode::default(),
             access_log: AccessLog::disabled(),
+            locality: Locality::default(),
         }
     }
 }
@@ -50,6 +68,12 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Idle HTTP/1.1 connections kept per endpoint and caller by one worker.
     pub idle_connections: usize,
+    /// Requests of all workloads that one worker serves at once.
+    pub requests: usize,
+    /// Requests of one workload that one worker serves at once.
+    pub workload_requests: usize,
+    /// Requests that wait at one worker to be served.
+    pub queued_requests: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +85,9 @@ impl Default for Limits {
             workload_buffered_bytes: 512 * MIB,
             header_bytes: 64 * 1024,
             idle_connections: 256,
+            requests: 16 * 1024,
+            workload_requests: 8 * 1024,
+            queued_requests: 8 * 1024,
         }
     }
 }
@@ -90,6 +117,8 @@ pub struct Timeouts {
     pub pool_idle: Duration,
     /// From the first byte of an unknown protocol until it counts as opaque.
     pub detect: Duration,
+    /// How long a request may wait to be served when a worker is overloaded.
+    pub queue: Duration,
     /// How long both sides of an unknown protocol may be silent before the endpoint is dialled too.
     pub detect_race: Duration,
 }
@@ -107,6 +136,7 @@ impl Default for Timeouts {
             idle: Duration::from_hours(1),
             pool_idle: Duration::from_mins(1),
             detect: Duration::from_secs(1),
+            queue: Duration::from_secs(1),
             detect_race: Duration::from_millis(20),
         }
     }

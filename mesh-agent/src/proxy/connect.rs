@@ -13,6 +13,7 @@ use super::view::{Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
 use crate::net::socket;
+use crate::traffic::outlier::Reason;
 
 /// Connects to `endpoint` for `caller`. A refusal puts the endpoint aside for a while.
 pub(crate) async fn dial(
@@ -25,8 +26,8 @@ pub(crate) async fn dial(
     match &result {
         Ok(_) => endpoint.live.accepted(),
         Err(error) if error.blames_endpoint() => {
-            if endpoint.live.refused() {
-                worker.metrics.ejections.inc();
+            if endpoint.live.vitals.refused() {
+                worker.metrics.ejected(Reason::Refused);
                 tracing::info!(endpoint = %endpoint.key, address = %endpoint.address, reason = error.reason(), "endpoint put aside");
             }
         }

@@ -19,6 +19,7 @@ use super::view::{Learned, ServicePort};
 use super::worker::Worker;
 use crate::state::service::Protocol;
 
+pub(crate) mod client_hello;
 pub(crate) mod sniff;
 
 use sniff::Sniff;
@@ -36,11 +37,13 @@ pub(crate) enum Detected {
     Nothing,
 }
 
-/// Finds the protocol of a connection to `port`.
+/// Finds the protocol of a connection to `port`. While the client is silent `ahead` is dialled, if the way of the
+/// connection is known already.
 pub(crate) async fn detect(
     worker: &Worker,
     caller: &Caller,
-    port: &Arc<ServicePort>,
+    port: &ServicePort,
+    ahead: Option<&Arc<ServicePort>>,
     stream: &mut TcpStream,
 ) -> Result<Detected, Error> {
     let declared = match port.protocol {
@@ -57,7 +60,7 @@ pub(crate) async fn detect(
         worker.metrics.detected("learned");
         return Ok(Detected::Opaque(Bytes::new(), None));
     }
-    let dialled = match who_speaks(worker, caller, port, stream).await? {
+    let dialled = match who_speaks(worker, caller, port, ahead, stream).await? {
         Speaker::Client(dialled) => dialled,
         Speaker::Endpoint(dialled) => {
             worker.metrics.detected("server-first");
@@ -110,7 +113,8 @@ enum Speaker {
 async fn who_speaks(
     worker: &Worker,
     caller: &Caller,
-    port: &Arc<ServicePort>,
+    port: &ServicePort,
+    ahead: Option<&Arc<ServicePort>>,
     stream: &TcpStream,
 ) -> Result<Speaker, Error> {
     let timeouts = &worker.config.timeouts;
@@ -124,13 +128,17 @@ async fn who_speaks(
         result.map_err(Error::Downstream)?;
         return Ok(Speaker::Client(None));
     }
+    let Some(ahead) = ahead else {
+        wait(stream, timeouts.idle).await?;
+        return Ok(Speaker::Client(None));
+    };
     let dialled = tokio::select! {
         biased;
         result = stream.readable() => {
             result.map_err(Error::Downstream)?;
             return Ok(Speaker::Client(None));
         }
-        dialled = tcp::dial(worker, caller, port) => dialled,
+        dialled = tcp::dial(worker, caller, ahead) => dialled,
     };
     let dialled = match dialled {
         Ok(dialled) => dialled,

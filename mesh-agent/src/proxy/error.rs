@@ -32,12 +32,38 @@ pub enum Error {
     /// The service is gone, or lost this port.
     #[error("no service at {0}")]
     NoService(SocketAddr),
+    /// The service has routes, and none is for this request or connection.
+    #[error("no route matches")]
+    NoRoute,
+    /// The route sends this share to a service that does not exist, or nowhere.
+    #[error("the route has no backend for this request")]
+    BadBackend,
+    /// The route has a filter that cannot be honoured.
+    #[error("a filter of the route cannot be applied")]
+    BadFilter,
     /// Nobody can take the request.
     #[error("no endpoint takes connections")]
     NoEndpoint,
     /// An authorization policy refuses.
     #[error("policy does not admit the caller to {0}")]
     Policy(SocketAddr),
+    /// A rate limit is reached.
+    #[error("too many requests")]
+    RateLimited,
+    /// The service has as many requests as it can take.
+    #[error("the service has as many requests as it can take")]
+    Concurrency,
+    /// The agent has more to do than it can; how it came that this request was shed.
+    #[error("the agent is overloaded ({0})")]
+    Overload(&'static str),
+    /// Injected by a traffic policy.
+    #[error("a fault that a traffic policy injects")]
+    Fault {
+        /// What the client is told.
+        status: StatusCode,
+        /// The same in gRPC, where the policy says so.
+        grpc: Option<u8>,
+    },
     /// The request breaks the rules of HTTP.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
@@ -80,6 +106,15 @@ pub enum Error {
     /// The endpoint did not answer in time.
     #[error("{0} gave no answer in time")]
     ResponseTimeout(SocketAddr),
+    /// The request has taken longer than it may, all attempts together.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+    /// A circuit breaker is open.
+    #[error("the circuit breaker is open")]
+    BreakerOpen,
+    /// A limit of a circuit breaker is reached.
+    #[error("too many {0} for the service")]
+    Overflow(&'static str),
     /// The endpoint switched protocols although nobody asked.
     #[error("{0} switched protocols unasked")]
     UnaskedUpgrade(SocketAddr),
@@ -113,20 +148,29 @@ impl Error {
             Self::Downstream(_) | Self::BadRequest(_) | Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::SilentBody => StatusCode::REQUEST_TIMEOUT,
             Self::NoConnection | Self::NotProxied | Self::Policy(_) => StatusCode::FORBIDDEN,
-            Self::ConnTable(_) | Self::Socket(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Fault { status, .. } => *status,
+            Self::ConnTable(_) | Self::Socket(_) | Self::BadBackend | Self::BadFilter => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::ConnectionLimit
             | Self::BufferLimit
+            | Self::Concurrency
+            | Self::Overload(_)
             | Self::NoService(_)
             | Self::NoEndpoint
             | Self::Connect { .. }
             | Self::ConnectTimeout(_)
+            | Self::BreakerOpen
+            | Self::Overflow(_)
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Handshake { .. }
             | Self::Upstream { .. }
             | Self::UpstreamIo(_)
             | Self::UnaskedUpgrade(_)
             | Self::BadResponse { .. } => StatusCode::BAD_GATEWAY,
-            Self::ResponseTimeout(_) | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
+            Self::ResponseTimeout(_) | Self::Deadline | Self::Idle => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -142,19 +186,38 @@ impl Error {
             | Self::Socket(_)
             | Self::ConnectionLimit
             | Self::BufferLimit
+            | Self::RateLimited
+            | Self::Concurrency
+            | Self::Overload(_)
+            | Self::Fault { .. }
             | Self::NoService(_)
+            | Self::NoRoute
+            | Self::BadBackend
+            | Self::BadFilter
             | Self::NoEndpoint
             | Self::Policy(_)
             | Self::BadRequest(_)
             | Self::Upstream { .. }
             | Self::UpstreamIo(_)
             | Self::ResponseTimeout(_)
+            | Self::Deadline
+            | Self::BreakerOpen
+            | Self::Overflow(_)
             | Self::UnaskedUpgrade(_)
             | Self::BadResponse { .. }
             | Self::SilentBody
             | Self::BrokenBody
             | Self::Idle
             | Self::Draining => false,
+        }
+    }
+
+    /// Whether it speaks against the service as a whole, for its circuit breaker.
+    #[must_use]
+    pub fn is_failure_of_service(&self) -> bool {
+        match self {
+            Self::Upstream { .. } | Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
+            _ => self.blames_endpoint(),
         }
     }
 
@@ -186,7 +249,14 @@ impl Error {
             Self::Socket(_) => "socket",
             Self::ConnectionLimit => "connection-limit",
             Self::BufferLimit => "buffer-limit",
+            Self::RateLimited => "rate-limited",
+            Self::Concurrency => "concurrency",
+            Self::Overload(_) => "overload",
+            Self::Fault { .. } => "fault",
             Self::NoService(_) => "no-service",
+            Self::NoRoute => "no-route",
+            Self::BadBackend => "bad-backend",
+            Self::BadFilter => "bad-filter",
             Self::NoEndpoint => "no-endpoint",
             Self::Policy(_) => "policy",
             Self::BadRequest(_) => "bad-request",
@@ -195,6 +265,9 @@ impl Error {
             Self::Handshake { .. } => "handshake",
             Self::Upstream { .. } | Self::UpstreamIo(_) => "upstream",
             Self::ResponseTimeout(_) => "response-timeout",
+            Self::Deadline => "deadline",
+            Self::BreakerOpen => "breaker-open",
+            Self::Overflow(_) => "overflow",
             Self::UnaskedUpgrade(_) => "unasked-upgrade",
             Self::BadResponse { .. } => "bad-response",
             Self::SilentBody => "silent-body",
@@ -211,13 +284,23 @@ impl Error {
             Self::Downstream(_) | Self::BrokenBody => "DC",
             Self::BadRequest(_) => "DPE",
             Self::NoConnection | Self::NotProxied | Self::ConnTable(_) | Self::Policy(_) => "UAEX",
-            Self::ConnectionLimit | Self::BufferLimit | Self::Socket(_) => "UO",
-            Self::NoService(_) => "NR",
+            Self::ConnectionLimit
+            | Self::BufferLimit
+            | Self::Socket(_)
+            | Self::BreakerOpen
+            | Self::Overflow(_)
+            | Self::Concurrency
+            | Self::Overload(_) => "UO",
+            Self::RateLimited => "RL",
+            Self::Fault { .. } => "FI",
+            Self::NoService(_) | Self::NoRoute => "NR",
+            Self::BadBackend => "NC",
+            Self::BadFilter => "NFCF",
             Self::NoEndpoint => "UH",
             Self::Connect { .. } | Self::ConnectTimeout(_) => "UF",
             Self::Handshake { .. } | Self::UnaskedUpgrade(_) | Self::BadResponse { .. } => "UPE",
             Self::Upstream { .. } | Self::UpstreamIo(_) => "UC",
-            Self::ResponseTimeout(_) => "UT",
+            Self::ResponseTimeout(_) | Self::Deadline => "UT",
             Self::Idle | Self::SilentBody => "SI",
             Self::Draining => "LR",
         }
@@ -226,7 +309,16 @@ impl Error {
     /// The status of a gRPC call that fails so.
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
+        if let Self::Fault {
+            grpc: Some(code), ..
+        } = self
+        {
+            return *code;
+        }
         match self.status() {
+            _ if matches!(self, Self::BadBackend) => 14,
+            StatusCode::NOT_FOUND => 12,
+            StatusCode::TOO_MANY_REQUESTS => 8,
             StatusCode::FORBIDDEN => 7,
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => 13,
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,

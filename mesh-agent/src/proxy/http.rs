@@ -1,16 +1,23 @@
 //! Serves one HTTP connection of a client: hyper in, hyper out, each request balanced on its own.
 
+pub(crate) mod admit;
 pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod exchange;
+pub(crate) mod faults;
+pub(crate) mod filters;
 pub(crate) mod forward;
 pub(crate) mod guarded;
 pub(crate) mod headers;
+pub(crate) mod interim;
+pub(crate) mod mirror;
 pub(crate) mod pulse;
 pub(crate) mod reply;
+pub(crate) mod routes;
 pub(crate) mod silence;
 pub(crate) mod upgrade;
 
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +29,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::caller::Caller;
+use super::config::Timeouts;
 use super::error::Error;
 use super::worker::Worker;
+use crate::traffic::admission::Lane;
 use pulse::{Beating, Pulse, Verdict};
 
 /// What one stream may hold in flight. Bounds the memory that a slow reader costs.
@@ -52,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) pulse: Arc<Pulse>,
     /// Whether it is HTTP/2.
     pub(crate) is_http2: bool,
+    /// Its workload's requests at this worker.
+    pub(crate) lane: Arc<Lane>,
 }
 
 /// Serves a connection to its end.
@@ -70,8 +81,10 @@ where
         RESERVED_HTTP1
     };
     caller.permit.reserve(reserved)?;
-    let pulse = Arc::new(Pulse::new(worker.config.timeouts, is_http2));
+    let pulse = Arc::new(Pulse::new(timeouts(&worker, &caller), is_http2));
+    let lane = worker.places.lane(caller.workload.number);
     let connection = Arc::new(Connection {
+        lane,
         worker,
         caller,
         pulse: Arc::clone(&pulse),
@@ -84,6 +97,15 @@ where
         serve_http1(connection, io).await;
     }
     Ok(())
+}
+
+/// A connection that is one too many closes when its client has been told so.
+fn timeouts(worker: &Worker, caller: &Caller) -> Timeouts {
+    let mut timeouts = worker.config.timeouts;
+    if caller.is_turned_away {
+        timeouts.keep_alive = Duration::ZERO;
+    }
+    timeouts
 }
 
 /// Drives a connection: to its end, to a time limit, or gracefully to the end of what runs when the proxy drains.
@@ -100,7 +122,7 @@ macro_rules! drive {
             tokio::select! {
                 result = serving.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(%error, "connection of a client ended");
+                        ended(&connection.worker, &error);
                     }
                     break;
                 }
@@ -138,7 +160,8 @@ where
 {
     let service = service_fn({
         let connection = Arc::clone(&connection);
-        move |request| forward::forward(Arc::clone(&connection), request)
+        // hyper keeps the place of a request for as long as the connection: a pointer, not the whole.
+        move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
     });
     let limits = &connection.worker.config.limits;
     let serving = http1::Builder::new()
@@ -170,6 +193,18 @@ where
         .max_local_error_reset_streams(1024)
         .serve_connection(io, service);
     drive!(&connection, serving);
+}
+
+/// What hyper and h2 refuse themselves is no request yet, and counted all the same.
+fn ended(worker: &Worker, error: &hyper::Error) {
+    tracing::debug!(%error, "connection of a client ended");
+    let cause = error.source();
+    let violation = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
+    if error.is_parse() {
+        worker.metrics.failed("bad-request");
+    } else if violation.is_some_and(|error| error.is_go_away() && error.is_library()) {
+        worker.metrics.failed("protocol-violation");
+    }
 }
 
 /// hyper refuses smaller buffers.

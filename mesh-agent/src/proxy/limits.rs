@@ -120,6 +120,9 @@ mod tests {
         workload_buffered_bytes: 60,
         header_bytes: 0,
         idle_connections: 0,
+        requests: 0,
+        workload_requests: 0,
+        queued_requests: 0,
     };
 
     #[test]

@@ -3,9 +3,12 @@
 //! Handles are found once per caller and endpoint, and once per outcome, and kept where the request path meets them
 //! anyway: no request looks up a family.
 
+mod choices;
+pub(crate) mod guards;
 mod labels;
 mod leases;
 mod series;
+mod shaping;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +18,20 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 
+use choices::Choices;
+pub(crate) use choices::{ChoiceSeries, How};
 use labels::UNKNOWN;
 pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
 use leases::Leases;
 pub(crate) use series::{Series, TcpSeries};
+pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
+use super::policy::breaker::Limit;
 use crate::metrics::Registry;
 use crate::metrics::histogram::{BYTES, Histogram, MILLISECONDS};
+use crate::traffic::breaker;
+use crate::traffic::outlier;
 
 type Reason = [(&'static str, &'static str); 1];
 type Worker = [(&'static str, String); 1];
@@ -38,18 +47,26 @@ pub(crate) struct Metrics {
     tcp_received: Family<Outcome, Counter>,
     tcp_opened: Family<Outcome, Counter>,
     tcp_closed: Family<Outcome, Counter>,
-    http_leases: Arc<Leases>,
-    tcp_leases: Arc<Leases>,
+    http_leases: Arc<Leases<Outcome>>,
+    tcp_leases: Arc<Leases<Outcome>>,
+    choices: Choices,
     dropped: Counter,
     refused: Family<Reason, Counter>,
     errors: Family<Reason, Counter>,
     retries: Family<Reason, Counter>,
+    retries_refused: Family<Reason, Counter>,
+    hedges: Family<Reason, Counter>,
+    ejections: Family<Reason, Counter>,
+    checks: Family<Reason, Counter>,
+    breaker_changes: Family<Reason, Counter>,
+    breaker_overflows: Family<Reason, Counter>,
     detected: Family<Reason, Counter>,
+    mirrored: Family<Reason, Counter>,
     worker_connections: Family<Worker, Gauge>,
+    /// What is limited, shed and injected.
+    pub(crate) shaping: Shaping,
     /// Audited policies that would have refused.
     pub(crate) audited: Counter,
-    /// Endpoints put aside because they refused a connection.
-    pub(crate) ejections: Counter,
     /// Connections to endpoints, by use.
     pub(crate) pool_idle: Gauge,
     /// Connections to endpoints that were made.
@@ -80,20 +97,29 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         tcp_closed: Family::default(),
         http_leases: Arc::default(),
         tcp_leases: Arc::default(),
+        choices: Choices::default(),
         dropped: Counter::default(),
         refused: Family::default(),
         errors: Family::default(),
         retries: Family::default(),
+        retries_refused: Family::default(),
+        hedges: Family::default(),
+        ejections: Family::default(),
+        checks: Family::default(),
+        breaker_changes: Family::default(),
+        breaker_overflows: Family::default(),
         detected: Family::default(),
+        mirrored: Family::default(),
         worker_connections: Family::default(),
+        shaping: Shaping::register(registry),
         audited: Counter::default(),
-        ejections: Counter::default(),
         pool_idle: Gauge::default(),
         pool_dialled: Counter::default(),
         pool_reused: Counter::default(),
     };
     metrics.register_istio(registry);
     metrics.register_mesh(registry);
+    metrics.choices.register(registry);
     metrics
 }
 
@@ -167,10 +193,16 @@ impl Metrics {
             "Attempts after the first, by reason",
             self.retries.clone(),
         );
+        self.register_resilience(registry);
         registry.register(
             "mesh_proxy_detected",
             "Connections by how their protocol was found",
             self.detected.clone(),
+        );
+        registry.register(
+            "mesh_proxy_mirrored",
+            "Copies of requests that routes asked for, by outcome: sent, failed, dropped for want of room or of a service",
+            self.mirrored.clone(),
         );
         registry.register(
             "mesh_proxy_connections",
@@ -181,11 +213,6 @@ impl Metrics {
             "mesh_proxy_audit_denied",
             "Connections and requests that an audited policy would have refused",
             self.audited.clone(),
-        );
-        registry.register(
-            "mesh_proxy_ejections",
-            "Endpoints put aside because they refused a connection",
-            self.ejections.clone(),
         );
         registry.register(
             "mesh_proxy_pool_idle",
@@ -204,6 +231,39 @@ impl Metrics {
         );
     }
 
+    fn register_resilience(&self, registry: &mut Registry) {
+        registry.register(
+            "mesh_proxy_retries_refused",
+            "Attempts after the first that were wanted and not made, by reason",
+            self.retries_refused.clone(),
+        );
+        registry.register(
+            "mesh_proxy_hedges",
+            "Attempts beside one that was slow: sent, and of these won",
+            self.hedges.clone(),
+        );
+        registry.register(
+            "mesh_proxy_ejections",
+            "Endpoints put aside, by reason",
+            self.ejections.clone(),
+        );
+        registry.register(
+            "mesh_proxy_health_checks",
+            "Health checks of endpoints, by what they have shown",
+            self.checks.clone(),
+        );
+        registry.register(
+            "mesh_breaker_changes",
+            "Circuit breakers that changed, by the state that they changed to",
+            self.breaker_changes.clone(),
+        );
+        registry.register(
+            "mesh_breaker_overflows",
+            "Requests and connections that a limit of a circuit breaker refused, by limit",
+            self.breaker_overflows.clone(),
+        );
+    }
+
     /// Counts a connection that was refused.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&[("reason", reason)]).inc();
@@ -219,9 +279,53 @@ impl Metrics {
         self.retries.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// Counts an attempt after the first that was not made.
+    pub(crate) fn retry_refused(&self, reason: &'static str) {
+        self.retries_refused
+            .get_or_create(&[("reason", reason)])
+            .inc();
+    }
+
+    /// Counts an attempt beside a slow one, `sent` or `won`.
+    pub(crate) fn hedged(&self, outcome: &'static str) {
+        self.hedges.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Counts an endpoint that was put aside.
+    pub(crate) fn ejected(&self, reason: outlier::Reason) {
+        self.ejections
+            .get_or_create(&[("reason", reason.as_str())])
+            .inc();
+    }
+
+    /// Counts a health check.
+    pub(crate) fn checked(&self, is_good: bool) {
+        let outcome = if is_good { "good" } else { "bad" };
+        self.checks.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Counts a circuit breaker that has changed.
+    pub(crate) fn breaker_changed(&self, state: breaker::State) {
+        self.breaker_changes
+            .get_or_create(&[("state", state.as_str())])
+            .inc();
+    }
+
+    /// Counts what a limit of a circuit breaker refused.
+    pub(crate) fn overflow(&self, what: Limit) {
+        self.breaker_overflows
+            .get_or_create(&[("limit", what.as_str())])
+            .inc();
+    }
+
     /// Counts how a protocol was found.
     pub(crate) fn detected(&self, how: &'static str) {
         self.detected.get_or_create(&[("outcome", how)]).inc();
+    }
+
+    /// Counts a copy of a request.
+    pub(crate) fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// The gauge of a worker's connections.

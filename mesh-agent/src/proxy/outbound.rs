@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::detect::{self, Detected};
 use super::error::Error;
 use super::http;
+use super::streams::Way;
 use super::tcp;
 use super::view::ServicePort;
 use super::worker::Worker;
@@ -37,9 +38,15 @@ pub(crate) async fn serve(
     let port = service_port(&worker, &caller).await;
     // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
     let original = caller.original;
-    let result = match port {
-        Some(port) => forward(&worker, caller, port, stream).await,
-        None => explain(&worker, caller, stream).await,
+    let result = if let Some(port) = port {
+        // And does it take new connections?
+        match Box::pin(http::admit::connection(&worker, &caller, &port)).await {
+            Ok(()) => forward(&worker, caller, port, stream).await,
+            Err(error) => Box::pin(turn_away(&worker, caller, stream, error)).await,
+        }
+    } else {
+        let error = Error::NoService(original);
+        Box::pin(explain(&worker, caller, stream, error)).await
     };
     if let Err(error) = result {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
@@ -52,7 +59,17 @@ async fn forward(
     port: Arc<ServicePort>,
     mut stream: TcpStream,
 ) -> Result<(), Error> {
-    let detected = match detect::detect(worker, &caller, &port, &mut stream).await {
+    let way = Way::of(worker, &port);
+    // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
+    // memory as the largest thing that it may do in place.
+    let detecting = Box::pin(detect::detect(
+        worker,
+        &caller,
+        &port,
+        way.ahead(),
+        &mut stream,
+    ));
+    let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
     };
@@ -60,14 +77,14 @@ async fn forward(
         Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
         Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
         Detected::Opaque(first, dialled) => {
-            let result = tcp::serve(
-                worker,
-                &caller,
-                &port,
-                Prefixed::new(first, &mut stream),
-                dialled,
-            )
-            .await;
+            let (first, routed) = way.follow(worker, &port, &mut stream, first).await;
+            let result = match routed {
+                Ok(routed) => {
+                    let prefixed = Prefixed::new(first, &mut stream);
+                    tcp::serve(worker, &caller, &routed, prefixed, dialled).await
+                }
+                Err(error) => tcp::refuse(worker, &caller, &port, error),
+            };
             if result.is_err() {
                 // The client learns that this was no orderly end. It is closing either way.
                 drop(socket::reset_on_close(&stream));
@@ -78,15 +95,31 @@ async fn forward(
     }
 }
 
-/// A service that is gone is reported in the client's language, if that is HTTP.
-async fn explain(worker: &Arc<Worker>, caller: Caller, mut stream: TcpStream) -> Result<(), Error> {
+/// A connection that is one too many.
+async fn turn_away(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    stream: TcpStream,
+    error: Error,
+) -> Result<(), Error> {
+    let caller = Caller {
+        is_turned_away: true,
+        ..caller
+    };
+    explain(worker, caller, stream, error).await
+}
+
+/// What stands against a connection is reported in the client's language, if that is HTTP.
+async fn explain(
+    worker: &Arc<Worker>,
+    caller: Caller,
+    mut stream: TcpStream,
+    error: Error,
+) -> Result<(), Error> {
     match detect::detect_orphan(worker, &mut stream).await {
         Ok(Detected::Http1(first)) => serve_http(worker, caller, stream, first, false).await,
         Ok(Detected::Http2(first)) => serve_http(worker, caller, stream, first, true).await,
-        Ok(_) => {
-            let error = Error::NoService(caller.original);
-            Err(end(worker, &caller, &stream, error))
-        }
+        Ok(_) => Err(end(worker, &caller, &stream, error)),
         Err(error) => Err(end(worker, &caller, &stream, error)),
     }
 }
@@ -99,15 +132,10 @@ async fn serve_http(
     is_http2: bool,
 ) -> Result<(), Error> {
     if first.is_empty() {
-        http::serve(Arc::clone(worker), caller, stream, is_http2).await
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     } else {
-        http::serve(
-            Arc::clone(worker),
-            caller,
-            Prefixed::new(first, stream),
-            is_http2,
-        )
-        .await
+        let stream = Prefixed::new(first, stream);
+        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
     }
 }
 

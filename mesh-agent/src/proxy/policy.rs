@@ -4,16 +4,53 @@
 //! the most specific level holds, of others all levels do; each part says which. A service without a policy has the
 //! empty one, which costs a request nothing.
 
+pub(crate) mod balancing;
+pub(crate) mod breaker;
+pub(crate) mod concurrency;
+pub(crate) mod faults;
+pub(crate) mod limits;
+pub(crate) mod retry;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
+use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use balancing::{Balancing, Subsets};
+use concurrency::Adaptive;
+use faults::Faults;
+use limits::Limits;
+
+use super::outliers::Outliers;
+use breaker::{Guard, Room};
+use retry::Extra;
 
 /// What holds for a target.
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     /// Deadlines; the most specific level that sets one holds.
     pub(crate) timeouts: Timeouts,
+    /// How endpoints are balanced; only on the level of a service, whose endpoints they are.
+    pub(crate) balancing: Option<Arc<Balancing>>,
+    /// Which endpoints a route wants, of whatever service; the most specific level that wants any holds.
+    pub(crate) subsets: Option<Subsets>,
+    /// Who is shed last; the most specific level that says so holds.
+    pub(crate) priority: Option<Priority>,
+    /// How much is let through; all levels hold.
+    pub(crate) limits: Limits,
+    /// Injected for tests; all levels hold.
+    pub(crate) faults: Faults,
+    /// How many requests at once; that of the service whose endpoints are asked holds.
+    pub(crate) concurrency: Option<Arc<Adaptive>>,
+    /// Retries and hedges; the most specific level that speaks of them holds.
+    pub(crate) extra: Extra,
+    /// Circuit breakers; all levels hold.
+    pub(crate) guards: Vec<Arc<Guard>>,
+    /// Endpoints that answer badly; only that of the service whose endpoints are asked has a meaning.
+    pub(crate) outliers: Option<Arc<Outliers>>,
+    /// What the rule of a route says itself.
+    rule: Option<(HttpRouteTimeouts, Option<HttpRouteRetry>)>,
     /// The policy one level up.
     base: Option<Arc<Self>>,
     /// What this level was made of.
@@ -31,7 +68,7 @@ pub(crate) struct Timeouts {
 
 impl Policy {
     /// The policy of a target: that of the level above, with what `object` says. State of `old`, the target's policy in
-    /// the last view, is kept where the words that made it are the same.
+    /// the last view (or what [`Policy::of_rule`] made of it), is kept where the words that made it are the same.
     pub(crate) fn derive(
         base: &Arc<Self>,
         object: Option<&Arc<TrafficPolicy>>,
@@ -40,16 +77,99 @@ impl Policy {
         let Some(object) = object else {
             return Arc::clone(base);
         };
+        let old = old.and_then(|old| {
+            let has_own_words = old.rule.is_some();
+            if has_own_words {
+                old.base.as_ref()
+            } else {
+                Some(old)
+            }
+        });
         if let Some(old) = old
             && old.is_made_of(base, object)
         {
             return Arc::clone(old);
         }
+        let spec = &object.spec;
+        let mut guards = base.guards.clone();
+        guards.extend(Guard::next(object, old.map_or(&[], |old| &old.guards)));
         Arc::new(Self {
-            timeouts: base.timeouts.overridden(object.spec.timeouts.as_ref()),
+            timeouts: base.timeouts.overridden(spec.timeouts.as_ref()),
+            extra: base.extra.overridden(
+                spec.retries.as_ref(),
+                spec.hedging.as_ref(),
+                old.map(|old| &old.extra),
+            ),
+            guards,
+            outliers: spec
+                .outlier_detection
+                .as_ref()
+                .map(|spec| Outliers::next(spec, old.and_then(|old| old.outliers.as_ref()))),
+            balancing: Balancing::of_service(object),
+            subsets: balancing::of_route(object, base.subsets.as_ref()),
+            priority: spec.priority.or(base.priority),
+            limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
+            faults: Faults::derive(
+                &base.faults,
+                object,
+                old.and_then(|old| old.object.as_deref()),
+            ),
+            concurrency: Adaptive::derive(object, old.and_then(|old| old.concurrency.as_ref())),
+            rule: None,
             base: Some(Arc::clone(base)),
             object: Some(Arc::clone(object)),
         })
+    }
+
+    /// The policy of a rule of a route that has deadlines or retries of its own, which go before those of all policies.
+    /// `base` is what else holds for the rule; `old` is what this has given in the last view.
+    pub(crate) fn of_rule(
+        base: &Arc<Self>,
+        timeouts: Option<&HttpRouteTimeouts>,
+        retry: Option<&HttpRouteRetry>,
+        old: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        if timeouts.is_none() && retry.is_none() {
+            return Arc::clone(base);
+        }
+        let timeouts = timeouts.copied().unwrap_or_default();
+        let rule = Some((timeouts, retry.cloned()));
+        if let Some(old) = old
+            && old.rule == rule
+            && old.base.as_ref().is_some_and(|it| Arc::ptr_eq(it, base))
+        {
+            return Arc::clone(old);
+        }
+        let own = traffic_policy::Timeouts {
+            request: timeouts.request,
+            backend_request: timeouts.backend_request,
+        };
+        Arc::new(Self {
+            timeouts: base.timeouts.overridden(Some(&own)),
+            balancing: None,
+            subsets: base.subsets.as_ref().map(Arc::clone),
+            extra: base.extra.ruled(retry, old.map(|old| &old.extra)),
+            guards: base.guards.clone(),
+            outliers: None,
+            priority: base.priority,
+            limits: base.limits.passed_on(),
+            faults: base.faults.clone(),
+            concurrency: base.concurrency.clone(),
+            rule,
+            base: Some(Arc::clone(base)),
+            object: None,
+        })
+    }
+
+    /// The objects that hold, the most specific first.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        let levels = std::iter::successors(Some(self), |level| level.base.as_deref());
+        levels.filter_map(|level| level.object.as_ref())
+    }
+
+    /// Room for connections to the service that this is the policy of.
+    pub(crate) fn room(&self) -> Option<&Arc<Room>> {
+        self.guards.iter().find_map(|guard| guard.room())
     }
 
     /// The object that made this level.

@@ -2,32 +2,26 @@
 //!
 //! The lock is never contended (one thread) and never held across an await; it only makes the pool `Sync`.
 
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::{self, TrySendError};
 use mesh_common::workload::Caller as Identity;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::caller::Caller;
-use super::connect;
-use super::error::Error;
 use super::http::body::Outgoing;
-use super::http::{CONNECTION_WINDOW, MIN_BUFFER, STREAM_WINDOW};
-use super::view::{Endpoint, ServicePort, Table, View};
+use super::policy::breaker::Room;
+use super::view::{Endpoint, Table, View};
 use super::worker::Worker;
 
-/// Most HTTP/2 connections to one endpoint for one caller.
-const MAX_HTTP2: usize = 32;
+mod dial;
+
+pub(crate) use dial::{at_hand, http1, http2};
 
 /// What a connection belongs to. Two workloads never share one: the endpoint sees the caller's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,13 +73,14 @@ impl Default for Entry {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Outgoing>,
+    sender: conn::http1::SendRequest<Outgoing>,
     since: Instant,
+    room: Option<Arc<Room>>,
 }
 
 #[derive(Clone, Debug)]
 struct Shared {
-    sender: http2::SendRequest<Outgoing>,
+    sender: conn::http2::SendRequest<Outgoing>,
     streams: Arc<Streams>,
     since: Instant,
 }
@@ -143,14 +138,16 @@ pub(crate) enum Lease {
     /// A whole HTTP/1.1 connection.
     Http1 {
         /// Goes back to the pool when the response has ended.
-        sender: http1::SendRequest<Outgoing>,
+        sender: conn::http1::SendRequest<Outgoing>,
         /// Where it belongs.
         key: Key,
+        /// What its place is in, where connections are limited.
+        room: Option<Arc<Room>>,
     },
     /// A stream of an HTTP/2 connection.
     Http2 {
         /// The connection.
-        sender: http2::SendRequest<Outgoing>,
+        sender: conn::http2::SendRequest<Outgoing>,
         /// Counts the stream.
         stream: Stream,
     },
@@ -184,10 +181,14 @@ impl Pool {
     fn take_idle(&self, worker: &Worker, key: &Key) -> Option<Lease> {
         let mut entries = self.entries();
         let idle = &mut entries.get_mut(key)?.idle;
-        while let Some(Idle { sender, .. }) = idle.pop() {
+        while let Some(Idle { sender, room, .. }) = idle.pop() {
             worker.metrics.pool_idle.dec();
             if sender.is_ready() {
-                return Some(Lease::Http1 { sender, key: *key });
+                return Some(Lease::Http1 {
+                    sender,
+                    key: *key,
+                    room,
+                });
             }
         }
         None
@@ -200,10 +201,10 @@ impl Pool {
 
     /// Takes a connection back when its response has ended.
     pub(crate) fn give_back(&self, worker: &Worker, lease: Lease) {
-        let Lease::Http1 { sender, key } = lease else {
+        let Lease::Http1 { sender, key, room } = lease else {
             return;
         };
-        if sender.is_closed() {
+        if sender.is_closed() || is_wanted(room.as_ref()) {
             return;
         }
         let mut entries = self.entries();
@@ -213,7 +214,23 @@ impl Pool {
             idle.push(Idle {
                 sender,
                 since: Instant::now(),
+                room,
             });
+        }
+    }
+
+    /// Closes idle connections whose place somebody waits for.
+    pub(crate) fn make_room(&self, worker: &Worker) {
+        let mut dropped = 0_i64;
+        for entry in self.entries().values_mut() {
+            entry.idle.retain(|idle| {
+                let is_dropped = is_wanted(idle.room.as_ref());
+                dropped += i64::from(is_dropped);
+                !is_dropped
+            });
+        }
+        if dropped > 0 {
+            worker.metrics.pool_idle.dec_by(dropped);
         }
     }
 
@@ -243,124 +260,9 @@ impl Pool {
     }
 }
 
-/// A connection on which one HTTP/1.1 request can be sent.
-pub(crate) async fn http1(
-    worker: &Arc<Worker>,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-) -> Result<Lease, Error> {
-    let key = Key::new(caller, endpoint);
-    if let Some(lease) = worker.pool.take_idle(worker, &key) {
-        worker.metrics.pool_reused.inc();
-        return Ok(lease);
-    }
-    let stream = connect::dial(worker, caller, port, endpoint).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
-        .max_header_size(worker.config.limits.header_bytes)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| Error::Handshake {
-            endpoint: endpoint.address,
-            source,
-        })?;
-    worker.spawn(async move {
-        // How it ended the requests on it have been told.
-        drop(connection.with_upgrades().await);
-    });
-    Ok(Lease::Http1 { sender, key })
-}
-
-/// A stream on an HTTP/2 connection, within what the peer allows.
-pub(crate) async fn http2(
-    worker: &Arc<Worker>,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-) -> Result<Lease, Error> {
-    let key = Key::new(caller, endpoint);
-    if let Some(lease) = worker.pool.take_shared(&key) {
-        worker.metrics.pool_reused.inc();
-        return Ok(lease);
-    }
-    let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
-    // Never closed; whoever waits does so for one connect, which has a deadline.
-    let _turn = dialling.acquire().await.ok().ok_or(Error::Draining)?;
-    if let Some(lease) = worker.pool.take_shared(&key) {
-        worker.metrics.pool_reused.inc();
-        return Ok(lease);
-    }
-    let is_full = worker
-        .pool
-        .entries()
-        .get(&key)
-        .is_some_and(|entry| entry.shared.len() >= MAX_HTTP2);
-    if is_full {
-        return Err(Error::ConnectionLimit);
-    }
-    let stream = connect::dial(worker, caller, port, endpoint).await?;
-    let shared = handshake2(worker, endpoint, stream).await?;
-    let lease = shared.lease().ok_or(Error::NoEndpoint)?;
-    worker
-        .pool
-        .entries()
-        .entry(key)
-        .or_default()
-        .shared
-        .push(shared);
-    Ok(lease)
-}
-
-async fn handshake2(
-    worker: &Arc<Worker>,
-    endpoint: &Endpoint,
-    stream: TcpStream,
-) -> Result<Shared, Error> {
-    let (sender, connection) = http2::Builder::new(worker.executor())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(1)
-        .max_header_list_size(u32::try_from(worker.config.limits.header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_local_error_reset_streams(1024)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| Error::Handshake {
-            endpoint: endpoint.address,
-            source,
-        })?;
-    let streams = Arc::new(Streams {
-        open: AtomicUsize::new(0),
-        limit: AtomicUsize::new(1),
-        is_settled: AtomicBool::new(false),
-    });
-    let published = Arc::clone(&streams);
-    worker.spawn(async move {
-        let mut connection = pin!(connection);
-        // The limit of the peer is known to the driver only, and changes with its SETTINGS.
-        drop(
-            poll_fn(|cx| {
-                let result = Future::poll(Pin::as_mut(&mut connection), cx);
-                let limit = connection.current_max_send_streams();
-                published.limit.store(limit, Ordering::Relaxed);
-                result
-            })
-            .await,
-        );
-    });
-    Ok(Shared {
-        sender,
-        streams,
-        since: Instant::now(),
-    })
+fn is_wanted(room: Option<&Arc<Room>>) -> bool {
+    room.is_some_and(|room| room.is_wanted())
 }
 
 /// Streams that may wait on a fresh connection until the peer has said how many it allows.
 const UNSETTLED_STREAMS: usize = 100;
-/// How often a busy HTTP/2 connection is asked whether its peer is there.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the peer may take to answer.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);

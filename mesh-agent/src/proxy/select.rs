@@ -2,32 +2,100 @@
 
 use std::sync::Arc;
 
+use http::header::{HeaderName, HeaderValue};
+
 use super::caller::Caller;
 use super::error::Error;
-use super::metrics::{End, Ends, Metrics, Series};
-use super::view::{Active, Endpoint, ServicePort, Workload};
+use super::metrics::{End, Ends, How, Metrics, Series};
+use super::policy::Policy;
+use super::policy::balancing::{Balancing, Failover, Subsets};
+use super::view::{Active, Endpoint, ServicePort, View, Workload};
 use super::worker::Worker;
-use crate::traffic::balance::{self, Draw};
+use crate::net::clock;
+use crate::state::service::Protocol;
+use crate::traffic::balance::hash::Dice;
+use crate::traffic::balance::key::Head;
+use crate::traffic::balance::latency::Latency;
+use crate::traffic::balance::pool::{Picked, Trust};
+use crate::traffic::balance::slow_start::{FULL, SlowStart};
+use crate::traffic::balance::tier::{Ask, Fleet};
+use crate::traffic::session::{Session, Token};
 
 /// The choices made for one request or connection.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    port: Arc<ServicePort>,
+    /// The port whose endpoints are wanted.
+    wanted: Arc<ServicePort>,
+    /// The port that took over for the last choice.
+    substitute: Option<Arc<ServicePort>>,
+    /// Which endpoints of it the route wants.
+    subsets: Option<Subsets>,
+    /// Hash of what the policy names.
+    hash: Option<u64>,
+    sticky: Option<Box<Sticky>>,
     /// Numbers of endpoints that have failed; at most as many as there are attempts.
     tried: Vec<u32>,
 }
 
+/// The session of a request.
+#[derive(Debug)]
+struct Sticky {
+    session: Arc<Session>,
+    /// What the client brought.
+    token: Option<Token>,
+    now_s: u64,
+}
+
 impl Selection {
-    pub(crate) const fn new(port: Arc<ServicePort>) -> Self {
+    /// For an opaque connection to `port`.
+    pub(crate) fn of_connection(port: Arc<ServicePort>, caller: &Caller) -> Self {
+        Self::new(port, None, caller, None)
+    }
+
+    /// For a request to `port`, as `route` says. `session` is that of the route's rule; it goes before the service's.
+    pub(crate) fn of_request(
+        port: Arc<ServicePort>,
+        route: &Policy,
+        session: Option<&Arc<Session>>,
+        caller: &Caller,
+        head: Head<'_>,
+    ) -> Self {
+        let own = || port.policy.balancing.as_ref()?.session.as_ref();
+        let sticky = session.or_else(own).map(|session| {
+            let now_s = clock::unix_seconds();
+            Box::new(Sticky {
+                session: Arc::clone(session),
+                token: session.read(head.headers, now_s),
+                now_s,
+            })
+        });
         Self {
-            port,
+            sticky,
+            ..Self::new(port, route.subsets.as_ref(), caller, Some(head))
+        }
+    }
+
+    fn new(
+        port: Arc<ServicePort>,
+        subsets: Option<&Subsets>,
+        caller: &Caller,
+        head: Option<Head<'_>>,
+    ) -> Self {
+        let balancing = port.policy.balancing.as_ref();
+        let key = balancing.and_then(|it| it.key.as_ref());
+        Self {
+            hash: key.and_then(|key| key.hash(head, caller.address())),
+            wanted: port,
+            substitute: None,
+            subsets: subsets.map(Arc::clone),
+            sticky: None,
             tried: Vec::new(),
         }
     }
 
-    /// The service port that endpoints are chosen for.
-    pub(crate) const fn port(&self) -> &Arc<ServicePort> {
-        &self.port
+    /// The service port that the last choice was made for.
+    pub(crate) fn port(&self) -> &Arc<ServicePort> {
+        self.substitute.as_ref().unwrap_or(&self.wanted)
     }
 
     /// Never again for this request.
@@ -35,11 +103,31 @@ impl Selection {
         self.tried.push(endpoint.number);
     }
 
+    /// What the client is told with the answer of `endpoint`, so that it comes back there.
+    pub(crate) fn session_field(&self, endpoint: &Endpoint) -> Option<(HeaderName, HeaderValue)> {
+        let sticky = self.sticky.as_ref()?;
+        let number = endpoint.session_number();
+        sticky.session.answer(sticky.token, number, sticky.now_s)
+    }
+
+    /// Those that have failed may be tried again.
+    pub(crate) fn forgive(&mut self) {
+        self.tried.clear();
+    }
+
     /// Picks an endpoint that has not been tried, and authorizes the caller for it.
-    pub(crate) fn next(&self, worker: &Worker, caller: &Caller) -> Result<Active, Error> {
-        let endpoint = self.pick(caller).ok_or(Error::NoEndpoint)?;
-        let source = caller.source_towards(endpoint.address);
+    pub(crate) fn next(&mut self, worker: &Worker, caller: &Caller) -> Result<Active, Error> {
         let view = worker.views.load();
+        let now_ns = clock::monotonic_ns();
+        let ask = Ask {
+            hash: self.hash,
+            dice: Dice::new(rand::random()),
+            now_ns,
+        };
+        let endpoint = self
+            .choose(worker, &view, caller, ask)
+            .ok_or(Error::NoEndpoint)?;
+        let source = caller.source_towards(endpoint.address);
         let said = view
             .authz
             .authorize(&caller.conn.caller, &source, endpoint.address.into());
@@ -49,44 +137,154 @@ impl Selection {
         if said.is_audited {
             worker.metrics.audited.inc();
         }
-        Ok(Active::new(endpoint))
+        Ok(Active::new(endpoint, now_ns))
     }
 
-    /// First whom the caller's address family reaches; first who has not refused lately.
-    fn pick(&self, caller: &Caller) -> Option<Arc<Endpoint>> {
-        let [v4, v6] = &self.port.slots;
-        let families = if caller.original.is_ipv4() {
+    /// An endpoint that is well; else one of a service that takes over; else anyone.
+    fn choose(
+        &mut self,
+        worker: &Worker,
+        view: &View,
+        caller: &Caller,
+        ask: Ask,
+    ) -> Option<Arc<Endpoint>> {
+        self.substitute = None;
+        let wanted = Arc::clone(&self.wanted);
+        let metrics = &worker.metrics;
+        if let Some(endpoint) = self.pick(metrics, &wanted, caller, ask, Trust::Well) {
+            return Some(endpoint);
+        }
+        let balancing = wanted.policy.balancing.as_deref();
+        for failover in balancing.map_or(&[][..], |it| it.failover.as_slice()) {
+            if let Some(port) = takes_over(view, &wanted, failover)
+                && let Some(endpoint) = self.pick(metrics, port, caller, ask, Trust::Well)
+            {
+                let to = format!("{}.{}", port.service.name, port.service.namespace);
+                metrics.chosen(&wanted, How::Failover(to));
+                self.substitute = Some(Arc::clone(port));
+                return Some(endpoint);
+            }
+        }
+        if balancing.is_none_or(|it| it.has_last_resort) {
+            return self.pick(metrics, &wanted, caller, ask, Trust::Anyone);
+        }
+        None
+    }
+
+    /// Picks an endpoint of `port`: first whom the caller's address family reaches.
+    fn pick(
+        &self,
+        metrics: &Metrics,
+        port: &ServicePort,
+        caller: &Caller,
+        mut ask: Ask,
+        trust: Trust,
+    ) -> Option<Arc<Endpoint>> {
+        let balancing = port.policy.balancing.as_deref();
+        let facts = Facts {
+            port,
+            tried: &self.tried,
+            now_ns: ask.now_ns,
+            slow_start: balancing.and_then(|it| it.slow_start),
+        };
+        let made;
+        let [v4, v6] = match &self.subsets {
+            Some(subsets) if port.number == self.wanted.number => {
+                made = port.layouts.of_route(subsets, &port.endpoints);
+                &*made
+            }
+            _ => port.layouts.own(),
+        };
+        let plans = if caller.original.is_ipv4() {
             [v4, v6]
         } else {
             [v6, v4]
         };
-        let draw = Draw {
-            turn: self.port.memory.next_turn(),
-            random: rand::random(),
-        };
-        [false, true].into_iter().find_map(|even_ejected| {
-            families
-                .into_iter()
-                .find_map(|slots| self.pick_from(slots, draw, even_ejected))
-        })
+        let token = self.sticky.as_ref().and_then(|it| it.token);
+        let home = token.and_then(|token| port.session_index(token.endpoint));
+        if let Some(home) = home
+            && plans.iter().any(|plan| plan.has(home))
+            && facts.is_open(home)
+            && facts.is_well(home)
+        {
+            return facts.endpoint(home).map(Arc::clone);
+        }
+        let picked = plans
+            .into_iter()
+            .find_map(|plan| plan.pick(&mut ask, &facts, trust))?;
+        count(metrics, port, balancing, picked);
+        facts.endpoint(picked.index).map(Arc::clone)
+    }
+}
+
+/// Counts choices that were not plain ones.
+fn count(metrics: &Metrics, port: &ServicePort, balancing: Option<&Balancing>, picked: Picked) {
+    if picked.is_panic {
+        metrics.chosen(port, How::Panic);
+    }
+    if let Some(place) = balancing.and_then(|it| it.place(picked.distance)) {
+        metrics.chosen(port, How::Near(place));
+    }
+}
+
+/// The port of a service that takes over, if it is there and speaks the same: the request is made for the protocol of the
+/// one that was asked.
+fn takes_over<'a>(
+    view: &'a View,
+    wanted: &ServicePort,
+    failover: &Failover,
+) -> Option<&'a Arc<ServicePort>> {
+    let is_http2 = |port: &ServicePort| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc);
+    let port = view.port_of(&failover.service, failover.port.unwrap_or(wanted.port))?;
+    let speaks_same = port.protocol == wanted.protocol || (is_http2(port) && is_http2(wanted));
+    speaks_same.then_some(port)
+}
+
+/// What a choice asks about the endpoints of a port.
+struct Facts<'a> {
+    port: &'a ServicePort,
+    tried: &'a [u32],
+    now_ns: u64,
+    slow_start: Option<SlowStart>,
+}
+
+impl<'a> Facts<'a> {
+    fn endpoint(&self, index: u32) -> Option<&'a Arc<Endpoint>> {
+        self.port.endpoints.get(usize::try_from(index).ok()?)
+    }
+}
+
+impl Fleet for Facts<'_> {
+    fn is_open(&self, index: u32) -> bool {
+        self.endpoint(index)
+            .is_some_and(|endpoint| !self.tried.contains(&endpoint.number))
     }
 
-    fn pick_from(&self, slots: &[u32], draw: Draw, even_ejected: bool) -> Option<Arc<Endpoint>> {
-        let endpoint = |index: u32| {
-            let index = usize::try_from(index).ok()?;
-            self.port.endpoints.get(index)
+    fn is_well(&self, index: u32) -> bool {
+        self.endpoint(index)
+            .is_some_and(|endpoint| !endpoint.live.is_critical() && !endpoint.live.is_ejected())
+    }
+
+    fn weight(&self, index: u32) -> u32 {
+        self.endpoint(index).map_or(1, |endpoint| endpoint.weight)
+    }
+
+    fn active(&self, index: u32) -> u32 {
+        self.endpoint(index)
+            .map_or(0, |endpoint| endpoint.live.load(self.now_ns))
+    }
+
+    fn latency(&self, index: u32) -> Option<&Latency> {
+        self.endpoint(index).map(|endpoint| &endpoint.live.latency)
+    }
+
+    fn grown(&self, index: u32) -> u32 {
+        let Some(slow_start) = self.slow_start else {
+            return FULL;
         };
-        let is_usable = |index| {
-            endpoint(index).is_some_and(|endpoint| {
-                !self.tried.contains(&endpoint.number)
-                    && (even_ejected || !endpoint.live.is_ejected())
-            })
-        };
-        let load = |index| {
-            endpoint(index).map_or((0, 1), |endpoint| (endpoint.live.active(), endpoint.weight))
-        };
-        let index = balance::pick(slots, self.port.balancing, draw, is_usable, load)?;
-        endpoint(index).map(Arc::clone)
+        self.endpoint(index).map_or(FULL, |endpoint| {
+            slow_start.share(endpoint.live.since_ns(), self.now_ns)
+        })
     }
 }
 

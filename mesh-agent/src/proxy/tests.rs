@@ -1,10 +1,15 @@
 //! The whole proxy on real sockets, without root: the kernel's answers are fixed.
 
+mod balancing;
 mod fixture;
 mod http1;
 mod http2;
 mod hygiene1;
 mod hygiene2;
 mod limits;
+mod resilience;
+mod routes;
+mod shaping;
+mod streams;
 mod tcp;
 mod told;

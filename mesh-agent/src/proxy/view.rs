@@ -6,26 +6,35 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use mesh_common::address::{Address, SocketAddress};
 
 use super::handles::Handles;
 use super::limits::Usage;
-use super::metrics::Series;
+use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
-use crate::net::clock;
 use crate::state::endpoint;
+use crate::state::endpoint::Locality;
 use crate::state::object::ObjectKey;
-use crate::state::service::{Balancing, Protocol, Service};
+use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::ejection::Ejection;
+use crate::traffic::route::split::Target;
+use crate::traffic::session;
 
 pub(crate) mod cell;
 mod compile;
+mod live;
+pub(crate) mod plans;
 mod policies;
+pub(crate) mod routes;
+
+pub(crate) use live::{Active, Live};
+
+use plans::Layouts;
+use routes::{PortRoutes, Routes};
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -37,12 +46,18 @@ pub(crate) struct View {
     pub(crate) revision: u64,
     /// What can be dialled.
     ports: Table<SocketAddress, Arc<ServicePort>>,
+    /// The same by service, with the numbers of the ports.
+    services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
+    /// Where this node is.
+    here: Arc<Locality>,
+    /// Where requests and connections for services go, if not to the service itself.
+    routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
     lives: Table<u32, Arc<Live>>,
     /// What holds for services that have a traffic policy.
-    policies: Table<ObjectKey, Arc<Policy>>,
+    pub(super) policies: Table<ObjectKey, Arc<Policy>>,
     /// What holds for all others.
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
@@ -53,6 +68,34 @@ impl View {
     /// The service port that answers at an address and port.
     pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
         self.ports.get(dialled)
+    }
+
+    /// Every service port that is wanted, once.
+    pub(crate) fn distinct_ports(
+        &self,
+        is_wanted: impl Fn(&ServicePort) -> bool,
+    ) -> Vec<&Arc<ServicePort>> {
+        let ports = self.ports.values();
+        let mut ports: Vec<_> = ports.filter(|port| is_wanted(port)).collect();
+        ports.sort_by_key(|port| port.number);
+        ports.dedup_by_key(|port| port.number);
+        ports
+    }
+
+    /// The port of a service with a number.
+    pub(crate) fn port_of(&self, service: &ObjectKey, port: u16) -> Option<&Arc<ServicePort>> {
+        self.services
+            .get(service)?
+            .iter()
+            .find(|it| it.port == port)
+    }
+
+    /// The service port that a route sends to.
+    pub(crate) fn backend(&self, target: &Target) -> Option<&Arc<ServicePort>> {
+        match target.port {
+            Some(port) => self.port_of(&target.service, port),
+            None => self.services.get(&target.service)?.first(),
+        }
     }
 
     /// The workload with a number.
@@ -96,22 +139,26 @@ pub(crate) struct Workload {
 pub(crate) struct ServicePort {
     /// Number of the service.
     pub(crate) service_number: u32,
-    /// Number of the port.
+    /// Number of the port, as the kernel knows it.
     pub(crate) number: u32,
+    /// The port that is dialled.
+    pub(crate) port: u16,
     /// What names the service.
     pub(crate) service: ObjectKey,
     /// `NAME.NAMESPACE.mesh`.
     pub(crate) host: String,
     /// What is declared of its protocol.
     pub(crate) protocol: Protocol,
-    /// How an endpoint is picked.
-    pub(crate) balancing: Balancing,
     /// Who serves it.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Indexes of endpoints that take connections, by weight: IPv4, IPv6.
-    pub(crate) slots: [Vec<u32>; 2],
+    /// Those that take connections, laid out for choices.
+    pub(crate) layouts: Layouts,
+    /// Index of each endpoint by the number that sessions have for it; made when a session is first asked for.
+    sessions: OnceLock<Table<u64, u32>>,
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
+    /// Where its requests and connections go, if not to its own endpoints.
+    pub(crate) routes: Option<Arc<PortRoutes>>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
@@ -121,10 +168,11 @@ pub(crate) struct ServicePort {
 /// What a service port remembers across views.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    turn: AtomicU32,
     learned: AtomicU8,
     /// Series of what failed before an endpoint was chosen, by caller.
     series: Handles<u32, Series>,
+    /// Counters of choices; none where there are too many.
+    choices: Handles<How, Option<ChoiceSeries>>,
 }
 
 /// What connections to a port of unknown protocol have shown.
@@ -140,11 +188,6 @@ pub(crate) enum Learned {
 }
 
 impl Memory {
-    /// Takes the next turn.
-    pub(crate) fn next_turn(&self) -> u32 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// What has been learned.
     pub(crate) fn learned(&self) -> Learned {
         match self.learned.load(Ordering::Relaxed) {
@@ -164,6 +207,26 @@ impl Memory {
     /// The series of a caller for what failed before an endpoint was chosen.
     pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
         self.series.find_or_make(&caller, make)
+    }
+
+    /// The counter of choices that went so.
+    pub(crate) fn chosen(
+        &self,
+        how: &How,
+        make: impl FnOnce() -> Option<ChoiceSeries>,
+    ) -> Arc<Option<ChoiceSeries>> {
+        self.choices.find_or_make(how, make)
+    }
+}
+
+impl ServicePort {
+    /// The index of the endpoint that a session has this number for.
+    pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
+        let sessions = self.sessions.get_or_init(|| {
+            let numbers = self.endpoints.iter().map(|it| it.session_number());
+            numbers.zip(0..).collect()
+        });
+        sessions.get(&number).copied()
     }
 }
 
@@ -188,83 +251,22 @@ pub(crate) struct Endpoint {
     object: Arc<endpoint::Endpoint>,
 }
 
-/// What an endpoint remembers across views.
-#[derive(Debug)]
-pub(crate) struct Live {
-    address: SocketAddr,
-    active: AtomicUsize,
-    ejected_until_ns: AtomicU64,
-    ejection: Mutex<Ejection>,
-    series: Handles<u32, Series>,
-}
-
-impl Live {
-    fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            active: AtomicUsize::new(0),
-            ejected_until_ns: AtomicU64::new(0),
-            ejection: Mutex::default(),
-            series: Handles::default(),
+impl Endpoint {
+    /// Whether it takes requests, in one word for people.
+    pub(crate) fn state(&self) -> &'static str {
+        match () {
+            () if self.object.spec.draining => "draining",
+            () if self.weight == 0 => "weightless",
+            () if self.live.vitals.is_critical() => "critical",
+            () if self.live.vitals.is_ejected() => "ejected",
+            () => "ready",
         }
     }
 
-    /// Requests and connections under way.
-    pub(crate) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    /// Whether it has refused a connection a short while ago.
-    pub(crate) fn is_ejected(&self) -> bool {
-        let until = self.ejected_until_ns.load(Ordering::Relaxed);
-        until != 0 && clock::monotonic_ns() < until
-    }
-
-    /// It has refused a connection; tells whether it is put aside by this.
-    pub(crate) fn refused(&self) -> bool {
-        let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *ejection;
-        *ejection = before.refused(clock::monotonic_ns());
-        self.ejected_until_ns
-            .store(ejection.until_ns(), Ordering::Relaxed);
-        *ejection != before
-    }
-
-    /// It has accepted a connection.
-    pub(crate) fn accepted(&self) {
-        if self.ejected_until_ns.load(Ordering::Relaxed) != 0 {
-            let mut ejection = self.ejection.lock().unwrap_or_else(PoisonError::into_inner);
-            *ejection = ejection.accepted();
-            self.ejected_until_ns.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// The series of a caller.
-    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
-        self.series.find_or_make(&caller, make)
-    }
-}
-
-/// One request or connection under way at an endpoint.
-#[derive(Debug)]
-pub(crate) struct Active(Arc<Endpoint>);
-
-impl Active {
-    /// Counts one more.
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.live.active.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
-    }
-
-    /// The endpoint.
-    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.live.active.fetch_sub(1, Ordering::Relaxed);
+    /// The number that sessions have for it.
+    pub(crate) fn session_number(&self) -> u64 {
+        let service = ObjectKey::new(&self.key.namespace, &self.object.spec.service);
+        session::number(&service, &self.key, self.address)
     }
 }
 

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Config;
+use super::http::mirror::MAX_COPIES;
 use super::limits::Usage;
 use super::listener::{Accepted, Listener, Peers};
-use super::metrics::{Gauge, Metrics};
+use super::metrics::{Gauge, Metrics, WorkerGauges};
 use super::outbound;
+use super::overload::Places;
 use super::pool::Pool;
 use super::view::Workload;
 use super::view::cell::Views;
@@ -69,11 +71,16 @@ pub(crate) struct Worker {
     shared: Shared,
     /// Connections to endpoints.
     pub(crate) pool: Pool,
+    /// Room for copies of requests.
+    pub(crate) mirrors: Arc<Semaphore>,
+    /// Who is served, and who waits.
+    pub(crate) places: Arc<Places>,
     /// Keeps a flood of refusals out of the log.
     pub(crate) refusals: Throttle,
     tasks: TaskTracker,
     connections: AtomicUsize,
     gauge: Gauge,
+    gauges: WorkerGauges,
     heartbeat_ns: AtomicU64,
 }
 
@@ -97,8 +104,11 @@ impl Worker {
     pub(crate) fn new(shared: Shared, number: usize) -> Self {
         Self {
             gauge: shared.metrics.worker(number),
+            gauges: shared.metrics.shaping.worker(number),
+            places: Arc::new(Places::new(shared.config.bounds())),
             shared,
             pool: Pool::default(),
+            mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
             refusals: Throttle::default(),
             tasks: TaskTracker::new(),
             connections: AtomicUsize::new(0),
@@ -163,6 +173,8 @@ impl Worker {
         peers: &Arc<Peers>,
         stop: &CancellationToken,
     ) {
+        let worker = Arc::clone(self);
+        self.spawn(async move { worker.places.watch(&worker.gauges).await });
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
@@ -171,6 +183,7 @@ impl Worker {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     self.heartbeat_ns.store(clock::monotonic_ns(), Ordering::Relaxed);
+                    self.pool.make_room(self);
                     count = count.wrapping_add(1);
                     if count.is_multiple_of(SWEEP) {
                         self.pool.sweep(self, &self.views.load());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::object::{Kind, ObjectKey};
+use super::object::{API_VERSION, Kind, ObjectKey};
 use super::resource::{Resource as _, with_kind};
 use super::{Manifest, Refusal};
 
@@ -23,7 +23,7 @@ pub const LATER_KINDS: [&str; 5] = [
 ];
 
 /// Fields that the model has and this version does not, without the indices of lists.
-const LATER_FIELDS: [(Kind, &[&str]); 4] = [
+const LATER_FIELDS: [(Kind, &[&str]); 8] = [
     (
         Kind::Service,
         &[
@@ -67,7 +67,23 @@ const LATER_FIELDS: [(Kind, &[&str]); 4] = [
             "spec.rules.to.headers",
         ],
     ),
+    (Kind::HttpRoute, LATER_ROUTE_FIELDS),
+    (Kind::GrpcRoute, LATER_ROUTE_FIELDS),
+    (Kind::TcpRoute, LATER_ROUTE_FIELDS),
+    (Kind::TlsRoute, LATER_ROUTE_FIELDS),
 ];
+
+/// The same for routes of the Gateway API.
+const LATER_ROUTE_FIELDS: &[&str] = &[
+    "spec.useDefaultGateways",
+    "spec.rules.filters.extensionRef",
+    "spec.rules.filters.externalAuth",
+    "spec.rules.backendRefs.filters.extensionRef",
+    "spec.rules.backendRefs.filters.externalAuth",
+];
+
+/// Values that the model has and this version does not: filters of the Gateway API.
+const LATER_VALUES: [&str; 2] = ["ExtensionRef", "ExternalAuth"];
 
 /// Reads the object of kind `kind` and key `key` from `document`. Where the document says what it is, it must agree.
 pub fn manifest(kind: Kind, key: &ObjectKey, document: Value) -> Result<Manifest, Refusal> {
@@ -100,13 +116,17 @@ fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refus
     for not_for_us in NOT_FOR_US {
         metadata.remove(not_for_us);
     }
+    // An object of Kubernetes comes with the uid that its API server gave; by it the store knows a foreign version.
+    let is_ours = newest == API_VERSION;
+    if is_ours || !metadata.get(UID).is_some_and(Value::is_string) {
+        metadata.remove(UID);
+    }
     Ok(Value::Object(document))
 }
 
 /// Metadata that the agent writes, and what an API server of Kubernetes adds to what it prints.
-const NOT_FOR_US: [&str; 9] = [
+const NOT_FOR_US: [&str; 8] = [
     "generation",
-    "uid",
     "creationTimestamp",
     "managedFields",
     "ownerReferences",
@@ -115,6 +135,9 @@ const NOT_FOR_US: [&str; 9] = [
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 ];
+
+/// Names an object of one registry, also against a later one of the same name.
+const UID: &str = "uid";
 
 /// Fills in what is absent; what is there must be `expected`.
 fn agree(
@@ -161,6 +184,9 @@ fn refusal(kind: Kind, path: &str, message: &str) -> Refusal {
         } else {
             Refusal::invalid(field, message)
         };
+    }
+    if quoted(message, "unknown variant `").is_some_and(|it| LATER_VALUES.contains(&it)) {
+        return Refusal::not_supported(field, "this version does not do this yet");
     }
     Refusal::invalid(field, message)
 }
@@ -263,6 +289,56 @@ mod tests {
             "spec.prots",
             "Invalid",
         );
+    }
+
+    #[test]
+    fn what_kubectl_prints_is_read() {
+        let document = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"},
+                "creationTimestamp": "2026-01-02T03:04:05Z", "generation": 3, "managedFields": [{"manager": "kubectl"}],
+                "name": "web", "namespace": "shop", "resourceVersion": "123456",
+                "uid": "0a1b2c3d-0000-4000-8000-000000000000"
+            },
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+                "rules": [{
+                    "backendRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80, "weight": 1}],
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}}]
+                }]
+            },
+            "status": {"parents": [{"controllerName": "example.com/mesh"}]}
+        });
+
+        let read = manifest(Kind::HttpRoute, &ObjectKey::new("shop", "web"), document).unwrap();
+
+        assert_eq!(read.metadata().uid, "0a1b2c3d-0000-4000-8000-000000000000");
+        assert_eq!(read.metadata().resource_version, "123456");
+        assert_eq!(read.metadata().generation, 0);
+    }
+
+    #[test]
+    fn filter_of_a_later_version_is_not_supported() {
+        let with = |filter: Value| json!({"spec": {"rules": [{"filters": [filter]}]}});
+        let kind = Kind::HttpRoute;
+        let reference = json!({"group": "a.b", "kind": "C", "name": "d"});
+        let document = with(json!({"type": "ExtensionRef", "extensionRef": reference}));
+        check(
+            kind,
+            document,
+            "spec.rules[0].filters[0].extensionRef",
+            "NotSupported",
+        );
+        let document = with(json!({"type": "ExtensionRef"}));
+        check(
+            kind,
+            document,
+            "spec.rules[0].filters[0].type",
+            "NotSupported",
+        );
+        let document = with(json!({"type": "Nonsense"}));
+        check(kind, document, "spec.rules[0].filters[0].type", "Invalid");
     }
 
     #[test]

@@ -189,7 +189,8 @@ pub struct Metadata {
     /// Counts the changes of `spec`. Written by the agent.
     #[serde(default)]
     pub generation: u64,
-    /// The write that made this version, as a decimal number. In a request: the version that is to be replaced.
+    /// The write that made this version, as a decimal number. In a request: the version that is to be replaced. That
+    /// of an object of the Gateway API whose `uid` is not ours was given by an API server of Kubernetes, and is ignored.
     #[serde(default)]
     pub resource_version: String,
     /// Names this object, also against a later one of the same name. Written by the agent.

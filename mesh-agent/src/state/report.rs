@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Snapshot;
+
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +36,37 @@ pub struct Coverage {
 pub struct CoverageList {
     /// One per workload.
     pub items: Vec<Coverage>,
+}
+
+/// One circuit breaker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Breaker {
+    /// What its policy is for: `Service`, `HTTPRoute`, `GRPCRoute`.
+    pub kind: String,
+    /// Namespace of that.
+    pub namespace: String,
+    /// Name of that.
+    pub name: String,
+    /// The rule of the route, where it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// `namespace/name:port` of the endpoint, where each has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// `closed` (traffic flows), `half-open` (few requests try) or `open`.
+    pub state: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// How often it has opened since the policy was written or the agent started.
+    pub openings: u64,
+}
+
+/// `GET /api/v1/breakers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BreakerList {
+    /// One per service or route that has one, and one per endpoint that was asked.
+    pub items: Vec<Breaker>,
 }
 
 /// One live (or just closed) connection.
@@ -113,6 +146,76 @@ pub struct Explanation {
     pub policy: Vec<String>,
     /// The endpoints that may be picked, `address:port`.
     pub endpoints: Vec<String>,
+    /// Where a request would go, if one was asked about and the proxy carries the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestExplanation>,
+}
+
+/// A request that might be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestQuestion {
+    /// The method.
+    pub method: String,
+    /// The path, with the query.
+    pub path: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Where a request would go now, by the same code as on the way of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestExplanation {
+    /// The path in its one spelling, by which routes are chosen.
+    pub path: String,
+    /// `namespace/route/rule`, if a route matches; the rule by its name or its number.
+    pub rule: Option<String>,
+    /// The status, if the proxy would answer itself.
+    pub status: Option<u16>,
+    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`.
+    pub reason: String,
+    /// What is done to the request, by the filters of the rule.
+    pub filters: Vec<String>,
+    /// Who answers, with shares.
+    pub backends: Vec<BackendExplanation>,
+    /// How long the request may take.
+    pub request_timeout_millis: Option<u64>,
+    /// How long one attempt may take.
+    pub attempt_timeout_millis: Option<u64>,
+    /// The traffic policies that hold, `namespace/name`, the most specific first.
+    pub policies: Vec<String>,
+}
+
+/// A share of the requests of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendExplanation {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Its share ..
+    pub weight: u64,
+    /// .. of so much.
+    pub of: u64,
+    /// Whether there is no such service: the share is answered with 500.
+    pub is_missing: bool,
+    /// What is done to this share only.
+    pub filters: Vec<String>,
+    /// Who may be asked.
+    pub endpoints: Vec<EndpointExplanation>,
+    /// The traffic policies of the service.
+    pub policies: Vec<String>,
+}
+
+/// An endpoint that may be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointExplanation {
+    /// `namespace/name`.
+    pub name: String,
+    /// `address:port`.
+    pub address: String,
+    /// Whether it takes requests, in one word.
+    pub state: String,
 }
 
 /// `GET /api/v1/status`.
@@ -147,6 +250,37 @@ pub struct Status {
     pub workers: u64,
     /// Connections that the proxy carries now.
     pub proxied_connections: u64,
+    /// Policies that inject faults at the moment.
+    #[serde(default)]
+    pub faults: Vec<FaultReport>,
+}
+
+/// A policy that injects faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultReport {
+    /// `namespace/name` of the policy.
+    pub policy: String,
+    /// Kind and name of what it is for.
+    pub target: String,
+    /// How many faults.
+    pub count: u64,
+}
+
+impl FaultReport {
+    /// Those of all policies that are in force.
+    #[must_use]
+    pub fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let policies = snapshot.traffic_policies.values();
+        policies
+            .filter(|it| !it.spec.faults.is_empty() && it.is_in_force())
+            .map(|it| Self {
+                policy: it.key().to_string(),
+                target: format!("{} {}", it.spec.target.kind, it.spec.target.name),
+                count: it.spec.faults.len() as u64,
+            })
+            .collect()
+    }
 }
 
 /// Whether acceleration is on.

@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    /// A store that forgets, with the default settings: for tests.
+    /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
         Self::in_memory_with(Config::default())
@@ -258,10 +258,10 @@ impl Store {
     fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
         let key = ObjectKey::new(&wanted.metadata().namespace, &wanted.metadata().name);
         let old = R::all(&draft.next).get(&key).cloned();
-        expect_version(
-            old.as_deref().map(R::metadata),
-            &wanted.metadata().resource_version,
-        )?;
+        let current = old.as_deref().map(R::metadata);
+        if !is_foreign(current, wanted.metadata()) {
+            expect_version(current, &wanted.metadata().resource_version)?;
+        }
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
         {
@@ -326,6 +326,11 @@ fn set_condition(
     condition: Condition,
 ) -> Option<Manifest> {
     with_kind!(kind, R => draft.set_condition::<R>(key, condition))
+}
+
+/// Whether the version in a request is one of another registry: of the API server that gave the object this uid.
+fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool {
+    !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
 }
 
 /// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.

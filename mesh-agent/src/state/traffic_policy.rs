@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::duration::Duration;
-use super::object::{Condition, Kind, Object};
+use super::object::{Condition, ConditionStatus, Kind, Object};
 use balancing::LoadBalancing;
 use health::{HealthCheck, OutlierDetection};
 use resilience::{CircuitBreaker, Hedging, Retries};
@@ -61,6 +61,15 @@ pub struct TrafficPolicySpec {
     /// Injected for tests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+}
+
+impl TrafficPolicy {
+    /// Whether it holds. Of several policies for one target one does.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        let mut conditions = self.status.conditions.iter();
+        conditions.all(|it| it.kind != "Accepted" || it.status != ConditionStatus::False)
+    }
 }
 
 impl TrafficPolicySpec {

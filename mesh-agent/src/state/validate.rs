@@ -4,13 +4,22 @@
 //! [`decode`](super::decode).
 
 mod address;
+mod bound;
+mod cors;
+mod filter;
+mod grpc_route;
+mod http;
+mod http_route;
 mod name;
 mod policy;
+mod route;
+mod stream_route;
+mod traffic_policy;
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use super::endpoint::EndpointSpec;
+use super::endpoint::{EndpointSpec, Locality};
 use super::object::{Metadata, ObjectKey};
 use super::service::{Protocol, ServiceSpec};
 use super::workload::WorkloadSpec;
@@ -24,6 +33,8 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_ADDRESSES: usize = 16;
 /// Largest weight of an endpoint.
 pub const MAX_WEIGHT: u32 = 1000;
+/// Longest name of a region, zone or node.
+pub const MAX_LOCALITY: usize = 253;
 /// Longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
 /// Longest `version`.
@@ -38,11 +49,11 @@ pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
         Manifest::Endpoint(object) => endpoint(&object.spec, snapshot),
         Manifest::Workload(object) => workload(&object.spec, &key, snapshot),
         Manifest::AuthorizationPolicy(object) => policy::check(&object.spec),
-        Manifest::HttpRoute(_)
-        | Manifest::GrpcRoute(_)
-        | Manifest::TcpRoute(_)
-        | Manifest::TlsRoute(_)
-        | Manifest::TrafficPolicy(_) => Ok(()),
+        Manifest::HttpRoute(object) => http_route::check(&object.spec),
+        Manifest::GrpcRoute(object) => grpc_route::check(&object.spec),
+        Manifest::TcpRoute(object) => stream_route::tcp(&object.spec),
+        Manifest::TlsRoute(object) => stream_route::tls(&object.spec),
+        Manifest::TrafficPolicy(object) => traffic_policy::check(object),
     }
 }
 
@@ -127,6 +138,19 @@ fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
             "spec.weight",
             format!("a weight is 0 to {MAX_WEIGHT}"),
         ));
+    }
+    spec.locality.as_ref().map_or(Ok(()), locality)
+}
+
+fn locality(locality: &Locality) -> Result<(), Refusal> {
+    for (part, name) in [
+        ("region", &locality.region),
+        ("zone", &locality.zone),
+        ("node", &locality.node),
+    ] {
+        if let Some(name) = name {
+            bound::length(&format!("spec.locality.{part}"), name, 1..=MAX_LOCALITY)?;
+        }
     }
     Ok(())
 }

@@ -3,7 +3,18 @@
 //! Endpoints are numbered from zero. Weights are in the slots: an endpoint of weight 3 fills three times as many as
 //! one of weight 1, interleaved, so that taking slots in order is smooth.
 
-use crate::state::service::Balancing;
+pub mod hash;
+pub mod key;
+pub mod latency;
+pub mod locality;
+pub mod maglev;
+pub mod plan;
+pub mod pool;
+pub mod ring;
+pub mod slow_start;
+pub mod streams;
+pub mod table;
+pub mod tier;
 
 /// Most slots of one list; weights are scaled so that they fit, and every endpoint that has a weight keeps one.
 pub const MAX_SLOTS: usize = 4096;
@@ -79,58 +90,9 @@ const fn greatest_common_divisor(left: u32, right: u32) -> u32 {
     left
 }
 
-/// What a choice depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct Draw {
-    /// Whose turn it is, for round robin.
-    pub turn: u32,
-    /// Two random numbers.
-    pub random: [u32; 2],
-}
-
-/// Picks a slot's endpoint for which `is_usable` holds. `load` tells what an endpoint has to do, and its weight.
-pub fn pick(
-    slots: &[u32],
-    balancing: Balancing,
-    draw: Draw,
-    is_usable: impl Fn(u32) -> bool,
-    load: impl Fn(u32) -> (usize, u32),
-) -> Option<u32> {
-    let from = |start: u32| first_usable(slots, start, &is_usable);
-    match balancing {
-        Balancing::RoundRobin => from(draw.turn),
-        Balancing::Random => from(draw.random[0]),
-        Balancing::LeastRequest => {
-            let one = from(draw.random[0])?;
-            let two = from(draw.random[1])?;
-            let ((one_load, one_weight), (two_load, two_weight)) = (load(one), load(two));
-            // Requests per weight, this one included, without dividing.
-            let one_cost = (one_load as u64 + 1) * u64::from(two_weight.max(1));
-            let two_cost = (two_load as u64 + 1) * u64::from(one_weight.max(1));
-            Some(if two_cost < one_cost { two } else { one })
-        }
-    }
-}
-
-/// The first endpoint that may be used, from slot `start` (modulo their number) on.
-fn first_usable(slots: &[u32], start: u32, is_usable: &impl Fn(u32) -> bool) -> Option<u32> {
-    let start = usize::try_from(start).ok()?.checked_rem(slots.len())?;
-    let (before, after) = slots.split_at_checked(start)?;
-    after
-        .iter()
-        .chain(before)
-        .copied()
-        .find(|index| is_usable(*index))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Draw, MAX_SLOTS, pick, slots};
-    use crate::state::service::Balancing;
-
-    const fn draw(turn: u32, random: [u32; 2]) -> Draw {
-        Draw { turn, random }
-    }
+    use super::{MAX_SLOTS, slots};
 
     #[test]
     fn slots_interleave_by_weight() {
@@ -149,62 +111,5 @@ mod tests {
         for index in 0..1000 {
             assert!(slots.contains(&index));
         }
-    }
-
-    #[test]
-    fn round_robin_takes_turns_and_steps_over_the_unusable() {
-        let slots = slots(&[1, 1, 1]);
-        let picked: Vec<_> = (0..6)
-            .map(|turn| {
-                pick(
-                    &slots,
-                    Balancing::RoundRobin,
-                    draw(turn, [0; 2]),
-                    |index| index != 1,
-                    |_| (0, 1),
-                )
-            })
-            .collect();
-        assert_eq!(
-            picked,
-            [Some(0), Some(2), Some(2), Some(0), Some(2), Some(2)]
-        );
-        assert_eq!(
-            pick(
-                &slots,
-                Balancing::RoundRobin,
-                draw(0, [0; 2]),
-                |_| false,
-                |_| (0, 1)
-            ),
-            None
-        );
-        assert_eq!(
-            pick(
-                &[],
-                Balancing::Random,
-                draw(0, [0; 2]),
-                |_| true,
-                |_| (0, 1)
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn least_request_takes_the_one_with_less_to_do_per_weight() {
-        let slots = [0, 1];
-        let least = |loads: [(usize, u32); 2]| {
-            pick(
-                &slots,
-                Balancing::LeastRequest,
-                draw(0, [0, 1]),
-                |_| true,
-                |index| loads[index as usize],
-            )
-        };
-        assert_eq!(least([(3, 1), (2, 1)]), Some(1));
-        assert_eq!(least([(2, 1), (3, 1)]), Some(0));
-        assert_eq!(least([(5, 3), (2, 1)]), Some(0));
     }
 }

@@ -1,16 +1,38 @@
-//! How long an endpoint that refuses connections is left alone.
+//! How long an endpoint is left alone that refuses connections or answers badly.
 
 use std::time::Duration;
 
-/// The first time.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// At most.
-const LONGEST: Duration = Duration::from_secs(30);
+/// How the time out grows from one ejection to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// Each is twice as long as the last.
+    Doubling,
+    /// Each is longer by the first: Envoy's outlier detection.
+    Linear,
+}
 
-/// Refusals of one endpoint. Time is nanoseconds on any clock that only runs forwards.
+/// How long an ejection lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The first time.
+    pub base: Duration,
+    /// At most.
+    pub longest: Duration,
+    /// From one to the next.
+    pub growth: Growth,
+}
+
+/// Of an endpoint that refuses connections, without being told: it may only be starting again.
+pub const REFUSED: Terms = Terms {
+    base: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+    growth: Growth::Doubling,
+};
+
+/// Ejections of one endpoint for one cause. Time is nanoseconds on any clock that only runs forwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ejection {
-    refusals: u32,
+    times: u32,
     until_ns: u64,
 }
 
@@ -21,57 +43,97 @@ impl Ejection {
         self.until_ns
     }
 
-    /// It has refused. Further refusals while it is out already were under way, and do not count.
+    /// How often it was put aside, less what has been forgiven.
     #[must_use]
-    pub fn refused(self, now_ns: u64) -> Self {
+    pub const fn times(&self) -> u32 {
+        self.times
+    }
+
+    /// It is put aside. What comes while it is out already was under way, and does not count.
+    #[must_use]
+    pub fn ejected(self, terms: &Terms, now_ns: u64) -> Self {
         if now_ns < self.until_ns {
             return self;
         }
-        let refusals = self.refusals.saturating_add(1);
-        let factor = 1_u32.checked_shl(refusals - 1).unwrap_or(u32::MAX);
-        let length = SHORTEST.saturating_mul(factor).min(LONGEST);
+        let times = self.times.saturating_add(1);
+        let factor = match terms.growth {
+            Growth::Doubling => 1_u32.checked_shl(times - 1).unwrap_or(u32::MAX),
+            Growth::Linear => times,
+        };
+        let length = terms.base.saturating_mul(factor).min(terms.longest);
         let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
         Self {
-            refusals,
+            times,
             until_ns: now_ns.saturating_add(length_ns),
         }
     }
 
-    /// It has accepted: all is forgotten.
+    /// It has worked again: all is forgotten.
     #[must_use]
-    pub fn accepted(self) -> Self {
+    pub fn forgotten(self) -> Self {
         Self::default()
+    }
+
+    /// It has been in for an interval: one of the times is forgiven.
+    #[must_use]
+    pub const fn forgiven(self, now_ns: u64) -> Self {
+        if now_ns < self.until_ns {
+            return self;
+        }
+        Self {
+            times: self.times.saturating_sub(1),
+            until_ns: 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Ejection;
+    use super::*;
 
     const SECOND: u64 = 1_000_000_000;
 
-    #[test]
-    fn each_refusal_doubles_the_time_up_to_a_limit() {
+    fn lengths(terms: &Terms) -> Vec<u64> {
         let mut ejection = Ejection::default();
         let mut now = 5;
         let mut lengths = Vec::new();
         for _ in 0..7 {
-            ejection = ejection.refused(now);
+            ejection = ejection.ejected(terms, now);
             lengths.push((ejection.until_ns() - now) / SECOND);
             now = ejection.until_ns();
         }
-        assert_eq!(lengths, [1, 2, 4, 8, 16, 30, 30]);
+        lengths
+    }
+
+    #[test]
+    fn each_refusal_doubles_the_time_up_to_a_limit() {
+        assert_eq!(lengths(&REFUSED), [1, 2, 4, 8, 16, 30, 30]);
+    }
+
+    #[test]
+    fn each_outlier_is_out_longer_by_the_first_time() {
+        let terms = Terms {
+            base: Duration::from_secs(30),
+            longest: Duration::from_secs(150),
+            growth: Growth::Linear,
+        };
+        assert_eq!(lengths(&terms), [30, 60, 90, 120, 150, 150, 150]);
     }
 
     #[test]
     fn refusals_of_connections_that_were_under_way_count_once() {
-        let once = Ejection::default().refused(0);
-        assert_eq!(once.refused(SECOND / 2), once);
+        let once = Ejection::default().ejected(&REFUSED, 0);
+        assert_eq!(once.ejected(&REFUSED, SECOND / 2), once);
     }
 
     #[test]
-    fn an_accepted_connection_forgives() {
-        let ejection = Ejection::default().refused(0).accepted();
-        assert_eq!(ejection.until_ns(), 0);
+    fn what_works_again_is_forgiven_at_once_or_by_and_by() {
+        let ejection = Ejection::default().ejected(&REFUSED, 0);
+        let ejection = ejection.ejected(&REFUSED, SECOND);
+        assert_eq!(ejection.forgotten(), Ejection::default());
+        assert_eq!(ejection.forgiven(2 * SECOND), ejection, "it is out");
+        let once = ejection.forgiven(3 * SECOND);
+        assert_eq!((once.times(), once.until_ns()), (1, 0));
+        assert_eq!(once.forgiven(4 * SECOND).forgiven(5 * SECOND).times(), 0);
     }
 }

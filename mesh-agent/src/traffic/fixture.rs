@@ -20,6 +20,12 @@ pub(crate) struct Fixture {
     snapshot: Snapshot,
 }
 
+impl From<Snapshot> for Fixture {
+    fn from(snapshot: Snapshot) -> Self {
+        Self { snapshot }
+    }
+}
+
 impl Fixture {
     /// Adds or replaces a service of the namespace `shop`.
     pub(crate) fn service(mut self, name: &str, spec: &Value) -> Self {

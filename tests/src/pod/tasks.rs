@@ -169,6 +169,26 @@ impl Pod {
         }
     }
 
+    /// Opens connections and keeps them; with `is_http` each carries one request first.
+    pub fn hold(
+        &self,
+        address: SocketAddr,
+        connections: u64,
+        is_http: bool,
+    ) -> Result<(), Failure> {
+        let task = Task::Hold {
+            address,
+            connections,
+            is_http,
+        };
+        self.perform(task).map(drop)
+    }
+
+    /// Closes the connections that are held.
+    pub fn release(&self) -> Result<(), Failure> {
+        self.perform(Task::Release).map(drop)
+    }
+
     /// How much a server that never reads accepts.
     #[track_caller]
     pub fn fill(&self, address: SocketAddr, limit: u64) -> Result<u64, Failure> {

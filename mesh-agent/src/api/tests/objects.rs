@@ -3,7 +3,7 @@
 use super::*;
 
 /// One object per kind, with every field that has one: plural, name and body.
-fn examples() -> [(&'static str, &'static str, Value); 4] {
+fn examples() -> [(&'static str, &'static str, Value); 9] {
     let object = |kind: &str, name: &str, spec: Value| {
         let metadata = json!({"name": name, "namespace": "shop"});
         json!({"apiVersion": "mesh.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
@@ -18,6 +18,8 @@ fn examples() -> [(&'static str, &'static str, Value); 4] {
         json!([{"namespaces": ["shop"], "serviceAccounts": ["client"], "cidrs": ["10.0.0.0/8"]}]);
     let policy = json!({"target": {"kind": "Service", "name": "web"}, "action": "Allow",
         "mode": "Enforce", "rules": [{"from": from, "to": [{"ports": [80]}]}]});
+    let traffic = json!({"target": {"kind": "HTTPRoute", "name": "web", "sectionName": "all"},
+        "retries": {"attempts": 2, "on": ["5xx"]}, "timeouts": {"request": "1s"}});
     [
         ("services", "web", object("Service", "web", service)),
         ("endpoints", "web-1", object("Endpoint", "web-1", endpoint)),
@@ -31,7 +33,24 @@ fn examples() -> [(&'static str, &'static str, Value); 4] {
             "only-client",
             object("AuthorizationPolicy", "only-client", policy),
         ),
+        ("httproutes", "web", route("HTTPRoute", "v1")),
+        ("grpcroutes", "web", route("GRPCRoute", "v1")),
+        ("tcproutes", "web", route("TCPRoute", "v1alpha2")),
+        ("tlsroutes", "web", route("TLSRoute", "v1")),
+        (
+            "trafficpolicies",
+            "web",
+            object("TrafficPolicy", "web", traffic),
+        ),
     ]
+}
+
+/// A route of a kind in a version of the Gateway API.
+fn route(kind: &str, version: &str) -> Value {
+    let spec = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+        "rules": [{"name": "all", "backendRefs": [{"name": "web", "port": 80, "weight": 3}]}]});
+    json!({"apiVersion": format!("gateway.networking.k8s.io/{version}"), "kind": kind,
+        "metadata": {"name": "web", "namespace": "shop"}, "spec": spec})
 }
 
 #[tokio::test]
@@ -110,6 +129,16 @@ async fn stale_version_is_a_conflict_and_changes_nothing() {
     assert_eq!(stale.problem(), conflict);
     let stale = fixture.send(with("999", Method::DELETE)).await;
     assert_eq!(stale.problem(), conflict);
+    // A uid of another registry excuses the version in the object, not the one in the header.
+    let path = "/api/v1/namespaces/shop/httproutes/web";
+    let mut foreign = route("HTTPRoute", "v1");
+    assert_eq!(fixture.put(path, &foreign).await.status, 201);
+    foreign["metadata"]["uid"] = json!("0a1b2c3d-0000-4000-8000-000000000000");
+    let mut stale = request(Method::PUT, path, &foreign);
+    stale
+        .headers_mut()
+        .insert("if-match", "\"999\"".parse().unwrap());
+    assert_eq!(fixture.send(stale).await.problem(), conflict);
     let mut document = wanted.clone();
     document["metadata"] = json!({"resourceVersion": "999"});
     assert_eq!(fixture.put(WEB, &document).await.problem(), conflict);
@@ -199,7 +228,7 @@ async fn unknown_paths_methods_and_kinds_are_problems_too() {
     let answer = fixture.send(post).await;
     assert_eq!(answer.problem().2, "MethodNotAllowed");
     assert!(answer.headers.contains_key("allow"));
-    let later = "/api/v1/namespaces/shop/httproutes/web";
+    let later = "/api/v1/namespaces/shop/gateways/web";
     let answer = fixture.put(later, &json!({})).await;
     assert_eq!(
         answer.problem(),

@@ -59,6 +59,19 @@ async fn explain_checks_its_question() {
         .get("/api/v1/explain?source=shop/client&destination=[fd00::1]:81&transport=udp")
         .await;
     assert_eq!(explained.json()["reason"], "sent-81");
+    assert_eq!(explained.json()["request"], Value::Null);
+    let asked = "source=shop/client&destination=1.2.3.4:80";
+    check(&format!("{asked}&header=x"), 400, "header").await;
+    check(&format!("{asked}&path=/&path=/"), 400, "query").await;
+    check(&format!("{asked}&paht=/"), 400, "query").await;
+    let query = format!("{asked}&path=/a%3Fb=1&header=x-a:1&header=x-b:%202");
+    let explained = fixture.get(&format!("/api/v1/explain?{query}")).await;
+    let request = &explained.json()["request"];
+    assert_eq!(
+        (&request["path"], &request["reason"]),
+        (&json!("/a?b=1"), &json!("GET"))
+    );
+    assert_eq!(request["filters"], json!(["x-a=1", "x-b=2"]));
     fixture.stop().await;
 }
 

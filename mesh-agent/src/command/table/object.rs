@@ -61,10 +61,14 @@ pub(in crate::command) fn endpoints(endpoints: &[Endpoint]) -> String {
                 .ports
                 .iter()
                 .map(|(name, port)| format!("{name}:{port}"));
+            let health = endpoint.status.health.as_ref();
             let status = if spec.draining {
                 "draining".to_owned()
             } else {
-                judged(&endpoint.status.conditions)
+                match (judged(&endpoint.status.conditions), health) {
+                    (judged, Some(health)) if judged == "ok" => lower(health.status),
+                    (judged, _) => judged,
+                }
             };
             let mut row = names(&endpoint.metadata);
             row.extend([
@@ -114,7 +118,7 @@ pub(in crate::command) fn workloads(workloads: &[Workload]) -> String {
     )
 }
 
-pub(in crate::command) fn policies(policies: &[AuthorizationPolicy]) -> String {
+pub(super) fn policies(policies: &[&AuthorizationPolicy]) -> String {
     let header = [
         "NAMESPACE",
         "NAME",
@@ -141,12 +145,12 @@ pub(in crate::command) fn policies(policies: &[AuthorizationPolicy]) -> String {
     )
 }
 
-fn names(metadata: &Metadata) -> Vec<Cell> {
+pub(super) fn names(metadata: &Metadata) -> Vec<Cell> {
     vec![text(&metadata.namespace), text(&metadata.name)]
 }
 
 /// What is not so, by type and reason; `ok` where everything is.
-fn judged(conditions: &[Condition]) -> String {
+pub(super) fn judged(conditions: &[Condition]) -> String {
     let by_status: BTreeMap<bool, Vec<String>> = conditions.iter().fold(
         BTreeMap::new(),
         |mut found: BTreeMap<bool, Vec<String>>, condition| {

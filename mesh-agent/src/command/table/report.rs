@@ -4,7 +4,8 @@ use comfy_table::Cell;
 
 use super::{NONE, join, number, pairs, render, text, yes_no};
 use crate::state::report::{
-    BpfReport, Connection, ConnectionList, CoverageList, Explanation, Status,
+    BpfReport, Connection, ConnectionList, CoverageList, EndpointExplanation, Explanation,
+    RequestExplanation, Status,
 };
 
 pub(in crate::command) fn connections(list: &ConnectionList) -> String {
@@ -76,14 +77,76 @@ pub(in crate::command) fn coverage(list: &CoverageList) -> String {
 
 pub(in crate::command) fn explanation(explanation: &Explanation) -> String {
     let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| NONE.to_owned());
-    pairs([
+    let connection = pairs([
         ("Verdict", explanation.verdict.clone()),
         ("Reason", explanation.reason.clone()),
         ("Service", or_none(&explanation.service)),
         ("Mode", or_none(&explanation.mode)),
         ("Policies", join(&explanation.policy)),
         ("Endpoints", join(&explanation.endpoints)),
-    ])
+    ]);
+    match &explanation.request {
+        Some(asked) => format!("{connection}\n{}", request(asked)),
+        None => connection,
+    }
+}
+
+fn request(asked: &RequestExplanation) -> String {
+    let millis =
+        |length: Option<u64>| length.map_or_else(|| NONE.to_owned(), |it| format!("{it}ms"));
+    let mut shown = pairs([
+        ("Path", asked.path.clone()),
+        (
+            "Rule",
+            asked.rule.clone().unwrap_or_else(|| NONE.to_owned()),
+        ),
+        ("Why", asked.reason.clone()),
+        (
+            "Status",
+            asked
+                .status
+                .map_or_else(|| NONE.to_owned(), |it| it.to_string()),
+        ),
+        ("Filters", join(&asked.filters)),
+        ("Deadline", millis(asked.request_timeout_millis)),
+        ("Per attempt", millis(asked.attempt_timeout_millis)),
+        ("Traffic policies", join(&asked.policies)),
+    ]);
+    if asked.backends.is_empty() {
+        return shown;
+    }
+    let header = [
+        "BACKEND",
+        "SHARE",
+        "FILTERS",
+        "TRAFFIC POLICIES",
+        "ENDPOINT",
+        "ADDRESS",
+        "STATE",
+    ];
+    let rows = asked.backends.iter().flat_map(|backend| {
+        let none = EndpointExplanation {
+            name: NONE.to_owned(),
+            address: NONE.to_owned(),
+            state: if backend.is_missing { "missing" } else { NONE }.to_owned(),
+        };
+        let endpoints = backend.endpoints.iter().cloned();
+        let none = backend.endpoints.is_empty().then_some(none);
+        endpoints.chain(none).map(|endpoint| {
+            vec![
+                text(&backend.service),
+                number(format!("{}/{}", backend.weight, backend.of)),
+                text(join(&backend.filters)),
+                text(join(&backend.policies)),
+                text(&endpoint.name),
+                text(&endpoint.address),
+                text(&endpoint.state),
+            ]
+        })
+    });
+    shown.push('\n');
+    shown.push_str(&render(&header, rows));
+    shown
 }
 
 pub(in crate::command) fn status(status: &Status) -> String {
@@ -103,6 +166,10 @@ pub(in crate::command) fn status(status: &Status) -> String {
         format!("{} in the kernel", status.programmed_revision)
     };
     let objects = status.objects.iter();
+    let faults = status
+        .faults
+        .iter()
+        .map(|it| format!("{} for {}: {}", it.policy, it.target, it.count));
     pairs([
         ("Ready", ready),
         ("Version", status.version.clone()),
@@ -124,6 +191,7 @@ pub(in crate::command) fn status(status: &Status) -> String {
             "Proxied connections",
             status.proxied_connections.to_string(),
         ),
+        ("Faults", join(faults)),
     ])
 }
 

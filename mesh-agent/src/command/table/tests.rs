@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::report::size;
 use super::*;
+use crate::state::decode;
 use crate::state::endpoint::Endpoint;
+use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
 use crate::state::service::Service;
 
@@ -84,7 +86,8 @@ fn text_cannot_steer_the_terminal() {
 #[test]
 fn an_empty_list_is_its_header() {
     assert_eq!(workloads(&[]).lines().count(), 1);
-    assert!(policies(&[]).starts_with("NAMESPACE"));
+    assert!(all_policies(&[]).starts_with("NAMESPACE"));
+    assert!(routes(&[]).starts_with("NAMESPACE"));
     assert!(connections(&ConnectionList::default()).starts_with("WORKLOAD"));
     assert!(bpf(&BpfReport::default()).contains("CAPACITY"));
 }
@@ -95,4 +98,45 @@ fn sizes_keep_at_least_four_digits_before_they_change_the_unit() {
     assert_eq!(size(10_239), "10239B");
     assert_eq!(size(10_240), "10KiB");
     assert_eq!(size(u64::MAX), "16777215TiB");
+}
+
+#[test]
+fn routes_and_policies_of_all_kinds_share_a_page() {
+    let object = |kind: Kind, name: &str, spec: serde_json::Value| {
+        let key = ObjectKey::new("shop", name);
+        decode::manifest(kind, &key, json!({ "spec": spec })).expect("it is right")
+    };
+    let parent = json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
+    let backends =
+        json!([{"name": "v1", "port": 80}, {"name": "v2", "port": 80}, {"name": "v1", "port": 80}]);
+    let rules = json!([{ "backendRefs": backends }]);
+    let http = json!({"parentRefs": parent, "hostnames": ["a.b"], "rules": rules});
+    let tcp = json!({"parentRefs": parent, "rules": rules});
+    let shown = routes(&[
+        object(Kind::HttpRoute, "r", http),
+        object(Kind::TcpRoute, "t", tcp),
+    ]);
+    assert_eq!(
+        shown,
+        "\
+NAMESPACE  NAME  KIND       HOSTNAMES  PARENTS         RULES  BACKENDS     STATUS
+shop       r     HTTPRoute  a.b        Service/web:80      1  v1:80,v2:80  pending
+shop       t     TCPRoute   -          Service/web:80      1  v1:80,v2:80  pending"
+    );
+    let access = json!({"target": {"kind": "Service", "name": "web"}, "action": "Deny"});
+    let traffic = json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "first"},
+        "retries": {}, "faults": [{"abort": {"status": 503}}]});
+    let shown = all_policies(&[
+        object(Kind::AuthorizationPolicy, "a", access),
+        object(Kind::TrafficPolicy, "p", traffic),
+    ]);
+    assert_eq!(
+        shown,
+        "\
+NAMESPACE  NAME  TARGET       ACTION  MODE     RULES  STATUS
+shop       a     Service/web  Deny    Enforce      0  pending
+
+NAMESPACE  NAME  TARGET             SETS            STATUS
+shop       p     HTTPRoute/r/first  retries,faults  pending"
+    );
 }

@@ -98,3 +98,39 @@ async fn buffers_grow_within_the_allowance_and_give_it_back() {
     assert_eq!(received, bytes);
     assert_eq!(ledger.taken.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_reader_does_not_take_arrives_when_it_does() {
+    let bytes: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    for limit in [0, 1 << 20] {
+        let ledger = Ledger {
+            limit,
+            ..Ledger::default()
+        };
+        let (mut client, mut left) = duplex(1 << 20);
+        let (mut right, mut server) = duplex(100);
+        client.write_all(&bytes).await.expect("fits");
+        client.shutdown().await.expect("closes");
+        let counts = Counts::default();
+        let slow = async {
+            let mut received = Vec::new();
+            let mut piece = [0; 70];
+            loop {
+                tokio::task::yield_now().await;
+                match server.read(&mut piece).await.expect("reads") {
+                    0 => break,
+                    length => received.extend_from_slice(&piece[..length]),
+                }
+            }
+            server.shutdown().await.expect("closes");
+            received
+        };
+        let (end, received) = tokio::join!(
+            both_ways(&mut left, &mut right, LONG, &ledger, &counts),
+            slow
+        );
+        assert!(matches!(end, End::Finished));
+        assert_eq!(received, bytes);
+        assert_eq!(ledger.taken.load(Ordering::Relaxed), 0);
+    }
+}

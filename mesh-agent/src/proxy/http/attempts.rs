@@ -1,151 +1,383 @@
-//! The tries of one request: another endpoint where one refuses, another connection where one has just closed.
+//! The attempts of one request: another endpoint where one fails, another connection where one has just closed, a second
+//! attempt beside one that is slow, and the deadline of the whole.
 
-use std::error::Error as _;
+mod answer;
+mod guards;
+mod hedged;
+pub(crate) mod replay;
+mod trial;
+
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
+use self::answer::Answer;
+use self::hedged::Side;
+use self::replay::Original;
+use self::trial::{Failure, Question, Trial};
+use super::Connection;
 use super::body::Outgoing;
 use super::exchange::Exchange;
 use super::headers::is_idempotent;
+use crate::net::clock;
 use crate::proxy::error::Error;
-use crate::proxy::pool::{self, Lease};
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::balance::key::Head;
+use crate::traffic::retry::budget::Extra;
+use crate::traffic::retry::{Outcome, Plan};
 
-/// Endpoints that are tried for one request.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+/// Endpoints that are tried for one connection or request that no policy speaks of.
+const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
+/// What is done where no policy speaks of retries.
+static NO_POLICY: Plan = Plan::without_policy(MAX_ATTEMPTS - 1);
 
-/// Sends a request to an endpoint of `port`. What has failed without a trace is tried elsewhere.
+/// Where a request goes, and what holds for it on the way.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The service port whose endpoints are asked.
+    pub(crate) port: Arc<ServicePort>,
+    /// What holds: of the rule, the route and the service that was dialled.
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// Sends a request to an endpoint of `target`, and elsewhere what may be repeated. The response is the first that
+/// nothing more is to be done about.
 pub(crate) async fn send(
     exchange: &mut Exchange,
-    port: Arc<ServicePort>,
-    mut request: Request<Outgoing>,
+    target: Target,
+    request: Request<Outgoing>,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
-    let connection = Arc::clone(&exchange.connection);
-    let worker = &connection.worker;
-    let mut selection = Selection::new(port);
-    let spare = Spare::of(&request);
-    let mut last = Error::NoEndpoint;
-    let mut stale = 0;
-    while exchange.attempts < MAX_ATTEMPTS {
-        let active = match selection.next(worker, &connection.caller) {
-            Ok(active) => active,
-            // That nobody is left says less than why the last one failed.
-            Err(Error::NoEndpoint) => return Err(last),
-            Err(error) => return Err(error),
+    let passage = guards::enter(exchange, &target)?;
+    exchange.limit_time(&target.policy, request.headers());
+    let mut attempts = Attempts::new(exchange, target, request, is_http2);
+    let result = attempts.run().await;
+    let evidence = guards::evidence(&result, exchange.is_grpc);
+    passage.leave(&exchange.connection.worker, evidence);
+    result
+}
+
+/// What goes on for one request.
+struct Attempts<'a> {
+    exchange: &'a mut Exchange,
+    connection: Arc<Connection>,
+    policy: Arc<Policy>,
+    selection: Selection,
+    original: Original,
+    is_idempotent: bool,
+    is_http2: bool,
+    /// Attempts after the first that were sent, hedges apart.
+    retries: u32,
+    stale: u32,
+}
+
+/// What is to be done next.
+enum Step {
+    /// This is the end.
+    Done(Result<Response<Incoming>, Error>),
+    /// Another attempt, at this endpoint.
+    Again(Active, Box<Request<Outgoing>>),
+}
+
+impl<'a> Attempts<'a> {
+    fn new(
+        exchange: &'a mut Exchange,
+        target: Target,
+        request: Request<Outgoing>,
+        is_http2: bool,
+    ) -> Self {
+        let Target { port, policy } = target;
+        let connection = Arc::clone(&exchange.connection);
+        let head = Head {
+            uri: request.uri(),
+            headers: request.headers(),
         };
-        let endpoint = Arc::clone(active.endpoint());
-        exchange.attempts += 1;
-        if exchange.attempts > 1 {
-            worker.metrics.retried(last.reason());
+        let caller = &connection.caller;
+        let session = exchange
+            .rule
+            .as_ref()
+            .and_then(|rule| rule.session.as_ref());
+        let selection = Selection::of_request(port, &policy, session, caller, head);
+        let is_idempotent = is_idempotent(request.method());
+        let max_body = plan(&policy).max_body_bytes;
+        Self {
+            connection,
+            selection,
+            original: Original::new(request, max_body),
+            exchange,
+            policy,
+            is_idempotent,
+            is_http2,
+            retries: 0,
+            stale: 0,
         }
-        let lease = if is_http2 {
-            pool::http2(worker, &connection.caller, selection.port(), &endpoint).await
-        } else {
-            pool::http1(worker, &connection.caller, selection.port(), &endpoint).await
-        };
-        let lease = match lease {
-            Ok(lease) => lease,
-            Err(error) if error.is_retryable() => {
-                selection.avoid(&endpoint);
-                exchange.active = Some(active);
-                last = error;
-                continue;
+    }
+
+    /// Attempt, look at what came of it, attempt again.
+    async fn run(&mut self) -> Result<Response<Incoming>, Error> {
+        if let Some(spending) = &self.policy.extra.budget {
+            spending.budget.request(clock::monotonic_ns());
+        }
+        let mut active = self.pick()?;
+        let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
+        loop {
+            self.exchange.attempts += 1;
+            let result = self.attempt(active, request).await;
+            match self.judge(result).await {
+                Step::Done(result) => return result,
+                Step::Again(next, again) => (active, request) = (next, *again),
             }
-            Err(error) => return Err(error),
+        }
+    }
+
+    /// One attempt, or two if the first is slow.
+    async fn attempt(
+        &mut self,
+        active: Active,
+        request: Request<Outgoing>,
+    ) -> Result<Answer, Failure> {
+        let delay = self.hedge_delay(&request);
+        let question = self.question(request);
+        let port = self.selection.port();
+        let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
+        self.is_asked(active);
+        let first = trial.run(question);
+        let result = match delay {
+            None => first.await,
+            Some(delay) => {
+                let (result, side) = hedged::race(self, Box::pin(first), delay).await;
+                if let Side::Second(active) = side {
+                    self.is_asked(active);
+                }
+                result
+            }
         };
-        match try_once(exchange, active, lease, request).await {
-            Ok(response) => return Ok(response),
-            Err((error, Some(unsent))) => {
-                // Closed in the moment it was taken out: the endpoint is not to blame.
-                request = unsent;
-                last = error;
-                stale += 1;
-                if stale <= MAX_STALE {
-                    exchange.attempts -= 1;
+        if result.is_ok() {
+            self.has_answered();
+        }
+        result
+    }
+
+    /// This endpoint is the one that the request is at, of the service that was chosen last.
+    fn is_asked(&mut self, active: Active) {
+        self.exchange.port = Some(Arc::clone(self.selection.port()));
+        self.exchange.active = Some(active);
+    }
+
+    /// It has begun to answer.
+    fn has_answered(&mut self) {
+        if let Some(active) = &mut self.exchange.active {
+            active.answered(clock::monotonic_ns());
+            self.exchange.session_field = self.selection.session_field(active.endpoint());
+        }
+    }
+
+    /// Whether that was the end.
+    async fn judge(&mut self, result: Result<Answer, Failure>) -> Step {
+        let (outcome, unsent, last) = match result {
+            Ok(answer) => (answer.outcome, None, Ok(answer)),
+            Err(mut failure) => {
+                let unsent = failure.unsent.take().map(|request| *request);
+                match (failure.outcome, unsent) {
+                    (_, Some(request)) if failure.is_stale && self.stale < MAX_STALE => {
+                        return self.stale(failure.error, request);
+                    }
+                    (Some(outcome), unsent) => (outcome, unsent, Err(failure.error)),
+                    (None, _) => return Step::Done(Err(failure.error)),
                 }
             }
-            Err((error @ Error::Upstream { .. }, None)) => {
-                let Some(again) = spare.copy(&error) else {
-                    return Err(error);
-                };
-                selection.avoid(&endpoint);
-                request = again;
-                last = error;
+        };
+        if last.is_err() && self.exchange.is_overdue(Instant::now()) {
+            return Step::Done(Err(Error::Deadline));
+        }
+        if !plan(&self.policy).wants(outcome, self.is_idempotent) {
+            return self.end(last, false);
+        }
+        if self.retries >= plan(&self.policy).attempts {
+            return self.end(last, self.retries > 0);
+        }
+        match unsent.or_else(|| self.original.again()) {
+            Some(request) => self.again(outcome, last, request).await,
+            None => self.end(last, false),
+        }
+    }
+
+    /// Closed in the moment it was taken out of the pool: the endpoint is not to blame, and nothing was sent.
+    fn stale(&mut self, error: Error, request: Request<Outgoing>) -> Step {
+        self.stale += 1;
+        self.exchange.attempts -= 1;
+        match self.pick() {
+            Ok(active) => {
+                self.connection.worker.metrics.retried(error.reason());
+                Step::Again(active, Box::new(request))
             }
-            Err((error, None)) => return Err(error),
+            // That nobody is left says less than why the last one failed.
+            Err(Error::NoEndpoint) => Step::Done(Err(error)),
+            Err(other) => Step::Done(Err(other)),
         }
     }
-    Err(last)
-}
 
-type Failure = (Error, Option<Request<Outgoing>>);
-
-async fn try_once(
-    exchange: &mut Exchange,
-    active: Active,
-    mut lease: Lease,
-    request: Request<Outgoing>,
-) -> Result<Response<Incoming>, Failure> {
-    let address = active.endpoint().address;
-    exchange.active = Some(active);
-    let patience = exchange.connection.worker.config.timeouts.response;
-    let result = timeout(patience, lease.send(request)).await;
-    exchange.lease = Some(lease);
-    match result {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(mut error)) => {
-            exchange.lease = None;
-            let unsent = error.take_message();
-            Err((exchange.blame(address, error.into_error()), unsent))
+    /// Another attempt is wanted: within the deadline, the budget and the limit, at another endpoint, after a while.
+    async fn again(
+        &mut self,
+        outcome: Outcome,
+        last: Result<Answer, Error>,
+        request: Request<Outgoing>,
+    ) -> Step {
+        let backoff = &plan(&self.policy).backoff;
+        let wait = backoff.wait(self.retries, rand::random());
+        if self.exchange.is_overdue(Instant::now() + wait) {
+            return self.end(last, false);
         }
-        Err(_) => {
-            exchange.lease = None;
-            Err((Error::ResponseTimeout(address), None))
+        self.avoid_last();
+        let active = match self.pick_another() {
+            Ok(active) => active,
+            Err(Error::NoEndpoint) => return self.end(last, self.retries > 0),
+            Err(error) => return Step::Done(Err(error)),
+        };
+        if !self.may_spend(Extra::Retry) {
+            return self.end(last, true);
         }
+        let worker = &self.connection.worker;
+        match last {
+            Ok(answer) => {
+                worker.metrics.retried(outcome.reason());
+                if !self.exchange.is_last {
+                    answer.discard(worker);
+                }
+            }
+            Err(error) => worker.metrics.retried(error.reason()),
+        }
+        self.retries += 1;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Step::Again(active, Box::new(request))
     }
-}
 
-/// A copy of a request that has no body, for a second time.
-struct Spare(Option<Parts>);
-
-impl Spare {
-    fn of(request: &Request<Outgoing>) -> Self {
-        let has_no_body = matches!(request.body(), Outgoing::Empty);
-        Self(has_no_body.then(|| {
-            let mut copy = Request::new(());
-            *copy.method_mut() = request.method().clone();
-            *copy.uri_mut() = request.uri().clone();
-            *copy.version_mut() = request.version();
-            copy.headers_mut().clone_from(request.headers());
-            copy.into_parts().0
+    /// The last answer or failure is what the client gets.
+    fn end(&mut self, last: Result<Answer, Error>, is_exceeded: bool) -> Step {
+        Step::Done(last.map(|answer| {
+            if is_exceeded {
+                self.exchange.retries_exceeded();
+            }
+            answer.take(self.exchange)
         }))
     }
 
-    /// One more, if the request may be sent again after `error`: it was not processed, or its repetition makes no
-    /// difference.
-    fn copy(&self, error: &Error) -> Option<Request<Outgoing>> {
-        let parts = self.0.as_ref()?;
-        let may_repeat = is_idempotent(&parts.method) || is_refused(error);
-        may_repeat.then(|| Request::from_parts(parts.clone(), Outgoing::Empty))
+    /// Never again, unless there is no other.
+    fn avoid_last(&mut self) {
+        if let Some(active) = &self.exchange.active {
+            self.selection.avoid(active.endpoint());
+        }
+    }
+
+    /// An endpoint that was not tried yet, whose breaker lets the request through.
+    fn pick(&mut self) -> Result<Active, Error> {
+        let mut last = Error::NoEndpoint;
+        loop {
+            let worker = &self.connection.worker;
+            let active = match self.selection.next(worker, &self.connection.caller) {
+                Ok(active) => active,
+                Err(Error::NoEndpoint) => return Err(last),
+                Err(error) => return Err(error),
+            };
+            if !active.endpoint().live.is_broken() {
+                return Ok(active);
+            }
+            last = Error::BreakerOpen;
+            self.selection.avoid(active.endpoint());
+        }
+    }
+
+    /// The same; where all were tried and a policy wants retries, one of those again.
+    fn pick_another(&mut self) -> Result<Active, Error> {
+        match self.pick() {
+            Err(Error::NoEndpoint | Error::BreakerOpen) if self.policy.extra.plan.is_some() => {
+                self.selection.forgive();
+                self.pick().map_err(|error| match error {
+                    Error::BreakerOpen => Error::NoEndpoint,
+                    error => error,
+                })
+            }
+            Err(Error::BreakerOpen) => Err(Error::NoEndpoint),
+            result => result,
+        }
+    }
+
+    /// Whether there may be one more attempt than there must be. If so it counts until the request has ended.
+    fn may_spend(&mut self, extra: Extra) -> bool {
+        let metrics = &self.connection.worker.metrics;
+        if let Some(spending) = &self.policy.extra.budget
+            && !spending.budget.take(extra, clock::monotonic_ns())
+        {
+            metrics.retry_refused("budget");
+            return false;
+        }
+        let port = Arc::clone(self.selection.port());
+        let is_within = guards::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
+        if !is_within {
+            self.connection.worker.metrics.retry_refused("limit");
+        }
+        is_within
+    }
+
+    /// What is asked now: the request, and until when there must be an answer.
+    fn question(&self, mut request: Request<Outgoing>) -> Question {
+        let now = Instant::now();
+        self.exchange.shorten(request.headers_mut(), now);
+        let patience = self.connection.worker.config.timeouts.response;
+        let of_policy = plan(&self.policy).per_try.or(self.policy.timeouts.attempt);
+        let own = now + of_policy.unwrap_or(patience);
+        let deadline = self.exchange.deadline();
+        let is_sooner = deadline.is_some_and(|deadline| deadline.at < own);
+        Question {
+            request,
+            is_http2: self.is_http2,
+            is_grpc: self.exchange.is_grpc,
+            fate: self.exchange.fate.clone(),
+            limit: deadline.map_or(own, |deadline| deadline.at.min(own)),
+            is_limit_ours: !is_sooner || deadline.is_some_and(|deadline| deadline.is_ours),
+        }
+    }
+
+    /// The same once more, for another endpoint.
+    fn question_again(&self) -> Option<Question> {
+        Some(self.question(self.original.again()?))
+    }
+
+    /// How long to wait for the first endpoint before a second is asked; absent where only one is.
+    fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<std::time::Duration> {
+        let hedging = self.policy.extra.hedging.as_ref()?;
+        let is_safe = self.is_idempotent
+            && !self.exchange.is_last
+            && matches!(request.body(), Outgoing::Empty);
+        if !is_safe || self.retries > 0 {
+            return None;
+        }
+        hedging.delay(self.selection.port(), clock::monotonic_ns())
     }
 }
 
-/// Whether the endpoint says that it has not looked at the request: RFC 9113, 8.7.
-fn is_refused(error: &Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
-        cause = error.source();
-    }
-    false
+/// How requests and connections under a policy are tried again.
+pub(crate) fn plan(policy: &Policy) -> &Plan {
+    policy.extra.plan.as_deref().unwrap_or(&NO_POLICY)
+}
+
+/// A copy of a head; extensions stay behind.
+fn copy_of(parts: &Parts) -> Parts {
+    let mut copy = Request::new(());
+    *copy.method_mut() = parts.method.clone();
+    *copy.uri_mut() = parts.uri.clone();
+    *copy.version_mut() = parts.version;
+    copy.headers_mut().clone_from(&parts.headers);
+    copy.into_parts().0
 }

@@ -8,9 +8,25 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::attempts::replay::Reader;
 use super::exchange::Exchange;
 use super::guarded::{Broken, Guarded};
+use super::mirror::Copied;
 use crate::proxy::error::Error;
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Its sender is to blame.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The request is sent again elsewhere.
+    #[error("another attempt has taken over")]
+    Superseded,
+    /// The request has taken too long.
+    #[error("the deadline of the request has passed")]
+    Deadline,
+}
 
 /// How the body of a request has fared, for whoever must know whose fault a failure is.
 #[derive(Debug, Default)]
@@ -38,57 +54,88 @@ impl Fate {
     }
 }
 
+/// What a client sends, counted and watched.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    inner: Guarded,
+    count: Arc<AtomicU64>,
+    fate: Arc<Fate>,
+}
+
+impl Upload {
+    /// Counts the bytes of `inner` in `count`, and notes in `fate` how it ends.
+    pub(crate) const fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>) -> Self {
+        Self { inner, count, fate }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.count.fetch_add(length(frame), Ordering::Relaxed);
+            }
+            Some(Err(broken)) => self.fate.note(broken),
+            None => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// The body of a request, on its way to an endpoint.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     /// There is none; such a request can be sent again.
     Empty,
+    /// A copy of the client's.
+    Copied(Copied),
     /// The client's, frame by frame.
-    Streamed {
-        /// Where it comes from.
-        inner: Guarded,
-        /// Bytes so far.
-        count: Arc<AtomicU64>,
-        /// How it has fared.
-        fate: Arc<Fate>,
-    },
+    Streamed(Upload),
+    /// The client's, kept so that it can be sent again.
+    Kept(Reader),
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streamed { inner, count, fate } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        count.fetch_add(length(frame), Ordering::Relaxed);
-                    }
-                    Some(Err(broken)) => fate.note(broken),
-                    None => {}
-                }
-                Poll::Ready(frame)
-            }
+            Self::Copied(copied) => Pin::new(copied).poll_frame(cx).map_err(BodyError::Broken),
+            Self::Streamed(upload) => upload.poll_frame(cx),
+            Self::Kept(reader) => reader.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed { inner, .. } => inner.is_end_stream(),
+            Self::Copied(copied) => copied.is_end_stream(),
+            Self::Streamed(upload) => upload.is_end_stream(),
+            Self::Kept(reader) => reader.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { inner, .. } => inner.size_hint(),
+            Self::Copied(copied) => copied.size_hint(),
+            Self::Streamed(upload) => upload.size_hint(),
+            Self::Kept(reader) => reader.size_hint(),
         }
     }
 }
@@ -115,15 +162,19 @@ pub(crate) enum Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Streamed { inner, exchange } => {
+                if exchange.has_expired(cx) {
+                    exchange.failed(&Error::Deadline);
+                    return Poll::Ready(Some(Err(BodyError::Deadline)));
+                }
                 let frame = ready!(Pin::new(inner).poll_frame(cx));
                 match &frame {
                     Some(Ok(frame)) => {
@@ -135,7 +186,7 @@ impl Body for Reply {
                     Some(Err(_)) => exchange.cut_off(),
                     None => exchange.complete(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
         }
     }

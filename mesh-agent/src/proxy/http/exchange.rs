@@ -1,35 +1,59 @@
 //! One request and its response, from head to end: what is counted and logged, exactly once, however it ends.
 
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Context;
 
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
-use super::body::Fate;
+use super::admit::Admitted;
+use super::body::{Fate, Upload};
 use super::guarded::Guarded;
+use super::mirror::Tee;
 use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
 use crate::proxy::metrics::OutcomeKey;
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::Slot;
 use crate::proxy::pool::Lease;
 use crate::proxy::select;
 use crate::proxy::view::{Active, ServicePort};
+use crate::traffic::deadline;
+use crate::traffic::route::compiled::Rule;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// When a request must have ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// Then.
+    pub(crate) at: Instant,
+    /// Whether a policy has set it, and not the client.
+    pub(crate) is_ours: bool,
+}
 
 /// A request under way. Dropped, it is counted and logged.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// The client's connection.
     pub(crate) connection: Arc<Connection>,
-    /// The service port that was asked.
+    /// The service port that was asked, and after routing the one that answers.
     pub(crate) port: Option<Arc<ServicePort>>,
+    /// The rule of a route that it falls under.
+    pub(crate) rule: Option<Arc<Rule>>,
     /// The endpoint that answers.
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// What the client is told so that it comes back to the same endpoint.
+    pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
+    /// What it holds of limited things.
+    pub(crate) admitted: Admitted,
     /// Bytes of the request's body.
     pub(crate) request_bytes: Arc<AtomicU64>,
     /// How the request's body has fared, if it has one.
@@ -44,6 +68,10 @@ pub(crate) struct Exchange {
     pub(crate) attempts: u32,
     /// Why the proxy answered itself.
     pub(crate) reason: Option<&'static str>,
+    /// What it holds of what is limited.
+    pub(crate) slots: Vec<Slot>,
+    deadline: Option<Deadline>,
+    expiry: Option<Pin<Box<Sleep>>>,
     started: Instant,
     status: u16,
     grpc_status: Option<u8>,
@@ -58,8 +86,11 @@ impl Exchange {
         Self {
             connection,
             port: None,
+            rule: None,
             active: None,
             lease: None,
+            session_field: None,
+            admitted: Admitted::default(),
             request_bytes: Arc::default(),
             fate: None,
             is_last: false,
@@ -67,6 +98,9 @@ impl Exchange {
             is_grpc: false,
             attempts: 0,
             reason: None,
+            slots: Vec::new(),
+            deadline: None,
+            expiry: None,
             started: Instant::now(),
             status: 0,
             grpc_status: None,
@@ -76,23 +110,91 @@ impl Exchange {
         }
     }
 
+    /// Tells the client of its session, if it has one.
+    pub(crate) fn tell_session(&mut self, headers: &mut HeaderMap) {
+        if let Some((name, value)) = self.session_field.take() {
+            headers.append(name, value);
+        }
+    }
+
+    /// Whether its connection is one too many.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.connection.caller.is_turned_away
+    }
+
+    /// Sets the deadline: that of a policy, or that of a gRPC client, if it is sooner.
+    pub(crate) fn limit_time(&mut self, policy: &Policy, headers: &HeaderMap) {
+        let deadline = |time, is_ours| Deadline {
+            at: self.started + time,
+            is_ours,
+        };
+        let ours = policy.timeouts.request.map(|time| deadline(time, true));
+        let value = self.is_grpc.then(|| headers.get(GRPC_TIMEOUT)).flatten();
+        let theirs = value
+            .and_then(|value| deadline::parse_grpc(value.as_bytes()))
+            .map(|time| deadline(time, false));
+        self.deadline = match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours.at <= theirs.at => Some(ours),
+            (ours, theirs) => theirs.or(ours),
+        };
+    }
+
+    /// When it must have ended.
+    pub(crate) const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// Whether it should have ended by `now`.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.at <= now)
+    }
+
+    /// Tells the endpoint of a gRPC call how much time is left.
+    pub(crate) fn shorten(&self, headers: &mut HeaderMap, now: Instant) {
+        if let (true, Some(deadline)) = (self.is_grpc, self.deadline) {
+            let left = deadline.at.saturating_duration_since(now);
+            if let Ok(value) = HeaderValue::try_from(deadline::format_grpc(left)) {
+                headers.insert(GRPC_TIMEOUT, value);
+            }
+        }
+    }
+
+    /// Whether the deadline has passed; if not, the task is woken when it does.
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.deadline else {
+            return false;
+        };
+        let expiry = self
+            .expiry
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        expiry.as_mut().poll(cx).is_ready()
+    }
+
+    /// All retries that there may be were in vain.
+    pub(crate) const fn retries_exceeded(&mut self) {
+        self.flags = "URX";
+    }
+
     /// The head of the response is known.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
+        self.connection.pulse.interim.close();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }
     }
 
-    /// The request's body. That of a gRPC call is a stream, in which silence is nothing unusual.
-    pub(crate) fn guard_request(&self, body: Incoming) -> Guarded {
+    /// The request's body, with copies for `tees`. That of a gRPC call is a stream, in which silence is nothing unusual.
+    pub(crate) fn upload(&mut self, body: Incoming, tees: Vec<Tee>) -> Upload {
         let timeouts = &self.connection.worker.config.timeouts;
         let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
             (true, true) => (Version::HTTP_2, timeouts.idle),
             (true, false) => (Version::HTTP_2, timeouts.body),
             (false, _) => (Version::HTTP_11, timeouts.body),
         };
-        Guarded::new(body, version, Silence::new(patience))
+        let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
+        let fate = Arc::clone(self.fate.get_or_insert_default());
+        Upload::new(inner, Arc::clone(&self.request_bytes), fate)
     }
 
     /// The response's body. Of HTTP/1 the connection's own limit holds.
@@ -103,12 +205,6 @@ impl Exchange {
             Silence::allowed()
         };
         Guarded::new(body, version, silence)
-    }
-
-    /// Why sending the request failed: a body that breaks off is no fault of the endpoint.
-    pub(crate) fn blame(&self, endpoint: SocketAddr, source: hyper::Error) -> Error {
-        let body = self.fate.as_ref().and_then(|fate| fate.error());
-        body.unwrap_or(Error::Upstream { endpoint, source })
     }
 
     /// The proxy answers itself.
@@ -194,6 +290,7 @@ impl Exchange {
             endpoint: self.active.as_ref().map(|active| &**active.endpoint()),
             protocol: self.protocol(),
             head: Some(&head),
+            route: self.rule.as_ref().map(|rule| &*rule.label),
             status: Some(self.status),
             grpc_status: self.grpc_status,
             bytes_sent: self.request_bytes.load(Ordering::Relaxed),

@@ -4,18 +4,25 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
-use super::attempts;
+use super::admit;
+use super::attempts::{self, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
+use super::faults;
+use super::filters;
 use super::headers::{self, Additions, After, Wish};
+use super::interim::Interim;
+use super::mirror;
 use super::reply;
+use super::routes::{self, Routed, Ruled, Way};
 use super::upgrade;
 use crate::proxy::access_log::Head;
 use crate::proxy::error::Error;
@@ -46,6 +53,7 @@ pub(crate) async fn forward(
             worker.spawn(upgrade::tunnel(exchange, client, endpoint));
             response
         }
+        Ok(Answer::Own(status, headers)) => reply::own(status, headers, exchange),
         Err(error) => reply::refuse(&error, exchange, version),
     })
 }
@@ -57,6 +65,8 @@ enum Answer {
         client: OnUpgrade,
         endpoint: OnUpgrade,
     },
+    /// A rule of a route answers itself.
+    Own(StatusCode, HeaderMap),
 }
 
 async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Answer, Error> {
@@ -68,49 +78,114 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     note(exchange, &parts, wish.as_ref().ok());
     let port = service_port(&connection).await;
     exchange.port.clone_from(&port);
-    let wish = wish?;
+    let mut wish = wish?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
-    let is_http2 = speaks_http2(&port, &connection);
+    let routed = match routes::choose(exchange, &port, &parts, &wish, rand::random())? {
+        Way::To(routed) => routed,
+        Way::Answer(status, headers) => return Ok(Answer::Own(status, headers)),
+    };
+    exchange.port = Some(Arc::clone(&routed.port));
+    let is_http2 = speaks_http2(&routed.port, &connection);
     if is_http2 && wish.upgrade.is_some() {
         return Err(Error::BadRequest(
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
+    faults::inject(exchange, &routed.policy, &parts.headers).await?;
+    admit::request(exchange, &routed.policy, &routed.port, &parts.headers).await?;
+    let origin = match &routed.ruled {
+        Some(ruled) => filters::origin(ruled, &parts),
+        None => None,
+    };
+    let request = prepare(exchange, (parts, body), &mut wish, &routed, is_http2)?;
+    exchange.is_last = wish.may_tunnel();
+    let Routed {
+        port,
+        policy,
+        ruled,
+    } = routed;
+    let response = attempts::send(exchange, Target { port, policy }, request, is_http2).await?;
+    let sent = Sent {
+        wish,
+        ruled,
+        origin,
+        client,
+    };
+    sent.answered(exchange, response)
+}
+
+/// Makes the request that the endpoint gets.
+fn prepare(
+    exchange: &mut Exchange,
+    (mut parts, body): (Parts, Incoming),
+    wish: &mut Wish,
+    routed: &Routed,
+    is_http2: bool,
+) -> Result<Request<Outgoing>, Error> {
+    let connection = Arc::clone(&exchange.connection);
+    let has_body = !wish.is_connect && !body.is_end_stream();
+    let mut tees = Vec::new();
+    if let Some(ruled) = &routed.ruled {
+        filters::request(ruled, &mut parts, wish)?;
+        tees = mirror::send(&connection, ruled, &parts, wish, has_body);
+    }
     let additions = Additions {
         caller: connection.caller.address(),
         random: rand::random,
     };
-    headers::rewrite(&mut parts, &wish, &port.host, is_http2, additions)?;
-    note(exchange, &parts, Some(&wish));
-    let body = if wish.is_connect || body.is_end_stream() {
-        Outgoing::Empty
+    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
+    note(exchange, &parts, Some(wish));
+    let body = if has_body {
+        Outgoing::Streamed(exchange.upload(body, tees))
     } else {
-        Outgoing::Streamed {
-            inner: exchange.guard_request(body),
-            count: Arc::clone(&exchange.request_bytes),
-            fate: Arc::clone(exchange.fate.get_or_insert_default()),
-        }
+        Outgoing::Empty
     };
-    let request = Request::from_parts(parts, body);
-    exchange.is_last = wish.may_tunnel();
-    let mut response = attempts::send(exchange, port, request, is_http2).await?;
-    exchange.answered(response.status(), response.headers());
-    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_switch && wish.upgrade.is_none() {
-        return Err(unasked(exchange));
+    let mut request = Request::from_parts(parts, body);
+    if wish.takes_interim && !is_http2 {
+        Interim::relay(&connection.pulse, &mut request);
     }
-    let is_tunnel = is_switch || (wish.is_connect && response.status().is_success());
-    let after = After::of(is_switch, &connection);
-    headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
-    if !is_tunnel {
-        return Ok(Answer::Streamed(response));
+    Ok(request)
+}
+
+/// What is remembered of a request until its response has come.
+struct Sent {
+    wish: Wish,
+    ruled: Option<Ruled>,
+    origin: Option<HeaderValue>,
+    client: OnUpgrade,
+}
+
+impl Sent {
+    /// Makes the response that the client gets.
+    fn answered(
+        self,
+        exchange: &mut Exchange,
+        mut response: Response<Incoming>,
+    ) -> Result<Answer, Error> {
+        exchange.answered(response.status(), response.headers());
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_switch && self.wish.upgrade.is_none() {
+            return Err(unasked(exchange));
+        }
+        let is_tunnel = is_switch || (self.wish.is_connect && response.status().is_success());
+        let after = After::of(is_tunnel, &exchange.connection);
+        headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
+        exchange.tell_session(response.headers_mut());
+        exchange.admitted.answered(response.headers_mut());
+        if let Some(ruled) = &self.ruled {
+            filters::response(ruled, response.headers_mut(), self.origin.as_ref());
+        }
+        if !is_tunnel {
+            return Ok(Answer::Streamed(response));
+        }
+        exchange.admitted.leave();
+        let endpoint = hyper::upgrade::on(&mut response);
+        Ok(Answer::Switched {
+            response: response.map(|_| Reply::Text(None)),
+            client: self.client,
+            endpoint,
+        })
     }
-    let endpoint = hyper::upgrade::on(&mut response);
-    Ok(Answer::Switched {
-        response: response.map(|_| Reply::Text(None)),
-        client,
-        endpoint,
-    })
 }
 
 /// The service port as it is now: endpoints and policies may change while a connection lives.
@@ -125,7 +200,7 @@ async fn service_port(connection: &Connection) -> Option<Arc<ServicePort>> {
 }
 
 /// What the endpoint is spoken to: as declared, else as the client speaks.
-fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
+pub(crate) fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
     match port.protocol {
         Protocol::Http => false,
         Protocol::Http2 | Protocol::Grpc => true,
@@ -134,7 +209,7 @@ fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool {
 }
 
 /// Keeps for the access log what the head says; the later call also knows what the proxy has added.
-fn note(exchange: &mut Exchange, parts: &http::request::Parts, wish: Option<&Wish>) {
+fn note(exchange: &mut Exchange, parts: &Parts, wish: Option<&Wish>) {
     if exchange.connection.worker.config.access_log.is_enabled() {
         let authority = wish.and_then(|wish| wish.authority.as_ref());
         let head = Head::new(parts, authority.map(Authority::as_str));

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::headers;
+use super::mirror::Tee;
 use super::silence::Silence;
 
 /// Why a body did not come to its end.
@@ -32,6 +33,8 @@ pub(crate) struct Guarded {
     inner: Incoming,
     is_http2: bool,
     silence: Silence,
+    /// Copies under way.
+    tees: Vec<Tee>,
 }
 
 impl Guarded {
@@ -41,6 +44,30 @@ impl Guarded {
             inner,
             is_http2: matches!(version, Version::HTTP_2),
             silence,
+            tees: Vec::new(),
+        }
+    }
+
+    /// Passes the body on to copies too.
+    pub(crate) fn copied(mut self, tees: Vec<Tee>) -> Self {
+        self.tees = tees;
+        self
+    }
+}
+
+impl Guarded {
+    fn end_copies(&mut self) {
+        for mut tee in self.tees.drain(..) {
+            tee.end();
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // hyper does not poll to the end what it knows has ended.
+        if !self.tees.is_empty() && self.inner.is_end_stream() {
+            self.end_copies();
         }
     }
 }
@@ -60,6 +87,9 @@ impl Body for Guarded {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::clean_trailers(trailers);
                 }
+                for tee in &mut this.tees {
+                    tee.frame(&frame);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
@@ -67,7 +97,10 @@ impl Body for Guarded {
             Poll::Ready(None) if this.is_http2 && !this.inner.is_end_stream() => {
                 Poll::Ready(Some(Err(Broken::Quietly)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.end_copies();
+                Poll::Ready(None)
+            }
             Poll::Pending => this.silence.poll(cx).map(|()| Some(Err(Broken::Silent))),
         }
     }

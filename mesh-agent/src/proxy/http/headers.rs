@@ -9,7 +9,7 @@ mod request;
 mod response;
 mod trace;
 
-use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
@@ -18,7 +18,7 @@ use crate::proxy::error::Error;
 
 pub(crate) use fields::clean_trailers;
 pub(crate) use request::{Wish, admit};
-pub(crate) use response::{After, clean_response};
+pub(crate) use response::{After, clean_response, interim_head};
 pub(crate) use trace::Additions;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -132,10 +132,11 @@ fn rewrite_target(
         parts.version = Version::HTTP_2;
     } else {
         parts.version = Version::HTTP_11;
-        let host = HeaderValue::from_str(authority.as_str()).ok().ok_or(BAD)?;
-        match parts.headers.entry(header::HOST) {
-            Entry::Occupied(mut entry) => drop(entry.insert(host)),
-            Entry::Vacant(entry) => drop(entry.insert(host).len()),
+        // Most clients spell it so already.
+        let is_said = |host: &HeaderValue| host.as_bytes() == authority.as_str().as_bytes();
+        if !parts.headers.get(header::HOST).is_some_and(is_said) {
+            let host = HeaderValue::from_str(authority.as_str()).ok().ok_or(BAD)?;
+            parts.headers.insert(header::HOST, host);
         }
     }
     Ok(())

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::interim::Interim;
 use crate::proxy::config::Timeouts;
 use frames::Frames;
 use framing::Framing;
@@ -44,6 +45,8 @@ pub(crate) struct Pulse {
     is_aged: AtomicBool,
     /// The connection is no longer HTTP.
     is_tunnel: AtomicBool,
+    /// What is said before answers.
+    pub(crate) interim: Interim,
     last: Mutex<Last>,
 }
 
@@ -84,6 +87,7 @@ impl Pulse {
             has_served: AtomicBool::new(false),
             is_aged: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            interim: Interim::default(),
             last: Mutex::new(Last {
                 moved: now,
                 served: now,
@@ -222,6 +226,8 @@ pub(crate) struct Beating<S> {
     inner: S,
     pulse: Arc<Pulse>,
     observer: Observer,
+    /// hyper has handed over every byte that it had.
+    is_flushed: bool,
 }
 
 impl<S> Beating<S> {
@@ -235,13 +241,22 @@ impl<S> Beating<S> {
             inner,
             pulse,
             observer,
+            is_flushed: false,
         }
     }
 
-    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
+        self.is_flushed = false;
         if matches!(result, Poll::Ready(Ok(_))) {
             self.pulse.has_moved.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Beating<S> {
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let interim = &self.pulse.interim;
+        interim.poll_send(&mut self.inner, cx, self.is_flushed)
     }
 }
 
@@ -254,6 +269,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Beating<S> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buffer);
+        if result.is_pending() && !this.pulse.is_http2 {
+            this.pulse.interim.register(cx.waker());
+        }
         let new = buffer.filled().get(before..).unwrap_or_default();
         if !new.is_empty() {
             this.pulse.has_read();
@@ -267,17 +285,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Beating<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Beating<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.wrote(&result);
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        let result = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.wrote(&result);
         result
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.is_flushed = true;
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -285,12 +308,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Beating<S> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.wrote(&result);
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        let result = Pin::new(&mut this.inner).poll_write_vectored(cx, slices);
+        this.wrote(&result);
         result
     }
 

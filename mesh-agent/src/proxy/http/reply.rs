@@ -19,11 +19,32 @@ pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) ->
     };
     let headers = response.headers_mut();
     headers.insert(MESH_ERROR, HeaderValue::from_static(error.reason()));
-    if matches!(error, Error::BadRequest(_)) && version < Version::HTTP_2 {
+    exchange.admitted.tell(headers);
+    if matches!(error, Error::RateLimited | Error::Overload(_)) {
+        headers
+            .entry(header::RETRY_AFTER)
+            .or_insert(HeaderValue::from_static("1"));
+    }
+    let is_last = matches!(error, Error::BadRequest(_)) || exchange.is_turned_away();
+    if is_last && version < Version::HTTP_2 {
         // Nobody knows where the next request would begin.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.answered(response.status(), response.headers());
+    exchange.complete();
+    response
+}
+
+/// The answer that a rule of a route gives itself: a redirect, or what browsers may ask from other origins.
+pub(crate) fn own(
+    status: StatusCode,
+    headers: HeaderMap,
+    mut exchange: Exchange,
+) -> Response<Reply> {
+    let mut response = Response::new(Reply::Text(None));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    exchange.answered(status, response.headers());
     exchange.complete();
     response
 }

@@ -1,10 +1,9 @@
 //! Which label sets are in use. There is a most of them, and those that nobody uses any more go after a while.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use super::labels::Outcome;
 
 /// Label sets that one family has at most.
 pub(super) const MAX_SERIES: usize = 10_000;
@@ -13,8 +12,14 @@ pub(super) const MAX_SERIES: usize = 10_000;
 pub(super) const KEEP: Duration = Duration::from_mins(10);
 
 /// The label sets of families that are always used together.
-#[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<HashMap<Outcome, Use>>);
+#[derive(Debug)]
+pub(super) struct Leases<L>(Mutex<HashMap<L, Use>>);
+
+impl<L> Default for Leases<L> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Use {
@@ -28,19 +33,19 @@ enum Use {
 
 /// The right to count in the series of a label set.
 #[derive(Debug)]
-pub(super) struct Lease {
-    labels: Outcome,
-    leases: Arc<Leases>,
+pub(super) struct Lease<L: Eq + Hash> {
+    labels: L,
+    leases: Arc<Leases<L>>,
 }
 
-impl Leases {
+impl<L: Clone + Eq + Hash> Leases<L> {
     /// Takes a label set into use, unless there are too many. `make` gets its series: before the label set is known no
     /// sweep can take them away, and afterwards none will.
     pub(super) fn take<T>(
         self: &Arc<Self>,
-        labels: &Outcome,
-        make: impl FnOnce(&Outcome) -> T,
-    ) -> Option<(Lease, T)> {
+        labels: &L,
+        make: impl FnOnce(&L) -> T,
+    ) -> Option<(Lease<L>, T)> {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = match uses.get(labels) {
             Some(Use::Held(count)) => *count,
@@ -60,7 +65,7 @@ impl Leases {
     }
 
     /// Removes what nobody has used for [`KEEP`].
-    pub(super) fn sweep(&self, now_ns: u64, mut remove: impl FnMut(&Outcome)) {
+    pub(super) fn sweep(&self, now_ns: u64, mut remove: impl FnMut(&L)) {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         uses.retain(|labels, state| match *state {
             Use::Held(_) => true,
@@ -79,7 +84,7 @@ impl Leases {
     }
 }
 
-impl Drop for Lease {
+impl<L: Eq + Hash> Drop for Lease<L> {
     fn drop(&mut self) {
         let mut uses = self.leases.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = uses.get_mut(&self.labels) {

@@ -28,7 +28,7 @@ pub(crate) struct HttpSeries {
     pub(crate) duration_ms: Histogram,
     pub(crate) request_bytes: Histogram,
     pub(crate) response_bytes: Histogram,
-    _lease: Option<Lease>,
+    _lease: Option<Lease<Outcome>>,
 }
 
 /// Series of connections that went alike.
@@ -38,7 +38,7 @@ pub(crate) struct TcpSeries {
     pub(crate) received: Counter,
     pub(crate) opened: Counter,
     pub(crate) closed: Counter,
-    _lease: Option<Lease>,
+    _lease: Option<Lease<Outcome>>,
 }
 
 impl Series {
@@ -98,10 +98,10 @@ impl Series {
     /// The series of an outcome, or those that all share who are too many.
     fn lease<T>(
         &self,
-        leases: &Arc<Leases>,
+        leases: &Arc<Leases<Outcome>>,
         key: OutcomeKey,
         find: impl Fn(&Outcome) -> T,
-    ) -> (Option<Lease>, T) {
+    ) -> (Option<Lease<Outcome>>, T) {
         let labels = Outcome {
             ends: Arc::clone(&self.ends),
             key,
@@ -138,6 +138,7 @@ impl Metrics {
             self.tcp_opened.remove(labels);
             self.tcp_closed.remove(labels);
         });
+        self.choices.sweep(now_ns);
     }
 }
 

@@ -86,7 +86,7 @@ impl Node {
             ..Conn::default()
         });
         let source = Arc::clone(&snapshot);
-        let views = Views::new(move || source.load_full());
+        let views = Views::new(config.locality.clone(), move || source.load_full());
         let mut registry = Registry::new();
         let config = Config {
             workers: 2,
@@ -109,6 +109,29 @@ impl Node {
             address: address.expect("an IP address"),
             _listeners: listeners,
         }
+    }
+
+    /// A proxy before a service whose traffic policy says `spec`.
+    pub(super) fn guarded(
+        protocol: &str,
+        endpoints: &[SocketAddr],
+        spec: &serde_json::Value,
+    ) -> Self {
+        let node = Self::start(protocol, endpoints);
+        node.guard(protocol, endpoints, spec);
+        node
+    }
+
+    /// Puts another traffic policy in force.
+    pub(super) fn guard(&self, protocol: &str, endpoints: &[SocketAddr], spec: &serde_json::Value) {
+        let mut snapshot = snapshot(protocol, endpoints);
+        let mut object = serde_json::json!({"apiVersion": "mesh.dev/v1alpha1", "kind": "TrafficPolicy",
+            "metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
+        object["spec"]["target"] = serde_json::json!({"kind": "Service", "name": "web"});
+        let policy = serde_json::from_value(object).expect("a traffic policy");
+        Arc::make_mut(&mut snapshot.traffic_policies)
+            .insert(ObjectKey::new("shop", "p"), Arc::new(policy));
+        self.change(snapshot);
     }
 
     /// The number of a subject of the registry.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, server, within};
+use super::fixture::{Node, eventually, server, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
 use crate::traffic::path::Mode;
@@ -153,32 +154,35 @@ async fn no_ambiguous_request_reaches_an_endpoint() {
         assert!(is_refused, "{request:?} gave {answer}");
     }
     assert_eq!(*seen.lock().expect("no panic"), [""; 0]);
-    node.metric(&["mesh_proxy_errors_total", "bad-request"], 30)
+    let refused = u64::try_from(BAD_FIELDS.len() + BAD_REQUESTS.len()).expect("few");
+    node.metric(&["mesh_proxy_errors_total", "bad-request"], refused)
         .await;
 }
 
 #[tokio::test]
 async fn a_request_that_is_framed_twice_ends_the_connection_in_the_middle_of_others() {
-    let (address, _server, seen, _) = endpoint("\r\n\r\n", OK).await;
-    let node = Node::start("http", &[address]);
-    let answer = node
+    for protocol in ["http", "auto"] {
+        let (address, _server, seen, _) = endpoint("\r\n\r\n", OK).await;
+        let node = Node::start(protocol, &[address]);
+        let answer = node
         .raw(
             "GET /one HTTP/1.1\r\nHost: a\r\n\r\n\
              POST /two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n\
              GET /three HTTP/1.1\r\nHost: a\r\n\r\n",
         )
         .await;
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
-    assert!(
-        answer.contains("HTTP/1.1 200") && answer.contains("HTTP/1.1 400"),
-        "{answer}"
-    );
-    assert!(answer.contains("connection: close"), "{answer}");
-    let seen = seen.lock().expect("no panic").concat();
-    assert!(
-        seen.contains("/one") && !seen.contains("/two") && !seen.contains("/three"),
-        "{seen}"
-    );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
+        assert!(
+            answer.contains("HTTP/1.1 200") && answer.contains("HTTP/1.1 400"),
+            "{answer}"
+        );
+        assert!(answer.contains("connection: close"), "{answer}");
+        let seen = seen.lock().expect("no panic").concat();
+        assert!(
+            seen.contains("/one") && !seen.contains("/two") && !seen.contains("/three"),
+            "{seen}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -351,26 +355,149 @@ async fn a_connection_that_was_asked_to_switch_serves_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_off_is_not_blamed_on_the_endpoint() {
-    let (address, _server) = server(async |mut stream| {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.map(|_| ())
+async fn an_answer_to_a_connect_has_no_length() {
+    let (address, _server, _, connections) = endpoint("\r\n\r\n", OK).await;
+    let node = Node::start("http", &[address]);
+    for round in 1..3 {
+        let mut stream = node.connect().await;
+        stream
+            .write_all(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n")
+            .await
+            .expect("writes");
+        let answer = read_until(&mut stream, "ok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(!answer.contains("content-length"), "{answer}");
+        assert_eq!(connections.load(Ordering::Relaxed), round);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_a_client_breaks_off_does_not_look_whole_and_is_its_own_fault() {
+    let seen = Seen::default();
+    let notes = Arc::clone(&seen);
+    let (address, _server) = server(move |mut stream| {
+        let notes = Arc::clone(&notes);
+        async move {
+            let mut bytes = Vec::new();
+            let result = stream.read_to_end(&mut bytes).await;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            notes.lock().expect("no panic").push(text);
+            result.map(|_| ())
+        }
     })
     .await;
     let node = Node::start("http", &[address]);
+    let chunks = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let mut stream = node.connect().await;
+    stream.write_all(chunks.as_bytes()).await.expect("writes");
+    node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+    stream.shutdown().await.expect("closes");
+    eventually("the end", || !seen.lock().expect("no panic").is_empty()).await;
+    let upload = seen.lock().expect("no panic").concat();
+    assert!(!upload.contains("\r\n0\r\n"), "{upload}");
     let mut stream = node.connect().await;
     stream
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
         .await
         .expect("writes");
-    node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+    node.metric(&["mesh_proxy_pool_dialled_total"], 2).await;
     stream.shutdown().await.expect("closes");
-    node.metric(&["istio_requests_total", r#"response_flags="DC""#], 1)
+    node.metric(&["istio_requests_total", r#"response_flags="DC""#], 2)
         .await;
     assert_eq!(
         node.metric(&["istio_requests_total", r#"response_flags="UC""#], 0)
             .await,
         0
+    );
+}
+
+/// An endpoint that says `interim` at once, and answers when `go` says so.
+async fn hinting(interim: &'static str) -> (SocketAddr, JoinHandle<()>, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let told = Arc::clone(&go);
+    let (address, task) = server(move |mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            let mut bytes = Vec::new();
+            while stream.read_buf(&mut bytes).await? > 0 {
+                if bytes.ends_with(b"\r\n\r\n") {
+                    bytes.clear();
+                    stream.write_all(interim.as_bytes()).await?;
+                    told.notified().await;
+                    stream.write_all(OK.as_bytes()).await?;
+                }
+            }
+            Ok(())
+        }
+    })
+    .await;
+    (address, task, go)
+}
+
+#[tokio::test]
+async fn hints_reach_a_client_of_http_1_1_before_the_answer() {
+    let hint = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-y\r\nX-Y: 1\r\nContent-Length: 7\r\n\r\n";
+    let (address, _server, go) = hinting(hint).await;
+    let node = Node::start("http", &[address]);
+    let mut stream = node.connect().await;
+    for _ in 0..3 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        assert_eq!(head, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+        go.notify_one();
+        let answer = read_until(&mut stream, "ok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    // What comes together goes in order, also to a client that sends its requests at once.
+    go.notify_one();
+    let twice = "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2);
+    stream.write_all(twice.as_bytes()).await.expect("writes");
+    for round in 0..2 {
+        let answer = read_until(&mut stream, "ok").await;
+        let hints = answer.matches("HTTP/1.1 103 ").count();
+        assert!(
+            answer.starts_with("HTTP/1.1 103 ") && hints == 1,
+            "{round}: {answer}"
+        );
+        assert_eq!(
+            answer.matches("HTTP/1.1 200 ").count(),
+            1,
+            "{round}: {answer}"
+        );
+        go.notify_one();
+    }
+    let old = async {
+        let answer = node.raw("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        assert!(
+            answer.contains(" 200 ") && !answer.contains("103"),
+            "{answer}"
+        );
+    };
+    go.notify_one();
+    old.await;
+}
+
+#[tokio::test]
+async fn hints_of_an_endpoint_that_was_given_up_are_dropped() {
+    let (address, _server, _go) = hinting("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+    let config = Config {
+        timeouts: Timeouts {
+            response: Duration::from_millis(50),
+            ..Timeouts::default()
+        },
+        ..Config::default()
+    };
+    let node = Node::start_with("http", &[address], config);
+    let answer = node
+        .raw("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 103 ") && answer.contains("HTTP/1.1 504 "),
+        "{answer}"
     );
 }
 

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::fixture::{Node, server, text, within};
@@ -415,6 +416,22 @@ async fn floods_of_frames_end_the_connection_and_nobody_elses() {
 
     let mut client = client(&node).await;
     assert_eq!(ask(&mut client).await.expect("answers"), StatusCode::OK);
+    node.metric(&["mesh_proxy_errors_total", "protocol-violation"], 5)
+        .await;
+}
+
+#[tokio::test]
+async fn empty_frames_that_a_client_does_not_take_are_not_stored() {
+    let head = frame(HEADERS, END_HEADERS, 1, &block(&[(":status", "200")]));
+    let flood = frame(DATA, 0, 1, &[]).repeat(50);
+    let (address, _server, cut) = hostile(head, flood).await;
+    let node = Node::start("http2", &[address]);
+    let mut client = client(&node).await;
+    let request = Request::get("http://web/").body(Full::default());
+    let response = client.send_request(request.expect("a request"));
+    // Its head may be overtaken by what comes of the flood.
+    let _unread = within(response).await;
+    super::fixture::eventually("the end", || cut.lock().expect("no panic").contains(&true)).await;
 }
 
 async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
@@ -547,6 +564,44 @@ async fn a_body_that_an_endpoint_breaks_off_does_not_look_whole() {
         let mut client = client(&node).await;
         let result = ask(&mut client).await;
         assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_a_client_breaks_off_does_not_look_whole() {
+    for code in [0, 8] {
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&ends);
+        let begun = Arc::new(Notify::new());
+        let begins = Arc::clone(&begun);
+        let (address, _server) = server(move |mut stream| {
+            let (notes, begun) = (Arc::clone(&notes), Arc::clone(&begins));
+            async move {
+                stream.read_exact(&mut [0; 24]).await?;
+                let hello = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])];
+                stream.write_all(&hello.concat()).await?;
+                let mut raw = Raw(stream);
+                while let Some((kind, flags, stream, _)) = raw.receive().await {
+                    let is_whole = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+                    if stream == 1 && kind == DATA {
+                        begun.notify_one();
+                    }
+                    if stream == 1 && (is_whole || kind == RST_STREAM) {
+                        notes.lock().expect("no panic").push(is_whole);
+                    }
+                }
+                Ok(())
+            }
+        })
+        .await;
+        let node = Node::start("http2", &[address]);
+        let mut raw = Raw::connect(&node).await;
+        let head = frame(HEADERS, END_HEADERS, 1, &request(&[]));
+        raw.send(&[head, frame(DATA, 0, 1, b"abc")].concat()).await;
+        within(begun.notified()).await;
+        raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, code])).await;
+        super::fixture::eventually("the end", || !ends.lock().expect("no panic").is_empty()).await;
+        assert_eq!(*ends.lock().expect("no panic"), [false], "{code}");
     }
 }
 

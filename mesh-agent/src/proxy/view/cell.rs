@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 use super::View;
 use crate::state::Notice;
 use crate::state::Snapshot;
+use crate::state::endpoint::Locality;
 
 /// How long a connection waits for a view that knows its service. The kernel may hear of a service before the proxy.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -24,9 +25,16 @@ pub(crate) struct Views {
 }
 
 impl Views {
-    /// Compiles the first view of what `source` gives.
-    pub(crate) fn new(source: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static) -> Self {
-        let view = View::default().next(&source());
+    /// Compiles the first view of what `source` gives, on a node that is `here`.
+    pub(crate) fn new(
+        here: Locality,
+        source: impl Fn() -> Arc<Snapshot> + Send + Sync + 'static,
+    ) -> Self {
+        let nothing = View {
+            here: Arc::new(here),
+            ..View::default()
+        };
+        let view = nothing.next(&source());
         Self {
             revision: watch::channel(view.revision).0,
             view: ArcSwap::from_pointee(view),

@@ -2,22 +2,25 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_common::address::SocketAddress;
 
+use super::plans::Layouts;
 use super::policies::Policies;
+use super::routes::{self, PortRoutes, Routes};
 use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
 use crate::proxy::limits::Usage;
 use crate::proxy::policy::Policy;
+use crate::proxy::policy::balancing;
 use crate::state::Snapshot;
 use crate::state::endpoint as model;
+use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Port, Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::balance;
 
 impl View {
     /// Compiles the view that follows `self`.
@@ -26,6 +29,7 @@ impl View {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
             no_policy: Arc::clone(&self.no_policy),
+            here: Arc::clone(&self.here),
             ..Self::default()
         };
         let mut by_address = HashMap::new();
@@ -59,9 +63,12 @@ impl View {
                     port,
                     endpoints,
                     policy: &policy,
+                    policies: &policies,
                     by_address: &by_address,
                 };
-                let compiled = self.next_port(&sources, &mut view.lives);
+                let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
+                let ports = view.services.entry(key.clone()).or_default();
+                ports.push(Arc::clone(&compiled));
                 for address in virtual_addresses(service) {
                     let dialled = SocketAddress::new((*address).into(), port.port);
                     view.ports.insert(dialled, Arc::clone(&compiled));
@@ -120,30 +127,27 @@ impl View {
         })
     }
 
-    fn next_port(&self, from: &Sources<'_>, lives: &mut Table<u32, Arc<Live>>) -> Arc<ServicePort> {
+    fn next_port(
+        &self,
+        from: &Sources<'_>,
+        lives: &mut Table<u32, Arc<Live>>,
+        routes: &mut Routes,
+    ) -> Arc<ServicePort> {
         let old = virtual_addresses(from.service)
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        let last = old.and_then(|old| old.routes.as_ref());
+        let routes = routes.port(&self.routes, &from.routes(), last);
         if let Some(old) = old
-            && from.made(old)
+            && from.made(old, routes.as_ref())
         {
             let kept = old.endpoints.iter();
             lives.extend(kept.map(|endpoint| (endpoint.number, Arc::clone(&endpoint.live))));
             return Arc::clone(old);
         }
         let mut endpoints = Vec::with_capacity(from.endpoints.len());
-        let mut weights = [Vec::new(), Vec::new()];
         for source in from.endpoints {
             let endpoint = self.next_endpoint(from, source);
-            let weight = if source.spec.draining {
-                0
-            } else {
-                source.spec.weight
-            };
-            let [v4, v6] = &mut weights;
-            let is_v4 = endpoint.address.is_ipv4();
-            v4.push(if is_v4 { weight } else { 0 });
-            v6.push(if is_v4 { 0 } else { weight });
             lives.insert(endpoint.number, Arc::clone(&endpoint.live));
             endpoints.push(endpoint);
         }
@@ -153,16 +157,27 @@ impl View {
             || Arc::new(Memory::default()),
             |old| Arc::clone(&old.memory),
         );
+        let balancing = from.policy.balancing.as_deref();
+        let rules = balancing::rules(balancing, from.service.spec.balancing);
+        let layouts = Layouts::new(
+            rules,
+            balancing,
+            &endpoints,
+            &self.here,
+            old.map(|old| &old.layouts),
+        );
         Arc::new(ServicePort {
             service_number: from.number(Subject::Service(from.key.clone())),
             number,
+            port: from.port.port,
             host: format!("{}.{}.mesh", from.key.name, from.key.namespace),
             service: from.key.clone(),
             protocol: from.port.protocol,
-            balancing: from.service.spec.balancing,
             endpoints,
-            slots: weights.map(|weights| balance::slots(&weights)),
+            layouts,
+            sessions: OnceLock::new(),
             policy: Arc::clone(from.policy),
+            routes,
             memory,
             object: Arc::clone(from.service),
         })
@@ -177,6 +192,8 @@ impl View {
             .get(&number)
             .filter(|live| live.address == address)
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
+        let health = source.status.health.as_ref().map(|health| health.status);
+        live.checked(health == Some(HealthStatus::Critical));
         Arc::new(Endpoint {
             number,
             key,
@@ -198,21 +215,33 @@ struct Sources<'a> {
     port: &'a Port,
     endpoints: &'a [&'a Arc<model::Endpoint>],
     policy: &'a Arc<Policy>,
+    policies: &'a Policies<'a>,
     by_address: &'a HashMap<IpAddr, Arc<Workload>>,
 }
 
 impl Sources<'_> {
     /// Whether a port of the last view was made of the same. Its numbers are the same then: they are never given twice,
     /// and who comes back is a new object. Authorization policies are no part of a port.
-    fn made(&self, old: &ServicePort) -> bool {
+    fn made(&self, old: &ServicePort, routes: Option<&Arc<PortRoutes>>) -> bool {
         Arc::ptr_eq(&old.object, self.service)
             && Arc::ptr_eq(&old.policy, self.policy)
+            && old.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
                 let workload = self.by_address.get(&new.spec.address);
                 Arc::ptr_eq(&old.object, new)
                     && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
             })
+    }
+
+    fn routes(&self) -> routes::Sources<'_> {
+        routes::Sources {
+            snapshot: self.snapshot,
+            policies: self.policies,
+            service: self.service,
+            port: self.port,
+            policy: self.policy,
+        }
     }
 
     fn number(&self, subject: Subject) -> u32 {
@@ -235,6 +264,8 @@ mod tests {
 
     use super::*;
     use crate::proxy::metrics::{Ends, Series};
+    use crate::proxy::view::Active;
+    use crate::traffic::balance::streams::PERIOD_NS;
     use crate::traffic::fixture::Fixture;
 
     fn service(number: u8) -> serde_json::Value {
@@ -329,5 +360,45 @@ mod tests {
         let other = SocketAddr::from(([240, 240, 0, 1], 81)).into();
         let other = after.port(&other).expect("it is there");
         assert_ne!(other.number, port(&after, 1).number);
+    }
+
+    #[test]
+    fn a_response_that_goes_on_stops_counting_as_load() {
+        let view = View::default().next(&snapshot());
+        let endpoint = &port(&view, 1).endpoints[0];
+        let load = |now_ns| endpoint.live.load(now_ns);
+        let mut stream = Active::new(Arc::clone(endpoint), 0);
+        let waiting = Active::new(Arc::clone(endpoint), 0);
+        stream.answered(1);
+        stream.answered(2);
+        assert_eq!(load(PERIOD_NS), 2);
+        // However long a response is waited for, the endpoint is busy.
+        assert_eq!(load(3 * PERIOD_NS), 1);
+        drop(stream);
+        assert_eq!(load(3 * PERIOD_NS), 1);
+        drop(waiting);
+        assert_eq!(load(0), 0);
+    }
+
+    #[test]
+    fn an_endpoint_that_came_or_recovered_is_new() {
+        let mut snapshot = snapshot();
+        let before = View::default().next(&snapshot);
+        let since = |view: &View, number| port(view, number).endpoints[0].live.since_ns();
+        let mut health = |view: &View, status: &str| {
+            write(&mut snapshot.endpoints, "web-0");
+            let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+            let endpoint = endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
+            let endpoint = Arc::make_mut(endpoint.expect("it is there"));
+            let health = json!({"status": status, "since": "", "output": ""});
+            endpoint.status.health = serde_json::from_value(health).expect("a health");
+            view.next(&snapshot)
+        };
+        let came = [since(&before, 1), since(&before, 2)];
+        let failed = health(&before, "critical");
+        assert_eq!(since(&failed, 1), came[0]);
+        let healed = health(&failed, "passing");
+        assert!(since(&healed, 1) > came[0]);
+        assert_eq!(since(&healed, 2), came[1]);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Table;
 use crate::proxy::policy::Policy;
 use crate::state::Snapshot;
-use crate::state::object::{ConditionStatus, Kind, ObjectKey};
+use crate::state::object::{Kind, ObjectKey};
 use crate::state::traffic_policy::TrafficPolicy;
 
 /// A service, a route, or one rule of a route.
@@ -24,7 +24,7 @@ impl<'a> Policies<'a> {
         let in_force = snapshot
             .traffic_policies
             .values()
-            .filter(|object| is_in_force(object));
+            .filter(|object| object.is_in_force());
         let objects = in_force.map(|object| {
             let target = &object.spec.target;
             let section = target.section_name.as_deref();
@@ -60,13 +60,4 @@ impl<'a> Policies<'a> {
         let target = (kind, key.namespace.as_str(), key.name.as_str(), section);
         self.objects.get(&target).copied()
     }
-}
-
-/// Of several policies for one target the store accepts one.
-fn is_in_force(object: &TrafficPolicy) -> bool {
-    object
-        .status
-        .conditions
-        .iter()
-        .all(|it| it.kind != "Accepted" || it.status != ConditionStatus::False)
 }

@@ -389,3 +389,26 @@ fn health_is_written_when_it_changes_and_counts_from_when_its_word_did() {
     };
     assert_eq!(store.apply(gone), Ok(Applied::Unchanged));
 }
+
+#[test]
+fn version_that_another_registry_gave_is_no_conflict() {
+    let store = Store::in_memory();
+    let put = |uid: &str, version: &str, weight: u32| {
+        let backend = json!({"name": "web", "port": 80, "weight": weight});
+        let document = json!({
+            "metadata": {"uid": uid, "resourceVersion": version},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [{"backendRefs": [backend]}]},
+        });
+        let manifest = decode::manifest(Kind::HttpRoute, &key("web"), document).unwrap();
+        store.apply(Change::Put(manifest))
+    };
+    let foreign = "0a1b2c3d-0000-4000-8000-000000000000";
+    let Ok(Applied::Created(made)) = put(foreign, "99", 1) else {
+        panic!("it is new");
+    };
+    let ours = made.metadata();
+    assert_ne!(ours.uid, foreign);
+    assert!(put(foreign, "99", 2).is_ok());
+    let refused = put(&ours.uid, &ours.resource_version, 3).unwrap_err();
+    assert!(matches!(refused, Refusal::Conflict { .. }), "{refused:?}");
+}

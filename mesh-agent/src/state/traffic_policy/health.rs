@@ -1,5 +1,7 @@
 //! Whether an endpoint is well: asked for, and seen from its answers.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -54,6 +56,19 @@ pub struct HttpCheck {
     /// Text that the first 64 KiB of the body must hold; absent: the body is not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+}
+
+/// The statuses that a text such as `200` or `200-299` stands for; `None` where it stands for none.
+#[must_use]
+pub fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        let is_status = text.len() == 3 && text.bytes().all(|it| it.is_ascii_digit());
+        let status = text.parse::<u16>().ok().filter(|_| is_status)?;
+        (100..=599).contains(&status).then_some(status)
+    };
+    let (low, high) = (status(low)?, status(high)?);
+    (low <= high).then_some(low..=high)
 }
 
 /// By `grpc.health.v1.Health/Check`.

@@ -26,7 +26,7 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
     /// What has a bucket of its own: `sourceWorkload`, `sourceIdentity`, `header:NAME`; absent: one for all. At most
-    /// 10,000 buckets of a limit are kept; beyond that the least recently used is forgotten.
+    /// 10,000 buckets of a limit are kept; beyond that those are forgotten that are nearest to full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<String>,
     /// What happens to what is too much.

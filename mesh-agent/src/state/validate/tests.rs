@@ -1,5 +1,8 @@
 //! What the registry refuses, and the field it names.
 
+mod routes;
+mod traffic_policies;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -140,6 +143,12 @@ fn endpoint_has_an_address_that_is_no_service() {
         with("version", json!("v".repeat(254))),
         "spec.version",
     );
+    refused(
+        kind,
+        with("locality", json!({"region": "eu", "zone": ""})),
+        "spec.locality.zone",
+    );
+    accepted(kind, with("locality", json!({"zone": "a", "node": "n"})));
     accepted(kind, with("ports", json!({"later": 8080})));
     accepted(
         kind,
@@ -272,13 +281,15 @@ fn names_and_labels_are_those_of_dns_and_kubernetes() {
 
 /// Any JSON, with names that objects have among its keys.
 fn any_json() -> impl Strategy<Value = Value> {
-    let keys =
-        "(spec|metadata|name|ports|port|addresses|rules|from|to|target|kind|netns|[a-z]{0,3})";
+    let keys = "(spec|metadata|name|ports|port|addresses|rules|from|to|target|kind|netns|parentRefs|matches|filters|type|\
+         path|value|backendRefs|weight|retries|on|loadBalancing|algorithm|hashOn|healthCheck|interval|rateLimits|by|\
+         [a-z]{0,3})";
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        "(web|tcp|10\\.0\\.0\\.1/?8?|/run|Service|.{0,4})".prop_map(Value::from),
+        "(web|tcp|10\\.0\\.0\\.1/?8?|/run|Service|HTTPRoute|PathPrefix|URLRewrite|Maglev|5xx|[0-9]{1,6}m?s|.{0,4})"
+            .prop_map(Value::from),
     ];
     leaf.prop_recursive(5, 32, 4, move |inner| {
         prop_oneof![
@@ -290,6 +301,34 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #[test]
+    fn any_text_in_a_route_or_policy_is_taken_or_refused(text in "\\PC{0,40}", bytes in "[ -~]{0,24}", number in any::<u32>()) {
+        let snapshot = Snapshot::default();
+        let parent = json!({"group": "", "kind": "Service", "name": "web", "sectionName": text});
+        for text in [&text, &bytes] {
+            for regular in ["Exact", "PathPrefix", "RegularExpression"] {
+                let named = if regular == "PathPrefix" { "Exact" } else { regular };
+                let backend = json!({"name": "web", "port": 80, "weight": number});
+                let matches = json!([{"path": {"type": regular, "value": text}, "method": text,
+                    "headers": [{"name": text, "value": text, "type": named}]}]);
+                let filters = json!([
+                    {"type": "URLRewrite", "urlRewrite": {"hostname": text, "path": {"type": "ReplaceFullPath", "replaceFullPath": text}}},
+                    {"type": "CORS", "cors": {"allowOrigins": [text], "maxAge": number}}]);
+                let route = json!({"parentRefs": [parent], "hostnames": [text],
+                    "rules": [{"name": text, "matches": matches, "filters": filters, "backendRefs": [backend]}]});
+                let policy = json!({"target": {"kind": "Service", "name": "web"}, "hedging": {"after": text},
+                    "retries": {"on": [text], "attempts": number}, "rateLimits": [{"requests": number, "by": [text]}],
+                    "healthCheck": {"http": {"path": text, "host": text, "statuses": [text]}}});
+                for (kind, spec) in [(Kind::HttpRoute, route), (Kind::TrafficPolicy, policy)] {
+                    let key = ObjectKey::new("shop", "web");
+                    if let Ok(manifest) = decode::manifest(kind, &key, json!({ "spec": spec })) {
+                        drop(check(&manifest, &snapshot));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn any_document_is_read_or_refused(spec in any_json(), document in any_json()) {
         let snapshot = Snapshot::default();

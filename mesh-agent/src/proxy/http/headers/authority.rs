@@ -90,13 +90,15 @@ impl<'t> Target<'t> {
 
 fn parse_name(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let is_name = !name.is_empty()
-        && name.len() <= MAX_NAME
-        && name.bytes().all(is_sound)
-        && !name.starts_with('.')
-        && !name.ends_with('.')
-        && !name.contains("..");
+    // As if a dot stood before it.
+    let mut last = b'.';
+    let is_sound = name.bytes().all(|byte| {
+        let before = std::mem::replace(&mut last, byte);
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_')
+            || (byte == b'.' && before != b'.')
+    });
+    let is_name = is_sound && last != b'.' && name.len() <= MAX_NAME;
     is_name.then_some(name)
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Wish {
     pub(crate) upgrade: Option<HeaderValue>,
     /// It is a CONNECT.
     pub(crate) is_connect: bool,
+    /// Its client knows interim responses.
+    pub(crate) takes_interim: bool,
     /// It is a gRPC call.
     pub(crate) is_grpc: bool,
 }
@@ -62,6 +64,7 @@ pub(super) fn check(parts: &Parts) -> Result<Wish, Error> {
         authority,
         upgrade: upgrade(parts),
         is_connect: parts.method == Method::CONNECT,
+        takes_interim: parts.version == Version::HTTP_11,
         is_grpc: is_grpc(headers),
     })
 }

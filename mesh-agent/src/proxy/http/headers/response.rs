@@ -1,7 +1,7 @@
 //! Whether a response is sound, and what the client gets of its head.
 
-use http::Response;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
 
 use super::{MESH_ERROR, fields, remove_hop_by_hop};
 use crate::proxy::http::Connection;
@@ -13,13 +13,13 @@ pub(crate) enum After {
     Serve,
     /// It has lived long enough: the client is told to open another (HTTP/1).
     Close,
-    /// It speaks another protocol.
+    /// It speaks another protocol, or is a tunnel.
     Switch,
 }
 
 impl After {
-    pub(crate) fn of(is_switch: bool, connection: &Connection) -> Self {
-        match is_switch {
+    pub(crate) fn of(is_tunnel: bool, connection: &Connection) -> Self {
+        match is_tunnel {
             true => Self::Switch,
             // Of HTTP/2 the connection itself says so.
             false if connection.pulse.is_aged() && !connection.is_http2 => Self::Close,
@@ -28,22 +28,47 @@ impl After {
     }
 }
 
+/// The head of an interim response as the client gets it; nothing, if it is unsound.
+pub(crate) fn interim_head(status: StatusCode, fields: &HeaderMap) -> Option<Vec<u8>> {
+    let mut fields = fields.clone();
+    if !fields::are_trimmed(&fields) || fields.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    remove_hop_by_hop(&mut fields);
+    fields.remove(MESH_ERROR);
+    fields.remove(header::CONTENT_LENGTH);
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in &fields {
+        let line: [&[u8]; 4] = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        head.extend(line.concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    Some(head)
+}
+
 /// Judges a response, and makes the head that the client gets. The error says what is wrong with it.
 pub(crate) fn clean_response<B>(
     response: &mut Response<B>,
     after: After,
 ) -> Result<(), &'static str> {
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     if !fields::are_trimmed(headers) {
         return Err("white space around the value of a field");
     }
     fields::check_framing(headers).map_err(|unclear| unclear.0)?;
     fields::merge_lengths(headers);
-    let upgrade = match after {
-        After::Switch => headers.get(header::UPGRADE).cloned(),
-        After::Serve | After::Close => None,
+    let upgrade = if is_switch {
+        headers.get(header::UPGRADE).cloned()
+    } else {
+        None
     };
     remove_hop_by_hop(headers);
+    if after == After::Switch {
+        // What follows is no body: RFC 9110, 9.3.6.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     headers.remove(MESH_ERROR);
     if after == After::Close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -391,11 +391,19 @@ fn a_response_says_what_becomes_of_the_connection() {
             ("connection", "upgrade"),
             ("upgrade", "websocket"),
             ("x-mesh-error", "policy"),
+            ("content-length", "3"),
         ]);
+        if after == After::Switch {
+            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        }
         clean_response(&mut response, after).expect("sound");
         let headers = response.headers();
         assert!(!headers.contains_key("x-mesh-error"));
         assert_eq!(headers.contains_key("upgrade"), after == After::Switch);
+        assert_eq!(
+            headers.contains_key("content-length"),
+            after != After::Switch
+        );
         headers.get("connection").cloned()
     };
     assert_eq!(connection(After::Serve), None);

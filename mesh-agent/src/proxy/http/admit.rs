@@ -1,0 +1,232 @@
+//! Whether a request may go on: rate limits, a place at the worker, the concurrency of its service. In this order: what
+//! is refused holds no place, and who waits for a rate holds none either.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::sleep;
+
+use super::exchange::Exchange;
+use crate::net::clock;
+use crate::proxy::caller::Caller;
+use crate::proxy::error::Error;
+use crate::proxy::overload::{Entry, Place};
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::concurrency::Running;
+use crate::proxy::policy::limits::Limit;
+use crate::proxy::view::ServicePort;
+use crate::proxy::worker::Worker;
+
+/// What an admitted request holds until its response has ended, and what its client is told of limits.
+#[derive(Debug, Default)]
+pub(crate) struct Admitted {
+    place: Option<Place>,
+    running: Option<Running>,
+    quota: Option<Box<Quota>>,
+}
+
+/// What is left of a limit.
+#[derive(Debug)]
+pub(crate) struct Quota {
+    limit: Arc<Limit>,
+    remaining: u64,
+    /// Until there is more; for a request that was admitted: until all is there.
+    wait_ns: u64,
+    is_refused: bool,
+}
+
+impl Admitted {
+    /// The head of an endpoint's answer has come: its client is told what is left.
+    pub(crate) fn answered(&mut self, headers: &mut HeaderMap) {
+        if let Some(running) = &mut self.running {
+            running.answered();
+        }
+        self.tell(headers);
+    }
+
+    /// What follows is a tunnel: it may live for ever, and costs the worker no more than an opaque connection.
+    pub(crate) fn leave(&mut self) {
+        self.place = None;
+        self.running = None;
+    }
+
+    /// Tells the client what is left, in the fields of draft-ietf-httpapi-ratelimit-headers-11; who is refused also in
+    /// those of its drafts up to 06, which most clients know.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let Some(quota) = &self.quota else { return };
+        let seconds = quota.wait_ns.div_ceil(1_000_000_000);
+        let mut field = String::with_capacity(64);
+        // A string takes all.
+        let _ok = write!(
+            field,
+            "\"{}\";r={};t={seconds}",
+            quota.limit.name, quota.remaining
+        );
+        headers.append(RATE_LIMIT_POLICY, quota.limit.field.clone());
+        if let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from(field)) {
+            headers.append(RATE_LIMIT, field);
+        }
+        if quota.is_refused {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            headers.insert(LIMIT, HeaderValue::from(quota.limit.amount));
+            headers.insert(REMAINING, HeaderValue::from(quota.remaining));
+            headers.insert(RESET, HeaderValue::from(seconds));
+        }
+    }
+}
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// Admits a request that `policy` holds for, the policy of the rule that chose it, and whose endpoints `backend` has.
+pub(crate) async fn request(
+    exchange: &mut Exchange,
+    policy: &Policy,
+    backend: &ServicePort,
+    headers: &HeaderMap,
+) -> Result<(), Error> {
+    let connection = Arc::clone(&exchange.connection);
+    if connection.caller.is_turned_away {
+        return Err(Error::RateLimited);
+    }
+    let worker = &connection.worker;
+    let limits = &policy.limits.requests;
+    let others = &backend.policy.limits.requests;
+    if !(limits.is_empty() && others.is_empty()) {
+        let others = others
+            .iter()
+            .filter(|other| !limits.iter().any(|it| Arc::ptr_eq(it, other)));
+        let limits: Vec<_> = limits.iter().chain(others).collect();
+        let (quota, delay) = take(
+            &limits,
+            worker,
+            &connection.caller,
+            Some(headers),
+            "requests",
+        );
+        let is_refused = quota.as_ref().is_some_and(|quota| quota.is_refused);
+        exchange.admitted.quota = quota;
+        if is_refused {
+            return Err(Error::RateLimited);
+        }
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+    }
+    enter(exchange, policy).await?;
+    if let Some(adaptive) = &backend.policy.concurrency {
+        exchange.admitted.running = adaptive.enter();
+        if exchange.admitted.running.is_none() {
+            let limit = adaptive.limit();
+            worker.metrics.shaping.saturated(&backend.service, limit);
+            return Err(Error::Concurrency);
+        }
+    }
+    Ok(())
+}
+
+async fn enter(exchange: &mut Exchange, policy: &Policy) -> Result<(), Error> {
+    let connection = &exchange.connection;
+    let worker = &connection.worker;
+    let priority = policy.priority.unwrap_or_default();
+    let workload = &connection.caller.workload.key;
+    match worker.places.enter(&connection.lane, priority).await {
+        Ok((place, entry)) => {
+            if entry == Entry::Queued {
+                worker.metrics.shaping.queued(workload);
+            }
+            exchange.admitted.place = Some(place);
+            Ok(())
+        }
+        Err(error) => {
+            if let Error::Overload(reason) = error {
+                worker.metrics.shaping.shed(workload, reason);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Admits a new connection to a service; waits where it is smoothed.
+pub(crate) async fn connection(
+    worker: &Worker,
+    caller: &Caller,
+    port: &ServicePort,
+) -> Result<(), Error> {
+    let limits = &port.policy.limits.connections;
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let limits: Vec<_> = limits.iter().collect();
+    let (quota, delay) = take(&limits, worker, caller, None, "connections");
+    if quota.is_some_and(|quota| quota.is_refused) {
+        return Err(Error::RateLimited);
+    }
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    Ok(())
+}
+
+/// Takes a token of each limit, or of none. Tells of the limit that leaves the least, and how long to wait.
+fn take(
+    limits: &[&Arc<Limit>],
+    worker: &Worker,
+    caller: &Caller,
+    headers: Option<&HeaderMap>,
+    what: &'static str,
+) -> (Option<Box<Quota>>, Duration) {
+    let now_ns = clock::monotonic_ns();
+    let mut quota: Option<Quota> = None;
+    let mut longest = (0, None);
+    for (index, limit) in limits.iter().enumerate() {
+        match limit.take(now_ns, caller, headers) {
+            Ok(granted) => {
+                if granted.delay_ns > longest.0 {
+                    longest = (granted.delay_ns, Some(*limit));
+                }
+                if quota
+                    .as_ref()
+                    .is_none_or(|it| granted.remaining < it.remaining)
+                {
+                    quota = Some(Quota {
+                        limit: Arc::clone(limit),
+                        remaining: granted.remaining,
+                        wait_ns: granted.reset_ns,
+                        is_refused: false,
+                    });
+                }
+            }
+            Err(refused) => {
+                for taken in limits.iter().take(index) {
+                    taken.give_back(caller, headers);
+                }
+                worker
+                    .metrics
+                    .shaping
+                    .limited(&limit.policy, what, "refused");
+                let quota = Quota {
+                    limit: Arc::clone(limit),
+                    remaining: 0,
+                    wait_ns: refused.retry_ns,
+                    is_refused: true,
+                };
+                return (Some(Box::new(quota)), Duration::ZERO);
+            }
+        }
+    }
+    if let Some(limit) = longest.1 {
+        worker
+            .metrics
+            .shaping
+            .limited(&limit.policy, what, "delayed");
+    }
+    (quota.map(Box::new), Duration::from_nanos(longest.0))
+}

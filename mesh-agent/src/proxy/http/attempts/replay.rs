@@ -1,0 +1,197 @@
+//! Requests that may have to be sent again: head and body are kept, the body up to a bound and while it is streamed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request};
+use http_body::{Frame, SizeHint};
+
+use super::copy_of;
+use crate::proxy::http::body::{BodyError, Outgoing, Upload};
+
+/// A request, for the first time and for others.
+#[derive(Debug)]
+pub(super) struct Original {
+    first: Option<Request<Outgoing>>,
+    spare: Option<Parts>,
+    body: Option<Arc<Mutex<Kept>>>,
+}
+
+impl Original {
+    /// Keeps what is needed to send `request` again: bodies of at most `max_body` bytes.
+    pub(super) fn new(request: Request<Outgoing>, max_body: usize) -> Self {
+        let (parts, body) = request.into_parts();
+        let (spare, kept, body) = match body {
+            Outgoing::Empty => (Some(copy_of(&parts)), None, Outgoing::Empty),
+            Outgoing::Streamed(upload) if is_short(&upload, max_body) => {
+                let kept = Arc::new(Mutex::new(Kept::new(upload, max_body)));
+                let body = Outgoing::Kept(Reader::new(&kept));
+                (Some(copy_of(&parts)), Some(kept), body)
+            }
+            body => (None, None, body),
+        };
+        Self {
+            first: Some(Request::from_parts(parts, body)),
+            spare,
+            body: kept,
+        }
+    }
+
+    /// The request as it came.
+    pub(super) fn first(&mut self) -> Option<Request<Outgoing>> {
+        self.first.take()
+    }
+
+    /// The request once more; absent if it is not kept, or no more. Whoever still sends the body of an earlier one is
+    /// cut off.
+    pub(super) fn again(&self) -> Option<Request<Outgoing>> {
+        let parts = copy_of(self.spare.as_ref()?);
+        let body = match &self.body {
+            None => Outgoing::Empty,
+            Some(kept) => {
+                let mut state = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.is_lost {
+                    return None;
+                }
+                state.turn += 1;
+                drop(state);
+                Outgoing::Kept(Reader::new(kept))
+            }
+        };
+        Some(Request::from_parts(parts, body))
+    }
+}
+
+fn is_short(body: &Upload, max: usize) -> bool {
+    let max = u64::try_from(max).unwrap_or(u64::MAX);
+    max > 0 && body.size_hint().lower() <= max
+}
+
+/// A body as far as it has come.
+#[derive(Debug)]
+struct Kept {
+    inner: Upload,
+    hint: SizeHint,
+    data: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    room: usize,
+    has_ended: bool,
+    /// It was longer than may be kept, or broke off: there is no second time.
+    is_lost: bool,
+    /// Whose turn it is to read.
+    turn: u32,
+}
+
+impl Kept {
+    fn new(inner: Upload, room: usize) -> Self {
+        Self {
+            hint: inner.size_hint(),
+            inner,
+            data: Vec::new(),
+            trailers: None,
+            room,
+            has_ended: false,
+            is_lost: false,
+            turn: 0,
+        }
+    }
+
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match ready!(self.inner.poll_frame(cx)) {
+            None => {
+                self.has_ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => {
+                self.lose();
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Ok(frame)) => frame,
+        };
+        if let Some(data) = frame.data_ref() {
+            let length = data.len();
+            if length > self.room {
+                self.lose();
+            } else if !self.is_lost {
+                self.room -= length;
+                self.data.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.has_ended = true;
+            if !self.is_lost {
+                self.trailers = Some(trailers.clone());
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn lose(&mut self) {
+        self.is_lost = true;
+        self.data = Vec::new();
+    }
+}
+
+/// Reads a kept body from its beginning, and goes on with what comes.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    kept: Arc<Mutex<Kept>>,
+    turn: u32,
+    /// Pieces read, trailers with them.
+    read: usize,
+}
+
+impl Reader {
+    fn new(kept: &Arc<Mutex<Kept>>) -> Self {
+        let turn = kept.lock().unwrap_or_else(PoisonError::into_inner).turn;
+        Self {
+            kept: Arc::clone(kept),
+            turn,
+            read: 0,
+        }
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.turn != self.turn {
+            // An end without an error would make a part look like the whole.
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if !kept.is_lost {
+            let place = self.read;
+            if let Some(data) = kept.data.get(place) {
+                self.read += 1;
+                return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+            }
+            if kept.has_ended {
+                self.read += 1;
+                let trailers = kept.trailers.clone().filter(|_| place == kept.data.len());
+                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+        }
+        let frame = ready!(kept.poll_inner(cx));
+        self.read += 1;
+        Poll::Ready(frame)
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_read_all = kept.is_lost || self.read >= kept.data.len();
+        has_read_all && kept.trailers.is_none() && kept.inner.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        if self.read > 0 {
+            return SizeHint::default();
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.hint
+    }
+}

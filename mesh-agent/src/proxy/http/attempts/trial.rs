@@ -1,0 +1,234 @@
+//! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
+
+use std::error::Error as _;
+use std::sync::Arc;
+
+use http::Request;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Answer;
+use crate::proxy::error::Error;
+use crate::proxy::http::Connection;
+use crate::proxy::http::body::{Fate, Outgoing};
+use crate::proxy::outliers;
+use crate::proxy::passage::{Visit, guards};
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::{Limit, Slot};
+use crate::proxy::pool::{self, Lease};
+use crate::proxy::view::{Endpoint, ServicePort};
+use crate::traffic::breaker::Evidence;
+use crate::traffic::retry::Outcome;
+
+/// An attempt at one endpoint. Dropped before its end, it says only that the endpoint was at least so slow.
+pub(super) struct Trial {
+    connection: Arc<Connection>,
+    policy: Arc<Policy>,
+    port: Arc<ServicePort>,
+    endpoint: Arc<Endpoint>,
+    visit: Visit,
+    started: Instant,
+    is_over: bool,
+}
+
+/// What is asked of an endpoint, and for how long.
+pub(super) struct Question {
+    pub(super) request: Request<Outgoing>,
+    pub(super) is_http2: bool,
+    pub(super) is_grpc: bool,
+    /// How the body fares.
+    pub(super) fate: Option<Arc<Fate>>,
+    /// When there must be an answer.
+    pub(super) limit: Instant,
+    /// Whether the endpoint is to blame if there is none: not where the client has set the time.
+    pub(super) is_limit_ours: bool,
+}
+
+/// Why an attempt has failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// What became of it; absent where no other endpoint could do better.
+    pub(super) outcome: Option<Outcome>,
+    /// The request, if nothing of it was sent.
+    pub(super) unsent: Option<Box<Request<Outgoing>>>,
+    /// Whether the connection had been closed before anything was sent.
+    pub(super) is_stale: bool,
+}
+
+impl Failure {
+    fn new(error: Error, unsent: Option<Request<Outgoing>>) -> Self {
+        Self {
+            outcome: outcome(&error),
+            error,
+            unsent: unsent.map(Box::new),
+            is_stale: false,
+        }
+    }
+}
+
+impl Trial {
+    pub(super) fn new(
+        connection: &Arc<Connection>,
+        policy: &Arc<Policy>,
+        port: &Arc<ServicePort>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Self {
+        Self {
+            connection: Arc::clone(connection),
+            policy: Arc::clone(policy),
+            port: Arc::clone(port),
+            endpoint: Arc::clone(endpoint),
+            visit: Visit::default(),
+            started: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    /// Asks the endpoint.
+    pub(super) async fn run(mut self, question: Question) -> Result<Answer, Failure> {
+        let (limit, is_limit_ours) = (question.limit, question.is_limit_ours);
+        let worker = &self.connection.worker;
+        match Visit::enter(worker, &self.policy, &self.port, &self.endpoint) {
+            Ok(visit) => self.visit = visit,
+            Err(error) => {
+                // Others have come first since it was picked.
+                self.is_over = true;
+                let mut failure = Failure::new(error, Some(question.request));
+                failure.outcome = Some(Outcome::ConnectFailure);
+                return Err(failure);
+            }
+        }
+        let result = timeout_at(limit, self.ask(question)).await;
+        let result = result.unwrap_or_else(|_| {
+            let error = Error::ResponseTimeout(self.endpoint.address);
+            Err(Failure::new(error, None))
+        });
+        self.end(&result, is_limit_ours);
+        result
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, Failure> {
+        let Question {
+            request,
+            is_http2,
+            is_grpc,
+            fate,
+            ..
+        } = question;
+        let mut lease = match self.lease(is_http2).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(Failure::new(error, Some(request))),
+        };
+        match lease.send(request).await {
+            Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
+            Err(mut error) => {
+                let unsent = error.take_message();
+                // A body that breaks off is no fault of the endpoint.
+                let blamed = fate.and_then(|fate| fate.error());
+                let error = blamed.unwrap_or_else(|| Error::Upstream {
+                    endpoint: self.endpoint.address,
+                    source: error.into_error(),
+                });
+                Err(Failure {
+                    is_stale: unsent.is_some(),
+                    ..Failure::new(error, unsent)
+                })
+            }
+        }
+    }
+
+    /// A connection: one that is at hand, or one that is made, if there may be one more who waits.
+    async fn lease(&self, is_http2: bool) -> Result<Lease, Error> {
+        let Connection { worker, caller, .. } = &*self.connection;
+        let (port, endpoint) = (&*self.port, &*self.endpoint);
+        let is_guarded = !self.policy.guards.is_empty() || !port.policy.guards.is_empty();
+        let mut _pending = Vec::new();
+        if is_guarded {
+            if let Some(lease) = pool::at_hand(worker, caller, endpoint, is_http2) {
+                return Ok(lease);
+            }
+            _pending = self.pending()?;
+        }
+        if is_http2 {
+            pool::http2(worker, caller, port, endpoint).await
+        } else {
+            pool::http1(worker, caller, port, endpoint).await
+        }
+    }
+
+    fn pending(&self) -> Result<Vec<Slot>, Error> {
+        let slots = guards(&self.policy, &self.port).map(|guard| guard.take(Limit::Pending));
+        let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
+        let slots = slots.map_err(|what| {
+            self.connection.worker.metrics.overflow(what);
+            Error::Overflow(what.as_str())
+        })?;
+        Ok(slots.into_iter().flatten().collect())
+    }
+
+    fn end(&mut self, result: &Result<Answer, Failure>, is_limit_ours: bool) {
+        self.is_over = true;
+        let outcome = match result {
+            Ok(answer) => Some(answer.outcome),
+            Err(failure) if failure.is_stale => None,
+            Err(failure) => match failure.outcome {
+                Some(Outcome::Timeout) if !is_limit_ours => None,
+                // The caller's namespace may lack the route: that says nothing about the endpoint.
+                Some(Outcome::ConnectFailure) if !failure.error.is_failure_of_service() => None,
+                outcome => outcome,
+            },
+        };
+        let evidence = match outcome {
+            Some(Outcome::RefusedStream) | None => Evidence::Nothing,
+            Some(outcome) if outcome.is_failure() => Evidence::Failure,
+            Some(_) => Evidence::Success,
+        };
+        self.visit
+            .leave(&self.connection.worker, &self.endpoint, evidence);
+        let Some(outcome) = outcome else { return };
+        if evidence == Evidence::Success {
+            self.observe_latency();
+        }
+        outliers::observe(&self.connection.worker, &self.port, &self.endpoint, outcome);
+    }
+
+    fn observe_latency(&self) {
+        let hedging = self.policy.extra.hedging.as_ref();
+        if hedging.is_some_and(|hedging| hedging.is_observing()) {
+            self.endpoint.live.vitals.observe(self.started.elapsed());
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.observe_latency();
+        }
+    }
+}
+
+/// What an error says became of an attempt.
+fn outcome(error: &Error) -> Option<Outcome> {
+    match error {
+        Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Handshake { .. } => {
+            Some(Outcome::ConnectFailure)
+        }
+        Error::Upstream { .. } if is_refused(error) => Some(Outcome::RefusedStream),
+        Error::Upstream { .. } => Some(Outcome::Reset),
+        Error::ResponseTimeout(_) => Some(Outcome::Timeout),
+        _ => None,
+    }
+}
+
+/// Whether the endpoint says that it has not looked at the request: RFC 9113, 8.7.
+fn is_refused(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        cause = error.source();
+    }
+    false
+}

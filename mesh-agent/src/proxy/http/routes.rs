@@ -1,0 +1,134 @@
+//! Where a request goes: the rule that it falls under, and the share of the rule's backends that it is in.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode};
+
+use super::exchange::Exchange;
+use super::filters;
+use super::headers::Wish;
+use crate::net::clock;
+use crate::proxy::error::Error;
+use crate::proxy::policy::Policy;
+use crate::proxy::view::ServicePort;
+use crate::proxy::view::routes::HttpRoutes;
+use crate::traffic::route::Request;
+use crate::traffic::route::compiled::{Backend, Rule};
+
+/// What becomes of a request.
+pub(crate) enum Way {
+    /// An endpoint answers.
+    To(Routed),
+    /// The rule itself does, without a body.
+    Answer(StatusCode, HeaderMap),
+}
+
+/// Where a request goes, and what holds for it on the way.
+#[derive(Clone, Debug)]
+pub(crate) struct Routed {
+    /// The service port whose endpoints are asked.
+    pub(crate) port: Arc<ServicePort>,
+    /// What holds: of the rule, the route and the service that was dialled.
+    pub(crate) policy: Arc<Policy>,
+    /// The rule; absent where no route is attached to the service.
+    pub(crate) ruled: Option<Ruled>,
+}
+
+/// The rule that a request falls under.
+#[derive(Clone, Debug)]
+pub(crate) struct Ruled {
+    /// The rule.
+    pub(crate) rule: Arc<Rule>,
+    /// The share of its requests that this one is in.
+    pub(crate) backend: Arc<Backend>,
+    /// Bytes of the path that a prefix has matched.
+    pub(crate) prefix: Option<usize>,
+}
+
+/// Chooses for a request to `port`, which `random` puts into a share.
+pub(crate) fn choose(
+    exchange: &mut Exchange,
+    port: &Arc<ServicePort>,
+    parts: &Parts,
+    wish: &Wish,
+    random: u64,
+) -> Result<Way, Error> {
+    let http = port.routes.as_ref().and_then(|routes| routes.http.as_ref());
+    match http {
+        Some(http) => choose_rule(exchange, port, http, (parts, wish), random),
+        None => Ok(Way::To(Routed {
+            port: Arc::clone(port),
+            policy: Arc::clone(&port.policy),
+            ruled: None,
+        })),
+    }
+}
+
+fn choose_rule(
+    exchange: &mut Exchange,
+    port: &Arc<ServicePort>,
+    routes: &HttpRoutes,
+    (parts, wish): (&Parts, &Wish),
+    random: u64,
+) -> Result<Way, Error> {
+    let request = Request {
+        host: wish.authority.as_ref().map(Authority::host),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        method: &parts.method,
+        headers: &parts.headers,
+        is_grpc: wish.is_grpc,
+    };
+    let choice = routes.choose(&request).ok_or(Error::NoRoute)?;
+    let rule = choice.rule;
+    exchange.rule = Some(Arc::clone(rule));
+    if rule.is_broken {
+        return Err(Error::BadFilter);
+    }
+    let own = |filters| filters::answer(filters, parts, &request, port, choice.prefix);
+    if let Some((status, headers)) = rule.filters.as_deref().and_then(own) {
+        return Ok(Way::Answer(status, headers));
+    }
+    let backend = session_backend(exchange, rule, parts)
+        .or_else(|| rule.backends.pick(random))
+        .ok_or(Error::BadBackend)?;
+    if backend.is_broken {
+        return Err(Error::BadFilter);
+    }
+    if let Some((status, headers)) = backend.filters.as_deref().and_then(own) {
+        return Ok(Way::Answer(status, headers));
+    }
+    let view = exchange.connection.worker.views.load();
+    let target = backend.target.as_ref();
+    let target = target.and_then(|target| view.backend(target));
+    Ok(Way::To(Routed {
+        port: Arc::clone(target.ok_or(Error::BadBackend)?),
+        policy: Arc::clone(choice.policy),
+        ruled: Some(Ruled {
+            rule: Arc::clone(rule),
+            backend: Arc::clone(backend),
+            prefix: choice.prefix,
+        }),
+    }))
+}
+
+/// The backend that has the endpoint of the request's session: who is in a session stays in the share where it began
+/// (GEP-1619), as long as that has a weight.
+fn session_backend<'a>(
+    exchange: &Exchange,
+    rule: &'a Rule,
+    parts: &Parts,
+) -> Option<&'a Arc<Backend>> {
+    let session = rule.session.as_ref()?;
+    let token = session.read(&parts.headers, clock::unix_seconds())?;
+    let view = exchange.connection.worker.views.load();
+    let is_home = |backend: &Backend| {
+        let port = backend.target.as_ref().and_then(|it| view.backend(it));
+        port.is_some_and(|port| port.session_index(token.endpoint).is_some())
+    };
+    let mut backends = rule.backends.iter();
+    let home = backends.find(|(backend, weight)| *weight > 0 && is_home(backend));
+    home.map(|(backend, _)| backend)
+}

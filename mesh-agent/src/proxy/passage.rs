@@ -1,0 +1,125 @@
+//! What a request or connection has passed on its way: the circuit breakers of its targets, and of an endpoint.
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::policy::Policy;
+use super::policy::breaker::Guard;
+use super::view::{Endpoint, ServicePort};
+use super::worker::Worker;
+use crate::net::clock;
+use crate::traffic::breaker::{Breaker, Evidence, Pass, State};
+
+/// What guards the way: of the rule, the route and the service that was dialled, and of the service that is asked.
+pub(crate) fn guards<'a>(
+    policy: &'a Policy,
+    port: &'a ServicePort,
+) -> impl Iterator<Item = &'a Arc<Guard>> {
+    let of_port = port.policy.guards.iter();
+    let of_port =
+        of_port.filter(|guard| policy.guards.iter().all(|other| !Arc::ptr_eq(other, guard)));
+    policy.guards.iter().chain(of_port)
+}
+
+/// The breakers of services and routes that were passed. Dropped without an end, it says nothing about them.
+#[derive(Debug, Default)]
+pub(crate) struct Passage(Vec<(Arc<Guard>, Pass)>);
+
+impl Passage {
+    /// Passes every breaker, or is refused by one.
+    pub(crate) fn enter(
+        worker: &Worker,
+        policy: &Policy,
+        port: &ServicePort,
+    ) -> Result<Self, Error> {
+        let mut passage = Self::default();
+        for guard in guards(policy, port) {
+            let Some(breaker) = guard.breaker() else {
+                continue;
+            };
+            let (pass, change) = breaker.pass(clock::monotonic_ns());
+            tell(worker, guard, None, change);
+            let pass = pass.ok_or(Error::BreakerOpen)?;
+            passage.0.push((Arc::clone(guard), pass));
+        }
+        Ok(passage)
+    }
+
+    /// It has come to this.
+    pub(crate) fn leave(mut self, worker: &Worker, evidence: Evidence) {
+        for (guard, pass) in self.0.drain(..) {
+            let change = guard
+                .breaker()
+                .and_then(|breaker| breaker.ended(pass, evidence, clock::monotonic_ns()));
+            tell(worker, &guard, None, change);
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        for (guard, pass) in self.0.drain(..) {
+            if let Some(breaker) = guard.breaker() {
+                breaker.ended(pass, Evidence::Nothing, clock::monotonic_ns());
+            }
+        }
+    }
+}
+
+/// The breakers of an endpoint that were passed. Dropped without an end, it says nothing about it.
+#[derive(Debug, Default)]
+pub(crate) struct Visit(Vec<(Arc<Guard>, Arc<Breaker>, Pass)>);
+
+impl Visit {
+    /// Passes every breaker of the endpoint, or is refused by one.
+    pub(crate) fn enter(
+        worker: &Worker,
+        policy: &Policy,
+        port: &ServicePort,
+        endpoint: &Endpoint,
+    ) -> Result<Self, Error> {
+        let mut visit = Self::default();
+        for guard in guards(policy, port) {
+            let Some(settings) = guard.endpoints() else {
+                continue;
+            };
+            let breaker = endpoint.live.vitals.breaker(guard, settings);
+            let (pass, change) = breaker.pass(clock::monotonic_ns());
+            tell(worker, guard, Some(endpoint), change);
+            let pass = pass.ok_or(Error::BreakerOpen)?;
+            visit.0.push((Arc::clone(guard), breaker, pass));
+        }
+        Ok(visit)
+    }
+
+    /// It has come to this.
+    pub(crate) fn leave(&mut self, worker: &Worker, endpoint: &Endpoint, evidence: Evidence) {
+        for (guard, breaker, pass) in self.0.drain(..) {
+            let change = breaker.ended(pass, evidence, clock::monotonic_ns());
+            tell(worker, &guard, Some(endpoint), change);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        for (_, breaker, pass) in self.0.drain(..) {
+            breaker.ended(pass, Evidence::Nothing, clock::monotonic_ns());
+        }
+    }
+}
+
+/// Tells operators of a breaker that has changed.
+fn tell(worker: &Worker, guard: &Guard, endpoint: Option<&Endpoint>, change: Option<State>) {
+    let Some(state) = change else { return };
+    worker.metrics.breaker_changed(state);
+    let (kind, target, rule) = (guard.kind(), guard.key(), guard.section().unwrap_or(""));
+    let endpoint = endpoint.map(|endpoint| endpoint.key.to_string());
+    let endpoint = endpoint.as_deref().unwrap_or("");
+    let word = state.as_str();
+    if state == State::Open {
+        tracing::warn!(%kind, %target, rule, endpoint, state = word, "circuit breaker changed");
+    } else {
+        tracing::info!(%kind, %target, rule, endpoint, state = word, "circuit breaker changed");
+    }
+}

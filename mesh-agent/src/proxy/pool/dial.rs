@@ -1,0 +1,203 @@
+//! Takes connections out of the pool, or makes them.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::{Key, Lease, Shared, Streams};
+use crate::proxy::caller::Caller;
+use crate::proxy::connect;
+use crate::proxy::error::Error;
+use crate::proxy::http::{CONNECTION_WINDOW, MIN_BUFFER, STREAM_WINDOW};
+use crate::proxy::policy::breaker::{Limit, Place, Room};
+use crate::proxy::view::{Endpoint, ServicePort};
+use crate::proxy::worker::Worker;
+
+/// Most HTTP/2 connections to one endpoint for one caller.
+const MAX_HTTP2: usize = 32;
+
+/// A connection that needs not be made.
+pub(crate) fn at_hand(
+    worker: &Worker,
+    caller: &Caller,
+    endpoint: &Endpoint,
+    is_http2: bool,
+) -> Option<Lease> {
+    let key = Key::new(caller, endpoint);
+    let lease = if is_http2 {
+        worker.pool.take_shared(&key)
+    } else {
+        worker.pool.take_idle(worker, &key)
+    };
+    if lease.is_some() {
+        worker.metrics.pool_reused.inc();
+    }
+    lease
+}
+
+/// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
+/// connection may take.
+async fn place(worker: &Worker, room: Option<&Arc<Room>>) -> Result<Option<Place>, Error> {
+    let Some(room) = room else { return Ok(None) };
+    if let Some(place) = room.take() {
+        return Ok(Some(place));
+    }
+    let waiting = async {
+        let mut waiting = pin!(room.wait());
+        // Counted as waiting from the first poll, so that what is idle goes.
+        if let Poll::Ready(place) = poll_once(waiting.as_mut()).await {
+            return place;
+        }
+        worker.pool.make_room(worker);
+        waiting.await
+    };
+    let place = timeout(worker.config.timeouts.connect, waiting).await.ok();
+    if place.is_none() {
+        worker.metrics.overflow(Limit::Connections);
+    }
+    let refused = || Error::Overflow(Limit::Connections.as_str());
+    place.map(Some).ok_or_else(refused)
+}
+
+/// Polls a future once, whatever comes of it.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// A connection on which one HTTP/1.1 request can be sent.
+pub(crate) async fn http1(
+    worker: &Arc<Worker>,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<Lease, Error> {
+    let key = Key::new(caller, endpoint);
+    if let Some(lease) = worker.pool.take_idle(worker, &key) {
+        worker.metrics.pool_reused.inc();
+        return Ok(lease);
+    }
+    let room = port.policy.room();
+    let place = place(worker, room).await?;
+    let stream = connect::dial(worker, caller, port, endpoint).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
+        .max_header_size(worker.config.limits.header_bytes)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| Error::Handshake {
+            endpoint: endpoint.address,
+            source,
+        })?;
+    worker.spawn(async move {
+        // How it ended the requests on it have been told.
+        drop(connection.with_upgrades().await);
+        drop(place);
+    });
+    Ok(Lease::Http1 {
+        sender,
+        key,
+        room: room.map(Arc::clone),
+    })
+}
+
+/// A stream on an HTTP/2 connection, within what the peer allows.
+pub(crate) async fn http2(
+    worker: &Arc<Worker>,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<Lease, Error> {
+    let key = Key::new(caller, endpoint);
+    if let Some(lease) = worker.pool.take_shared(&key) {
+        worker.metrics.pool_reused.inc();
+        return Ok(lease);
+    }
+    let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
+    // Never closed; whoever waits does so for one connect, which has a deadline.
+    let _turn = dialling.acquire().await.ok().ok_or(Error::Draining)?;
+    if let Some(lease) = worker.pool.take_shared(&key) {
+        worker.metrics.pool_reused.inc();
+        return Ok(lease);
+    }
+    let is_full = worker
+        .pool
+        .entries()
+        .get(&key)
+        .is_some_and(|entry| entry.shared.len() >= MAX_HTTP2);
+    if is_full {
+        return Err(Error::ConnectionLimit);
+    }
+    let place = place(worker, port.policy.room()).await?;
+    let stream = connect::dial(worker, caller, port, endpoint).await?;
+    let shared = handshake2(worker, endpoint, stream, place).await?;
+    let lease = shared.lease().ok_or(Error::NoEndpoint)?;
+    worker
+        .pool
+        .entries()
+        .entry(key)
+        .or_default()
+        .shared
+        .push(shared);
+    Ok(lease)
+}
+
+async fn handshake2(
+    worker: &Arc<Worker>,
+    endpoint: &Endpoint,
+    stream: TcpStream,
+    place: Option<Place>,
+) -> Result<Shared, Error> {
+    let (sender, connection) = http2::Builder::new(worker.executor())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(1)
+        .max_header_list_size(u32::try_from(worker.config.limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_local_error_reset_streams(1024)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| Error::Handshake {
+            endpoint: endpoint.address,
+            source,
+        })?;
+    let streams = Arc::new(Streams {
+        open: AtomicUsize::new(0),
+        limit: AtomicUsize::new(1),
+        is_settled: AtomicBool::new(false),
+    });
+    let published = Arc::clone(&streams);
+    worker.spawn(async move {
+        let mut connection = pin!(connection);
+        // The limit of the peer is known to the driver only, and changes with its SETTINGS.
+        drop(
+            poll_fn(|cx| {
+                let result = Future::poll(Pin::as_mut(&mut connection), cx);
+                let limit = connection.current_max_send_streams();
+                published.limit.store(limit, Ordering::Relaxed);
+                result
+            })
+            .await,
+        );
+        drop(place);
+    });
+    Ok(Shared {
+        sender,
+        streams,
+        since: Instant::now(),
+    })
+}
+
+/// How often a busy HTTP/2 connection is asked whether its peer is there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the peer may take to answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,228 @@
+//! Requests on the ways that routes give them.
+
+mod mirror;
+
+use std::net::SocketAddr;
+
+use http::Request;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::fixture::{Node, http1_server, nobody, snapshot, text};
+use crate::state::Snapshot;
+use crate::state::http_route::HttpRoute;
+use crate::traffic::fixture::Fixture;
+
+/// The service `web` that is dialled, with one endpoint, and others that routes send to.
+fn registry(web: SocketAddr, others: &[(&str, SocketAddr)], routes: &[(&str, Value)]) -> Snapshot {
+    let mut fixture = Fixture::from(snapshot("http", &[web]));
+    for (number, (name, address)) in (2..).zip(others) {
+        let ports = json!([{"name": "main", "port": 80, "protocol": "http"}]);
+        let spec = json!({"addresses": [format!("240.0.0.{number}")], "ports": ports});
+        fixture = fixture.service(name, &spec);
+        let spec =
+            json!({"service": name, "address": address.ip(), "ports": {"main": address.port()}});
+        fixture = fixture.endpoint(&format!("{name}-0"), &["main"], &spec);
+    }
+    for (name, rules) in routes {
+        let parent = json!({"group": "", "kind": "Service", "name": "web"});
+        let spec = json!({"parentRefs": [parent], "rules": rules});
+        fixture = fixture.object::<HttpRoute>(name, &spec);
+    }
+    fixture.snapshot()
+}
+
+fn to(name: &str) -> Value {
+    json!([{"name": name, "port": 80}])
+}
+
+/// A server that tells its name, the target and the headers that tests look for.
+async fn named(name: &'static str) -> (SocketAddr, JoinHandle<()>) {
+    http1_server(move |request| text(format!("{name} {}", told(&request)))).await
+}
+
+fn told(request: &Request<Incoming>) -> String {
+    let mut all: Vec<_> = request
+        .headers()
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-t-") || *name == "host")
+        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+        .collect();
+    all.sort();
+    format!("{} {}", request.uri(), all.join(" "))
+}
+
+async fn node(registry: Snapshot) -> Node {
+    let node = Node::start("http", &[nobody().await]);
+    node.change(registry);
+    node
+}
+
+/// One request on a connection of its own: the whole response.
+async fn get(node: &Node, target: &str, headers: &str) -> String {
+    ask(node, "GET", target, headers).await
+}
+
+async fn ask(node: &Node, method: &str, target: &str, headers: &str) -> String {
+    node.raw(&format!(
+        "{method} {target} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{headers}\r\n"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn a_request_goes_where_its_rule_sends_it() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let rules = json!([
+        {"matches": [{"path": {"value": "/c"}}], "backendRefs": to("canary"), "name": "to-canary"},
+        {"matches": [{"path": {"value": "/gone"}}], "backendRefs": to("gone")},
+        {"matches": [{"path": {"value": "/nowhere"}}]},
+        {"matches": [{"path": {"value": "/w"}}], "backendRefs": to("web")},
+    ]);
+    let node = node(registry(web, &[("canary", canary)], &[("r", rules)])).await;
+    assert!(get(&node, "/c/x", "").await.contains("canary /c/x"));
+    assert!(get(&node, "/w", "").await.contains("web /w"));
+    for (target, status, reason) in [
+        ("/x", "404", "no-route"),
+        ("/gone", "500", "bad-backend"),
+        ("/nowhere", "500", "bad-backend"),
+    ] {
+        let response = get(&node, target, "").await;
+        assert!(
+            response.starts_with(&format!("HTTP/1.1 {status}")),
+            "{response}"
+        );
+        assert!(
+            response.contains(&format!("x-mesh-error: {reason}")),
+            "{response}"
+        );
+        node.metric(&["mesh_proxy_errors_total", reason], 1).await;
+    }
+    let to_canary = [
+        "istio_requests_total",
+        r#"destination_service="canary.shop.mesh""#,
+        r#"response_code="200""#,
+    ];
+    assert_eq!(node.metric(&to_canary, 1).await, 1);
+    let lost = ["istio_requests_total", r#"response_flags="NR""#];
+    assert_eq!(node.metric(&lost, 1).await, 1);
+}
+
+#[tokio::test]
+async fn calls_without_a_route_or_backend_fail_in_their_own_words() {
+    let (web, _web) = named("web").await;
+    let rules = json!([{"matches": [{"path": {"value": "/gone"}}], "backendRefs": to("gone")}]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    let grpc = "content-type: application/grpc\r\ncontent-length: 0\r\n";
+    for (target, status) in [("/x", 12), ("/gone/x", 14)] {
+        let response = ask(&node, "POST", target, grpc).await;
+        assert!(
+            response.contains(&format!("grpc-status: {status}")),
+            "{response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn weights_split_and_zero_takes_nothing() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let (never, _never) = named("never").await;
+    let rules = json!([{"backendRefs": [
+        {"name": "web", "port": 80, "weight": 3},
+        {"name": "canary", "port": 80, "weight": 1},
+        {"name": "never", "port": 80, "weight": 0},
+    ]}]);
+    let others = [("canary", canary), ("never", never)];
+    let node = node(registry(web, &others, &[("r", rules)])).await;
+    let mut counts = [0_u32; 2];
+    for _ in 0..200 {
+        let response = get(&node, "/", "").await;
+        assert!(!response.contains("never"), "{response}");
+        counts[usize::from(response.contains("canary"))] += 1;
+    }
+    // Four standard deviations of a binomial distribution of 200 and 1/4.
+    assert!((26..=74).contains(&counts[1]), "{counts:?}");
+}
+
+#[tokio::test]
+async fn filters_change_requests_and_responses() {
+    let (web, _web) = named("web").await;
+    let modify = |kind: &str, field: &str, name: &str| {
+        json!({"type": kind, field: {"set": [{"name": name, "value": "set"}],
+            "add": [{"name": "x-t-add", "value": "more"}], "remove": ["X-T-Remove"]}})
+    };
+    let request = modify("RequestHeaderModifier", "requestHeaderModifier", "x-t-set");
+    let response = modify("ResponseHeaderModifier", "responseHeaderModifier", "x-seen");
+    let path = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"});
+    let rewrite = json!({"type": "URLRewrite", "urlRewrite": {"hostname": "other", "path": path}});
+    let last = json!({"type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"set": [{"name": "x-t-set", "value": "backend"}]}});
+    let rules = json!([{
+        "matches": [{"path": {"value": "/old"}}],
+        "filters": [request, response, rewrite],
+        "backendRefs": [{"name": "web", "port": 80, "filters": [last]}],
+    }]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    let headers = "x-t-add: one\r\nx-t-remove: x\r\nx-t-set: y\r\n";
+    let response = get(&node, "/old/a?q=1", headers).await;
+    let expected = "web /new/a?q=1 host=other x-t-add=more x-t-add=one x-t-set=backend";
+    assert!(response.contains(expected), "{response}");
+    assert!(response.contains("x-seen: set"), "{response}");
+}
+
+#[tokio::test]
+async fn redirects_and_preflights_are_answered_by_the_rule() {
+    let (web, _web) = named("web").await;
+    let redirect = json!({"type": "RequestRedirect",
+        "requestRedirect": {"scheme": "https", "hostname": "else", "statusCode": 301}});
+    let cors =
+        json!({"type": "CORS", "cors": {"allowOrigins": ["http://a"], "allowMethods": ["GET"]}});
+    let broken = json!({"type": "RequestHeaderModifier"});
+    let rules = json!([
+        {"matches": [{"path": {"value": "/r"}}], "filters": [redirect]},
+        {"matches": [{"path": {"value": "/c"}}], "filters": [cors], "backendRefs": to("web")},
+        {"matches": [{"path": {"value": "/b"}}], "filters": [broken], "backendRefs": to("web")},
+    ]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    let response = get(&node, "/r/x?q", "").await;
+    assert!(response.starts_with("HTTP/1.1 301"), "{response}");
+    assert!(
+        response.contains("location: https://else/r/x?q\r\n"),
+        "{response}"
+    );
+    let wanted = "origin: http://a\r\naccess-control-request-method: GET\r\n";
+    let response = ask(&node, "OPTIONS", "/c", wanted).await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(
+        response.contains("access-control-allow-methods: GET"),
+        "{response}"
+    );
+    assert!(!response.contains("web /c"), "{response}");
+    let response = get(&node, "/c", "origin: http://a\r\n").await;
+    assert!(
+        response.contains("access-control-allow-origin: http://a"),
+        "{response}"
+    );
+    assert!(response.contains("web /c"), "{response}");
+    let response = get(&node, "/b", "").await;
+    assert!(response.starts_with("HTTP/1.1 500"), "{response}");
+    assert!(response.contains("x-mesh-error: bad-filter"), "{response}");
+}
+
+#[tokio::test]
+async fn a_route_that_changes_under_load_fails_no_request() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let others = [("canary", canary)];
+    let with = |name| registry(web, &others, &[("r", json!([{"backendRefs": to(name)}]))]);
+    let node = node(with("web")).await;
+    for round in 0..40 {
+        let name = if round % 2 == 0 { "canary" } else { "web" };
+        let (response, ()) = tokio::join!(get(&node, "/", ""), async { node.change(with(name)) });
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(get(&node, "/", "").await.contains(name));
+    }
+}

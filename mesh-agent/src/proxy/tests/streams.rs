@@ -1,0 +1,133 @@
+//! Opaque connections on the ways that routes give them.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
+
+use super::fixture::{Node, nobody, server, snapshot, within};
+use crate::proxy::detect::client_hello::tests::hello;
+use crate::state::Snapshot;
+use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::traffic::fixture::Fixture;
+
+/// A server that says its name when it has been told something.
+async fn named(name: &'static str) -> (SocketAddr, JoinHandle<()>) {
+    server(move |mut stream| async move {
+        let mut buffer = [0; 4096];
+        let length = stream.read(&mut buffer).await?;
+        let told = format!("{name} {length}");
+        stream.write_all(told.as_bytes()).await
+    })
+    .await
+}
+
+/// The service `web` that is dialled, which speaks `protocol`, and others that routes send to.
+fn registry(protocol: &str, web: SocketAddr, others: &[(&str, SocketAddr)]) -> Fixture {
+    let mut fixture = Fixture::from(snapshot(protocol, &[web]));
+    for (number, (name, address)) in (2..).zip(others) {
+        let ports = json!([{"name": "main", "port": 80, "protocol": "tcp"}]);
+        let spec = json!({"addresses": [format!("240.0.0.{number}")], "ports": ports});
+        fixture = fixture.service(name, &spec);
+        let spec =
+            json!({"service": name, "address": address.ip(), "ports": {"main": address.port()}});
+        fixture = fixture.endpoint(&format!("{name}-0"), &["main"], &spec);
+    }
+    fixture
+}
+
+fn route(hosts: &[&str], backends: Value) -> Value {
+    let mut spec = json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": backends}],
+    });
+    if !hosts.is_empty() {
+        spec["hostnames"] = json!(hosts);
+    }
+    spec
+}
+
+async fn node(registry: Snapshot) -> Node {
+    let node = Node::start("tls", &[nobody().await]);
+    node.change(registry);
+    node
+}
+
+/// What a client is told that says `words`.
+async fn say(node: &Node, words: &[u8]) -> String {
+    let mut stream = node.connect().await;
+    stream.write_all(words).await.unwrap();
+    let mut told = String::new();
+    within(stream.read_to_string(&mut told)).await.unwrap();
+    told
+}
+
+#[tokio::test]
+async fn the_name_that_a_client_asks_for_decides() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let (b, _b) = named("b").await;
+    let to = |name: &str| json!([{"name": name, "port": 80}]);
+    for protocol in ["tls", "auto"] {
+        let node = node(
+            registry(protocol, web, &[("a", a), ("b", b)])
+                .object::<TlsRoute>("a", &route(&["a.example"], to("a")))
+                .object::<TlsRoute>("b", &route(&["*.b.example"], to("b")))
+                .object::<TlsRoute>("gone", &route(&["gone.example"], to("gone")))
+                .snapshot(),
+        )
+        .await;
+        for (name, expected) in [("a.example", "a"), ("X.b.example", "b")] {
+            let words = hello(Some(name), 10_000);
+            let told = say(&node, &words).await;
+            assert_eq!(told, format!("{expected} {}", words.len()), "{protocol}");
+        }
+        for (name, reason) in [("other", "no-route"), ("gone.example", "bad-backend")] {
+            assert!(node.resets(&hello(Some(name), 10_000)).await, "{name}");
+            node.metric(&["mesh_proxy_errors_total", reason], 1).await;
+        }
+        let closed = [
+            "istio_tcp_connections_closed_total",
+            r#"response_flags="NR""#,
+        ];
+        assert_eq!(node.metric(&closed, 1).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_split_by_weight() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let (b, _b) = named("b").await;
+    let shares = json!([
+        {"name": "a", "port": 80, "weight": 3},
+        {"name": "b", "port": 80, "weight": 1},
+        {"name": "web", "port": 80, "weight": 0},
+    ]);
+    let registry = registry("tcp", web, &[("a", a), ("b", b)]);
+    let registry = registry.object::<TcpRoute>("r", &route(&[], shares));
+    let node = node(registry.snapshot()).await;
+    let mut counts = [0_u32; 2];
+    for _ in 0..200 {
+        match say(&node, b"x").await.as_str() {
+            "a 1" => counts[0] += 1,
+            "b 1" => counts[1] += 1,
+            other => panic!("{other}"),
+        }
+    }
+    // Four standard deviations of a binomial distribution of 200 and 1/4.
+    assert!((26..=74).contains(&counts[1]), "{counts:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_reached_by_a_route_too() {
+    let (web, _web) = named("web").await;
+    let (greeter, _greeter) =
+        server(|mut stream| async move { stream.write_all(b"hello").await }).await;
+    let shares = json!([{"name": "greeter", "port": 80}]);
+    let registry = registry("auto", web, &[("greeter", greeter)]);
+    let registry = registry.object::<TcpRoute>("r", &route(&[], shares));
+    let node = node(registry.snapshot()).await;
+    assert_eq!(say(&node, b"").await, "hello");
+}

@@ -1,0 +1,150 @@
+//! What an endpoint remembers across views, and what is under way at it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::Endpoint;
+use crate::net::clock;
+use crate::proxy::handles::Handles;
+use crate::proxy::metrics::Series;
+use crate::proxy::vitals::Vitals;
+use crate::traffic::balance::latency::Latency;
+use crate::traffic::balance::streams::{Begun, Streams};
+
+/// What an endpoint remembers across views.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(super) address: SocketAddr,
+    /// Requests whose response has not begun, and opaque connections.
+    active: AtomicU32,
+    /// Responses that have begun.
+    streams: Streams,
+    /// How slow it is.
+    pub(crate) latency: Latency,
+    /// Since when it takes part: it came, or came back.
+    since_ns: AtomicU64,
+    /// How it is.
+    pub(crate) vitals: Vitals,
+    pub(super) series: Handles<u32, Series>,
+}
+
+impl Live {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            active: AtomicU32::new(0),
+            streams: Streams::default(),
+            latency: Latency::default(),
+            since_ns: AtomicU64::new(clock::monotonic_ns()),
+            vitals: Vitals::default(),
+            series: Handles::default(),
+        }
+    }
+
+    /// How busy it is: requests that wait for their response, opaque connections, and responses that have begun a short
+    /// while ago.
+    pub(crate) fn load(&self, now_ns: u64) -> u32 {
+        let active = self.active.load(Ordering::Relaxed);
+        active.saturating_add(self.streams.young(now_ns))
+    }
+
+    /// Since when it takes part.
+    pub(crate) fn since_ns(&self) -> u64 {
+        self.since_ns.load(Ordering::Relaxed)
+    }
+
+    /// Checks have found it well, or not.
+    pub(crate) fn checked(&self, is_critical: bool) {
+        if self.vitals.checked(is_critical) && !is_critical {
+            self.begin_again();
+        }
+    }
+
+    /// It has accepted a connection.
+    pub(crate) fn accepted(&self) {
+        if self.vitals.accepted() {
+            self.begin_again();
+        }
+    }
+
+    fn begin_again(&self) {
+        self.since_ns
+            .store(clock::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.vitals.is_ejected()
+    }
+
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.vitals.is_critical()
+    }
+
+    /// Whether its circuit breaker would refuse a request.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.vitals.is_broken()
+    }
+
+    /// The series of a caller.
+    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
+        self.series.find_or_make(&caller, make)
+    }
+}
+
+/// One request or connection under way at an endpoint.
+#[derive(Debug)]
+pub(crate) struct Active {
+    endpoint: Arc<Endpoint>,
+    started_ns: u64,
+    /// The response has begun.
+    begun: Option<Begun>,
+}
+
+impl Active {
+    /// Counts one more.
+    pub(crate) fn new(endpoint: Arc<Endpoint>, now_ns: u64) -> Self {
+        endpoint.live.active.fetch_add(1, Ordering::Relaxed);
+        Self {
+            endpoint,
+            started_ns: now_ns,
+            begun: None,
+        }
+    }
+
+    /// The endpoint.
+    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The response has begun: now it is known how slow the endpoint is, and what follows is a stream.
+    pub(crate) fn answered(&mut self, now_ns: u64) {
+        if self.begun.is_none() {
+            let live = &self.endpoint.live;
+            live.latency
+                .observe(now_ns.saturating_sub(self.started_ns), now_ns);
+            self.begun = Some(live.streams.begin(now_ns));
+            live.active.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An opaque connection stands. It counts as long as it is open.
+    pub(crate) fn connected(&self, now_ns: u64) {
+        let taken = now_ns.saturating_sub(self.started_ns);
+        self.endpoint.live.latency.observe(taken, now_ns);
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let live = &self.endpoint.live;
+        match self.begun {
+            Some(begun) => live.streams.end(begun),
+            None => {
+                live.active.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Routes of service ports, compiled from a snapshot. What did not change keeps its place in memory: a change of one
+//! route compiles one.
+
+use std::sync::Arc;
+
+use super::Table;
+use super::policies::Policies;
+use crate::proxy::policy::Policy;
+use crate::state::Snapshot;
+use crate::state::grpc_route::GrpcRoute;
+use crate::state::http_route::HttpRoute;
+use crate::state::object::{Kind, Object, ObjectKey};
+use crate::state::service::{Port, Service};
+use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::traffic::route;
+use crate::traffic::route::Request;
+use crate::traffic::route::compiled::{CompiledRoute, Rule};
+use crate::traffic::route::stream::{StreamRoute, StreamTable};
+
+/// The routes of one service port.
+#[derive(Debug)]
+pub(crate) struct PortRoutes {
+    /// For requests; absent: they go to the service itself.
+    pub(crate) http: Option<HttpRoutes>,
+    /// For opaque connections; absent: they go to the service itself.
+    pub(crate) streams: Option<StreamTable>,
+}
+
+/// The routes of one service port for requests.
+#[derive(Debug)]
+pub(crate) struct HttpRoutes {
+    table: route::table::Table,
+    /// In the order of the table.
+    attached: Vec<Arc<Attached>>,
+}
+
+/// What was chosen for a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice<'a> {
+    /// The rule.
+    pub(crate) rule: &'a Arc<Rule>,
+    /// What holds for it.
+    pub(crate) policy: &'a Arc<Policy>,
+    /// Bytes of the path that a prefix has matched.
+    pub(crate) prefix: Option<usize>,
+}
+
+impl HttpRoutes {
+    /// The rule that a request falls under.
+    pub(crate) fn choose(&self, request: &Request<'_>) -> Option<Choice<'_>> {
+        let choice = self.table.choose(request)?;
+        let attached = self.attached.get(choice.route_index)?;
+        let levels = attached.rules.get(choice.rule_index)?;
+        Some(Choice {
+            rule: choice.rule,
+            policy: &levels.whole,
+            prefix: choice.prefix,
+        })
+    }
+}
+
+/// A route that is attached to a service; one for all its ports, so that they share the state of its policies.
+#[derive(Debug)]
+struct Attached {
+    route: Arc<CompiledRoute>,
+    /// What holds for the whole route.
+    policy: Arc<Policy>,
+    /// What holds for each rule.
+    rules: Vec<Levels>,
+}
+
+/// What holds for a rule.
+#[derive(Debug)]
+struct Levels {
+    /// By the policies.
+    policy: Arc<Policy>,
+    /// By the policies and what the rule says itself.
+    whole: Arc<Policy>,
+}
+
+impl Attached {
+    /// Attaches a route to a service whose policy is `service`.
+    fn new(
+        route: &Arc<CompiledRoute>,
+        service: &Arc<Policy>,
+        policies: &Policies<'_>,
+        old: Option<&Self>,
+    ) -> Self {
+        let object = policies.object(route.kind, &route.key, None);
+        let policy = Policy::derive(service, object, old.map(|old| &old.policy));
+        let rules = route.rules.iter().enumerate().map(|(index, rule)| {
+            let old = old.and_then(|old| old.rules.get(index));
+            let object = rule
+                .name
+                .as_deref()
+                .and_then(|name| policies.object(route.kind, &route.key, Some(name)));
+            let policy = Policy::derive(&policy, object, old.map(|old| &old.policy));
+            let whole = Policy::of_rule(
+                &policy,
+                rule.timeouts.as_ref(),
+                rule.retry.as_ref(),
+                old.map(|old| &old.whole),
+            );
+            Levels { policy, whole }
+        });
+        Self {
+            rules: rules.collect(),
+            route: Arc::clone(route),
+            policy,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.route, &other.route)
+            && Arc::ptr_eq(&self.policy, &other.policy)
+            && self.rules.len() == other.rules.len()
+            && self
+                .rules
+                .iter()
+                .zip(&other.rules)
+                .all(|(a, b)| Arc::ptr_eq(&a.policy, &b.policy) && Arc::ptr_eq(&a.whole, &b.whole))
+    }
+}
+
+/// An object, and what it was compiled to.
+type Made<S, T, C> = Table<ObjectKey, (Arc<Object<S, T>>, Arc<C>)>;
+
+/// All routes of a view that are attached to something.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    http: Table<ObjectKey, (Arc<HttpRoute>, Arc<CompiledRoute>)>,
+    grpc: Table<ObjectKey, (Arc<GrpcRoute>, Arc<CompiledRoute>)>,
+    tcp: Table<ObjectKey, (Arc<TcpRoute>, Arc<StreamRoute>)>,
+    tls: Table<ObjectKey, (Arc<TlsRoute>, Arc<StreamRoute>)>,
+    /// By service, then kind and route.
+    attached: Table<ObjectKey, Table<(Kind, ObjectKey), Arc<Attached>>>,
+}
+
+/// What the routes of a port are compiled from.
+pub(super) struct Sources<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) policies: &'a Policies<'a>,
+    pub(super) service: &'a Service,
+    pub(super) port: &'a Port,
+    /// That of the service.
+    pub(super) policy: &'a Arc<Policy>,
+}
+
+impl Routes {
+    /// The routes of a port. `old` are all those of the last view, `last` what this has given then.
+    pub(super) fn port(
+        &mut self,
+        old: &Self,
+        from: &Sources<'_>,
+        last: Option<&Arc<PortRoutes>>,
+    ) -> Option<Arc<PortRoutes>> {
+        let attached = self.attached(old, from);
+        let streams = self.streams(old, from);
+        if attached.is_empty() && streams.is_empty() {
+            return None;
+        }
+        if let Some(last) = last
+            && last.is_made_of(&attached, &streams)
+        {
+            return Some(Arc::clone(last));
+        }
+        let http = (!attached.is_empty()).then(|| HttpRoutes {
+            table: route::table::Table::new(
+                attached.iter().map(|it| Arc::clone(&it.route)).collect(),
+            ),
+            attached,
+        });
+        let streams = (!streams.is_empty()).then(|| StreamTable::new(streams));
+        Some(Arc::new(PortRoutes { http, streams }))
+    }
+
+    /// The routes for requests, in the order of the table.
+    fn attached(&mut self, old: &Self, from: &Sources<'_>) -> Vec<Arc<Attached>> {
+        let (snapshot, service, port) = (from.snapshot, from.service, from.port);
+        let http = snapshot.routes_of::<HttpRoute>(service, port);
+        let mut routes: Vec<_> = http
+            .map(|object| made(&old.http, &mut self.http, object, CompiledRoute::http))
+            .collect();
+        let grpc = snapshot.routes_of::<GrpcRoute>(service, port);
+        routes.extend(
+            grpc.map(|object| made(&old.grpc, &mut self.grpc, object, CompiledRoute::grpc)),
+        );
+        if routes.is_empty() {
+            return Vec::new();
+        }
+        routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+        let key = service.key();
+        let old = old.attached.get(&key);
+        let new = self.attached.entry(key).or_default();
+        let attach = |route: &Arc<CompiledRoute>| {
+            let name = (route.kind, route.key.clone());
+            let old = old.and_then(|old| old.get(&name));
+            let attached = new.entry(name).or_insert_with(|| {
+                let fresh = Attached::new(route, from.policy, from.policies, old.map(|it| &**it));
+                match old {
+                    Some(old) if old.is_same(&fresh) => Arc::clone(old),
+                    _ => Arc::new(fresh),
+                }
+            });
+            Arc::clone(attached)
+        };
+        routes.iter().map(attach).collect()
+    }
+
+    fn streams(&mut self, old: &Self, from: &Sources<'_>) -> Vec<Arc<StreamRoute>> {
+        let (snapshot, service, port) = (from.snapshot, from.service, from.port);
+        let tls = snapshot.routes_of::<TlsRoute>(service, port);
+        let mut routes: Vec<_> = tls
+            .map(|object| made(&old.tls, &mut self.tls, object, StreamRoute::tls))
+            .collect();
+        let tcp = snapshot.routes_of::<TcpRoute>(service, port);
+        routes.extend(tcp.map(|object| made(&old.tcp, &mut self.tcp, object, StreamRoute::tcp)));
+        routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+        routes
+    }
+}
+
+impl PortRoutes {
+    fn is_made_of(&self, attached: &[Arc<Attached>], streams: &[Arc<StreamRoute>]) -> bool {
+        let own = self.http.as_ref().map_or(&[][..], |http| &http.attached);
+        let own_streams = self.streams.as_ref().map_or(&[][..], StreamTable::routes);
+        are_same(own, attached) && are_same(own_streams, streams)
+    }
+}
+
+fn are_same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// What an object was compiled to in this view or, if it still says the same, in the last one; else compiles it.
+fn made<S: PartialEq, T: Default, C>(
+    old: &Made<S, T, C>,
+    new: &mut Made<S, T, C>,
+    object: &Arc<Object<S, T>>,
+    compile: fn(&Object<S, T>) -> C,
+) -> Arc<C> {
+    let key = object.key();
+    if let Some((_, made)) = new.get(&key) {
+        return Arc::clone(made);
+    }
+    let made = match old.get(&key) {
+        Some((earlier, made)) if says_the_same(earlier, object) => Arc::clone(made),
+        _ => Arc::new(compile(object)),
+    };
+    new.insert(key, (Arc::clone(object), Arc::clone(&made)));
+    made
+}
+
+/// A write of the status alone changes nothing.
+fn says_the_same<S: PartialEq, T: Default>(a: &Arc<Object<S, T>>, b: &Arc<Object<S, T>>) -> bool {
+    let created = |it: &Object<S, T>| it.metadata.creation_timestamp.clone();
+    Arc::ptr_eq(a, b) || (a.spec == b.spec && created(a) == created(b))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! How an endpoint is, as its answers and the checks show. Shared by all cores, and kept from view to view.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::policy::breaker::Guard;
+use crate::net::clock;
+use crate::traffic::breaker::{Breaker, Settings};
+use crate::traffic::ejection::{Ejection, REFUSED, Terms};
+use crate::traffic::hedge::Latencies;
+use crate::traffic::outlier::Counters;
+
+/// How an endpoint is.
+#[derive(Debug, Default)]
+pub(crate) struct Vitals {
+    ejected_until_ns: AtomicU64,
+    ejections: Mutex<Ejections>,
+    is_critical: AtomicBool,
+    /// Answers, where outliers are looked for.
+    pub(crate) counters: Counters,
+    /// One per policy that wants one; the usual endpoint has none.
+    breakers: ArcSwap<Vec<(Weak<Guard>, Arc<Breaker>)>>,
+    latencies: OnceLock<Box<Latencies>>,
+}
+
+#[derive(Debug, Default)]
+struct Ejections {
+    refused: Ejection,
+    outlier: Ejection,
+}
+
+impl Ejections {
+    fn until_ns(&self) -> u64 {
+        self.refused.until_ns().max(self.outlier.until_ns())
+    }
+}
+
+impl Vitals {
+    /// Whether it is put aside: it has refused a connection a short while ago, or has answered badly.
+    pub(crate) fn is_ejected(&self) -> bool {
+        let until = self.ejected_until_ns.load(Ordering::Relaxed);
+        until != 0 && clock::monotonic_ns() < until
+    }
+
+    /// Whether checks have found it unwell.
+    pub(crate) fn is_critical(&self) -> bool {
+        self.is_critical.load(Ordering::Relaxed)
+    }
+
+    /// Whether a breaker of its own would refuse a request now.
+    pub(crate) fn is_broken(&self) -> bool {
+        let breakers = self.breakers.load();
+        if breakers.is_empty() {
+            return false;
+        }
+        let now = clock::monotonic_ns();
+        let mut breakers = breakers.iter();
+        breakers.any(|(guard, breaker)| guard.strong_count() > 0 && breaker.refuses(now))
+    }
+
+    /// Checks have found it well, or not; tells whether that is new.
+    pub(crate) fn checked(&self, is_critical: bool) -> bool {
+        self.is_critical.swap(is_critical, Ordering::Relaxed) != is_critical
+    }
+
+    /// It has refused a connection; tells whether it is put aside by this.
+    pub(crate) fn refused(&self) -> bool {
+        self.eject(|ejections, now| ejections.refused = ejections.refused.ejected(&REFUSED, now))
+    }
+
+    /// It has answered badly; tells whether it is put aside by this.
+    pub(crate) fn eject_outlier(&self, terms: &Terms) -> bool {
+        let is_new =
+            self.eject(|ejections, now| ejections.outlier = ejections.outlier.ejected(terms, now));
+        if is_new {
+            self.counters.reset();
+        }
+        is_new
+    }
+
+    fn eject(&self, change: impl FnOnce(&mut Ejections, u64)) -> bool {
+        let mut ejections = self.ejections();
+        let before = ejections.until_ns();
+        change(&mut ejections, clock::monotonic_ns());
+        let until = ejections.until_ns();
+        self.ejected_until_ns.store(until, Ordering::Relaxed);
+        until != before
+    }
+
+    /// It has accepted a connection; tells whether it was put aside before.
+    pub(crate) fn accepted(&self) -> bool {
+        if self.ejected_until_ns.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut ejections = self.ejections();
+        ejections.refused = ejections.refused.forgotten();
+        let until = ejections.until_ns();
+        self.ejected_until_ns.store(until, Ordering::Relaxed);
+        true
+    }
+
+    /// An interval of outlier detection has passed.
+    pub(crate) fn interval_passed(&self) {
+        let mut ejections = self.ejections();
+        ejections.outlier = ejections.outlier.forgiven(clock::monotonic_ns());
+        let until = ejections.until_ns();
+        self.ejected_until_ns.store(until, Ordering::Relaxed);
+    }
+
+    fn ejections(&self) -> std::sync::MutexGuard<'_, Ejections> {
+        self.ejections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its breaker for a policy; the first who asks makes it.
+    pub(crate) fn breaker(&self, guard: &Arc<Guard>, settings: Settings) -> Arc<Breaker> {
+        let find = |list: &[(Weak<Guard>, Arc<Breaker>)]| {
+            list.iter()
+                .find(|(owner, _)| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(guard)))
+                .map(|(_, breaker)| Arc::clone(breaker))
+        };
+        if let Some(breaker) = find(&self.breakers.load()) {
+            return breaker;
+        }
+        let made = Arc::new(Breaker::new(settings, clock::monotonic_ns()));
+        self.breakers.rcu(|list| {
+            let alive = list.iter().filter(|(owner, _)| owner.strong_count() > 0);
+            let mut list: Vec<_> = alive.cloned().collect();
+            if find(&list).is_none() {
+                list.push((Arc::downgrade(guard), Arc::clone(&made)));
+            }
+            list
+        });
+        // Of two who make one, the first is kept.
+        find(&self.breakers.load()).unwrap_or(made)
+    }
+
+    /// Its breakers, with whom they are for.
+    pub(crate) fn breakers(&self) -> Vec<(Arc<Guard>, Arc<Breaker>)> {
+        let list = self.breakers.load();
+        let alive = list
+            .iter()
+            .filter_map(|(owner, breaker)| Some((owner.upgrade()?, Arc::clone(breaker))));
+        alive.collect()
+    }
+
+    /// An answer took so long.
+    pub(crate) fn observe(&self, latency: Duration) {
+        let latencies = self.latencies.get_or_init(Box::default);
+        latencies.observe(latency, clock::monotonic_ns());
+    }
+
+    /// The time within which this many of a thousand answers came of late.
+    pub(crate) fn quantile(&self, permille: u32) -> Option<Duration> {
+        self.latencies.get()?.quantile(permille)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::ejection::Growth;
+
+    #[test]
+    fn what_accepts_again_is_taken_back_unless_it_answers_badly() {
+        let vitals = Vitals::default();
+        assert!(vitals.refused() && vitals.is_ejected());
+        assert!(!vitals.refused(), "it is out already");
+        vitals.accepted();
+        assert!(!vitals.is_ejected());
+        let terms = Terms {
+            base: Duration::from_secs(30),
+            longest: Duration::from_secs(30),
+            growth: Growth::Linear,
+        };
+        assert!(vitals.eject_outlier(&terms));
+        vitals.accepted();
+        vitals.interval_passed();
+        assert!(vitals.is_ejected(), "a connection is no good answer");
+    }
+}

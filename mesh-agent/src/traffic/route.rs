@@ -1,0 +1,48 @@
+//! Where a request or connection goes: routes are compiled one by one, and merged into a table per service port.
+//!
+//! The meaning is that of the Gateway API 1.5 (gateway-api.sigs.k8s.io/reference/spec) for routes attached to a
+//! Service. [`compiled::CompiledRoute`] is one object, [`table::Table`] all that are attached to one port. What the
+//! Gateway API leaves to the implementation is decided so:
+//!
+//! * A path expression goes before the prefix `/` and after every longer prefix, a longer one before a shorter one.
+//! * HTTP and gRPC routes of one port are merged by the same precedence; matches of a gRPC route take gRPC calls only.
+//! * A field with several values is compared as their combination (RFC 9110, 5.2); of a repeated query parameter the
+//!   first value counts.
+//! * Where the rules of the most specific host or path do not match, the next ones are asked.
+
+pub mod compiled;
+pub mod condition;
+pub mod cors;
+mod entries;
+pub mod filter;
+pub mod host;
+mod matches;
+mod paths;
+pub mod redirect;
+pub mod rewrite;
+pub mod split;
+pub mod stream;
+pub mod table;
+pub mod text;
+
+use http::{HeaderMap, Method};
+
+/// The head of a request, as routing sees it: after the path has been normalised.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The host that it names, without a port.
+    pub host: Option<&'a str>,
+    /// The path, without the query.
+    pub path: &'a str,
+    /// The query, without the question mark.
+    pub query: Option<&'a str>,
+    /// The method.
+    pub method: &'a Method,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// Whether it is a gRPC call.
+    pub is_grpc: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The paths of one host: exact ones, prefixes as a tree of segments, expressions.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use regex::Regex;
+
+use super::Request;
+use super::entries::{Entries, Entry};
+use super::matches::PathMatch;
+
+type Map<V> = HashMap<Box<str>, V, RandomState>;
+
+/// The matches of one host, by path.
+#[derive(Debug)]
+pub(super) struct Paths {
+    exact: Map<Entries>,
+    /// The first is the root, which stands for all paths.
+    prefixes: Vec<Node>,
+    expressions: Vec<Expression>,
+}
+
+/// A prefix; its children are longer by a segment.
+#[derive(Debug)]
+struct Node {
+    children: Map<u32>,
+    parent: Option<u32>,
+    /// Bytes of the prefix, without a slash at its end.
+    length: usize,
+    entries: Entries,
+}
+
+#[derive(Debug)]
+struct Expression {
+    regex: Regex,
+    entry: Entry,
+}
+
+/// What matched, and by how much of the path where it was a prefix.
+pub(super) type Found<'a> = (&'a Entry, Option<usize>);
+
+impl Paths {
+    /// The match that goes before all others.
+    pub(super) fn find(&self, request: &Request<'_>) -> Option<Found<'_>> {
+        if let Some(entries) = self.exact.get(request.path)
+            && let Some(entry) = entries.find(request)
+        {
+            return Some((entry, None));
+        }
+        let mut node = self.deepest(request.path);
+        while let Some(prefix) = node
+            && prefix.length > 0
+        {
+            if let Some(entry) = prefix.entries.find(request) {
+                return Some((entry, Some(prefix.length)));
+            }
+            node = prefix.parent.and_then(|parent| self.node(parent));
+        }
+        let described = self.expressions.iter().find(|expression| {
+            expression.regex.is_match(request.path) && expression.entry.holds(request)
+        });
+        if let Some(Expression { entry, .. }) = described {
+            return Some((entry, None));
+        }
+        let entry = self.prefixes.first()?.entries.find(request)?;
+        Some((entry, Some(0)))
+    }
+
+    /// The longest prefix of `path` that is in the tree. The way there ends where the tree does, so that a long path
+    /// costs no more than the longest prefix.
+    fn deepest(&self, path: &str) -> Option<&Node> {
+        let mut node = self.prefixes.first()?;
+        let Some(segments) = path.strip_prefix('/') else {
+            return Some(node);
+        };
+        for segment in segments.split('/') {
+            if node.children.is_empty() {
+                break;
+            }
+            match node.children.get(segment) {
+                Some(child) => node = self.node(*child)?,
+                None => break,
+            }
+        }
+        Some(node)
+    }
+
+    fn node(&self, index: u32) -> Option<&Node> {
+        self.prefixes.get(usize::try_from(index).ok()?)
+    }
+}
+
+/// Paths that are being collected.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    exact: Map<Vec<Entry>>,
+    prefixes: Map<Vec<Entry>>,
+    expressions: Vec<((u32, u32), Expression)>,
+}
+
+impl Builder {
+    /// Adds a match. They come in the order of routes, rules and matches.
+    pub(super) fn add(&mut self, path: &PathMatch, entry: Entry) {
+        match path {
+            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(entry),
+            PathMatch::Prefix(path) => self.prefixes.entry(path.clone()).or_default().push(entry),
+            PathMatch::Expression { regex, rank } => {
+                let regex = regex.clone();
+                self.expressions.push((*rank, Expression { regex, entry }));
+            }
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Paths {
+        let exact = self.exact.into_iter();
+        self.expressions
+            .sort_by_key(|(rank, it)| (Reverse(*rank), it.entry.precedence()));
+        let mut paths = Paths {
+            exact: exact
+                .map(|(path, list)| (path, Entries::new(list)))
+                .collect(),
+            prefixes: vec![Node::new(None, 0)],
+            expressions: self.expressions.into_iter().map(|(_, it)| it).collect(),
+        };
+        for (prefix, list) in self.prefixes {
+            paths.insert(&prefix, Entries::new(list));
+        }
+        paths
+    }
+}
+
+impl Node {
+    fn new(parent: Option<u32>, length: usize) -> Self {
+        Self {
+            children: Map::default(),
+            parent,
+            length,
+            entries: Entries::default(),
+        }
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, prefix: &str, entries: Entries) {
+        let mut at = 0_usize;
+        if let Some(segments) = prefix.strip_prefix('/') {
+            for segment in segments.split('/') {
+                at = self.child(at, segment);
+            }
+        }
+        if let Some(node) = self.prefixes.get_mut(at) {
+            node.entries = entries;
+        }
+    }
+
+    /// The node below `parent` for a segment; made where it is not there yet.
+    fn child(&mut self, parent: usize, segment: &str) -> usize {
+        let count = self.prefixes.len();
+        let Some(node) = self.prefixes.get_mut(parent) else {
+            return parent;
+        };
+        let length = node.length + 1 + segment.len();
+        let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        if let Some(child) = node.children.get(segment) {
+            return usize::try_from(*child).unwrap_or(parent);
+        }
+        node.children.insert(segment.into(), number(count));
+        self.prefixes.push(Node::new(Some(number(parent)), length));
+        count
+    }
+}

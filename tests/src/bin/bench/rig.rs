@@ -1,0 +1,299 @@
+//! A node for one comparison: who asks, who answers, and every proxy between them, all up at once.
+//!
+//! The client dials a virtual address whoever the proxy is: the kernel takes it to our proxy, or, with a service that
+//! is balanced in the kernel, to a peer that listens in the client's own namespace. So all are steered alike. Peers run
+//! outside the hooked cgroup: the mesh costs them nothing else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path as FilePath;
+
+use mesh_tests::eventually::{DEADLINE, becomes};
+use mesh_tests::node::Node;
+use mesh_tests::pod::Pod;
+use mesh_tests::protocol::ServerKind;
+use mesh_tests::registry::{endpoint, service, with};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::features;
+use super::loads::Load;
+use super::outcome::{NO_MESH, Sample};
+use super::peers::{Peer, Task, Wire, nginx_file};
+use super::process::{LOAD_CPU, PROXY_CPU, Running, cpu_micros, on, pin, resident_kib};
+
+/// Ours.
+pub(crate) const OURS: &str = "ours";
+/// Ours, where the kernel moves bytes from socket to socket.
+pub(crate) const FAST: &str = "ours, accelerated";
+/// Ours, with every feature of traffic management switched on.
+pub(crate) const FEATURES: &str = "ours, all features";
+
+/// Where what answers listens.
+pub(crate) const BACKEND: u16 = 9_000;
+/// What the client dials at a virtual address.
+pub(crate) const DIALLED: u16 = 8_080;
+/// The first port of the peers.
+const PEERS: u16 = 10_000;
+
+/// The node. Fields are dropped in order: what runs in pods, pods, the node.
+pub(crate) struct Rig {
+    contenders: Vec<Contender>,
+    processes: Vec<Running>,
+    pods: Vec<Pod>,
+    node: Node,
+    folder: TempDir,
+}
+
+/// A way from the client to what answers.
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    /// What the client dials.
+    address: SocketAddr,
+    /// The client, as a place in `pods`.
+    client: usize,
+    /// Whose CPU time and memory counts.
+    pid: Option<u32>,
+}
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+const FAST_CLIENT: usize = 2;
+const FAST_SERVER: usize = 3;
+const PLAIN_CLIENT: usize = 4;
+
+impl Rig {
+    /// `None`, after saying why, where nodes cannot be made.
+    /// `opaque` answers where bytes are opaque.
+    pub(crate) fn open(wire: Wire, opaque: ServerKind) -> io::Result<Option<Self>> {
+        let folder = tempfile::tempdir()?;
+        let Some(mut node) = start_node(folder.path())? else {
+            return Ok(None);
+        };
+        let pods = vec![
+            node.pod("client"),
+            node.pod("server"),
+            node.pod("fast-client"),
+            node.pod("fast-server"),
+            node.pod_outside("plain-client"),
+        ];
+        let agent = node.agent().pid();
+        for pod in &pods {
+            pin(pod.pid(), LOAD_CPU)?;
+        }
+        let mut rig = Self {
+            contenders: Vec::new(),
+            processes: Vec::new(),
+            pods,
+            node,
+            folder,
+        };
+        rig.answer(wire, &opaque)?;
+        rig.enrol_ours(wire, agent);
+        rig.start_peers(wire)?;
+        Ok(Some(rig))
+    }
+
+    /// Starts what answers.
+    fn answer(&mut self, wire: Wire, opaque: &ServerKind) -> io::Result<()> {
+        for index in [SERVER, FAST_SERVER] {
+            let pod = self.pod(index)?;
+            if wire == Wire::Tcp {
+                pod.serve(opaque.clone(), BACKEND);
+                continue;
+            }
+            let folder = self.folder.path().join(pod.name());
+            std::fs::create_dir_all(&folder)?;
+            let mut command = if wire == Wire::Http1 {
+                nginx_backend(&folder)?
+            } else {
+                std::fs::write(folder.join("1k"), [b'x'; 1_024])?;
+                let mut command = on(LOAD_CPU, "nghttpd");
+                command.args(["--no-tls", "-m", "1024", "-d"]).arg(&folder);
+                command.arg(BACKEND.to_string());
+                command
+            };
+            let running = Running::new(pod.spawn(&mut command)?);
+            wait_for(pod, SocketAddr::new(pod.v4(), BACKEND))?;
+            self.processes.push(running);
+        }
+        Ok(())
+    }
+
+    fn enrol_ours(&mut self, wire: Wire, agent: u32) {
+        let protocol = match wire {
+            Wire::Http1 => "http",
+            Wire::Http2 => "http2",
+            Wire::Tcp => "tcp",
+        };
+        let with_features = wire != Wire::Tcp && features::are_there();
+        let ways = [
+            (OURS, "plain", CLIENT, SERVER, true),
+            (FAST, "fast", FAST_CLIENT, FAST_SERVER, true),
+            (FEATURES, "features", CLIENT, SERVER, with_features),
+        ];
+        for (index, pod) in self.pods.iter().enumerate().take(PLAIN_CLIENT) {
+            let is_fast = index == FAST_CLIENT || index == FAST_SERVER;
+            let fields = json!({ "acceleration": is_fast });
+            self.node.enrol_with(pod, &fields);
+        }
+        for ((name, object, client, server, is_there), host) in ways.into_iter().zip(1..) {
+            let Some(server) = self.pods.get(server).filter(|_| is_there) else {
+                continue;
+            };
+            let address = virtual_address(host);
+            let wanted = service(
+                object,
+                &[&address.ip().to_string()],
+                "main",
+                DIALLED,
+                protocol,
+            );
+            self.node.apply(&[
+                with(wanted, &json!({ "mode": "proxy" })),
+                endpoint(object, object, server.v4(), "main", BACKEND),
+            ]);
+            self.contenders.push(Contender {
+                name,
+                address,
+                client,
+                pid: Some(agent),
+            });
+        }
+        if with_features {
+            features::apply(&self.node);
+        }
+    }
+
+    fn start_peers(&mut self, wire: Wire) -> io::Result<()> {
+        let plain = Contender {
+            name: NO_MESH,
+            address: SocketAddr::new(self.pod(SERVER)?.v4(), BACKEND),
+            client: PLAIN_CLIENT,
+            pid: None,
+        };
+        self.contenders.insert(0, plain);
+        for (peer, number) in Peer::ALL.into_iter().zip(10_u8..) {
+            let (client, server) = (self.pod(CLIENT)?, self.pod(SERVER)?);
+            let folder = self.folder.path().join(number.to_string());
+            std::fs::create_dir_all(&folder)?;
+            let task = Task {
+                wire,
+                listen: SocketAddr::new(client.v4(), PEERS + u16::from(number)),
+                endpoint: SocketAddr::new(server.v4(), BACKEND),
+                folder: &folder,
+            };
+            let mut command = match peer.command(&task) {
+                Ok(Some(command)) => command,
+                Ok(None) => continue,
+                Err(error) => {
+                    eprintln!("without {}: {error}", peer.name());
+                    continue;
+                }
+            };
+            let running = Running::new(self.node.spawn_beside(client, &mut command)?);
+            if let Err(error) = wait_for(client, task.listen) {
+                eprintln!("without {}: {error}", peer.name());
+                continue;
+            }
+            let address = virtual_address(number);
+            let name = format!("peer-{number}");
+            let steered = service(&name, &[&address.ip().to_string()], "main", DIALLED, "tcp");
+            self.node.apply(&[
+                with(steered, &json!({ "mode": "direct" })),
+                endpoint(&name, &name, client.v4(), "main", task.listen.port()),
+            ]);
+            self.contenders.push(Contender {
+                name: peer.name(),
+                address,
+                client: CLIENT,
+                pid: Some(running.pid()),
+            });
+            self.processes.push(running);
+        }
+        Ok(())
+    }
+
+    fn pod(&self, index: usize) -> io::Result<&Pod> {
+        self.pods
+            .get(index)
+            .ok_or_else(|| io::Error::other("no such pod"))
+    }
+
+    /// Every way that there is.
+    pub(crate) fn contenders(&self) -> impl Iterator<Item = &Contender> {
+        self.contenders.iter()
+    }
+
+    /// Puts a load on one way, and says what the proxy on it has used for one operation.
+    pub(crate) fn sample(
+        &self,
+        contender: &Contender,
+        load: impl FnOnce(&Pod, SocketAddr) -> io::Result<Load>,
+    ) -> io::Result<Sample> {
+        let before = contender.pid.map(cpu_micros);
+        let done = load(self.pod(contender.client)?, contender.address)?;
+        let used = contender.pid.map(cpu_micros).zip(before);
+        Ok(Sample {
+            value: done.value,
+            cpu_micros: used.map(|(after, before)| (after - before) / done.operations),
+        })
+    }
+}
+
+impl Contender {
+    /// Whether there is a proxy on this way, which is on no earlier one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.pid.is_some() && self.name != FAST && self.name != FEATURES
+    }
+
+    /// Memory of the proxy on this way, in KiB.
+    pub(crate) fn resident_kib(&self) -> Option<f64> {
+        self.pid.map(resident_kib)
+    }
+}
+
+/// A node whose agent has one worker, no log of requests, and one processor.
+pub(crate) fn start_node(folder: &FilePath) -> io::Result<Option<Node>> {
+    let config = folder.join("agent.yaml");
+    std::fs::write(&config, "proxy: { maxConnectionsPerWorkload: 16384 }\n")?;
+    let config = config.to_string_lossy();
+    let flags = ["--workers", "1", "--access-log", "off", "--config", &config];
+    let Some(mut node) = Node::start_with(&flags) else {
+        return Ok(None);
+    };
+    pin(node.agent().pid(), PROXY_CPU)?;
+    Ok(Some(node))
+}
+
+/// The objects of the node are in 240.240.0.0/16.
+pub(crate) fn virtual_address(host: u8) -> SocketAddr {
+    SocketAddr::from(([240, 240, 9, host], DIALLED))
+}
+
+/// What answers HTTP/1.1 with 1 KiB, whatever it is asked for.
+pub(crate) fn nginx_backend(folder: &FilePath) -> io::Result<std::process::Command> {
+    let body = "x".repeat(1_024);
+    let server = format!(
+        "server {{ listen {BACKEND} backlog=16384; location / {{ return 200 \"{body}\"; }} }}"
+    );
+    let path = folder.join("nginx.conf");
+    std::fs::write(&path, nginx_file(folder, &server))?;
+    let mut command = on(LOAD_CPU, "nginx");
+    command.arg("-c").arg(path);
+    Ok(command)
+}
+
+/// Waits until somebody listens.
+pub(crate) fn wait_for(pod: &Pod, address: SocketAddr) -> io::Result<()> {
+    let is_up = becomes(DEADLINE, || {
+        pod.netns()
+            .run(|| std::net::TcpStream::connect(address))
+            .is_ok()
+    });
+    if is_up {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("nobody listens at {address}")))
+    }
+}
