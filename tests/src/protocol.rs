@@ -1,10 +1,16 @@
 //! What the tests tell a pod's helper process, and what it answers: one JSON value per line, matched by number.
 
+mod load;
+mod names;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use load::{Load, Pace, Report};
+pub use names::{How, Named, Question};
 
 /// A command with its number.
 #[derive(Debug, Serialize, Deserialize)]
@@ -221,45 +227,6 @@ pub enum ServerKind {
     },
 }
 
-/// A question for a name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Question {
-    /// Who is asked.
-    pub resolvers: Vec<SocketAddr>,
-    /// The name.
-    pub name: String,
-    /// The number of the type of record.
-    pub kind: u16,
-    /// How.
-    pub how: How,
-}
-
-/// How a question is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum How {
-    /// By a datagram socket that is not connected.
-    Unconnected,
-    /// By a connected datagram socket.
-    Connected,
-    /// Over TCP.
-    Tcp,
-}
-
-/// An answer to a question for a name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    /// Where it seems to come from.
-    pub from: SocketAddr,
-    /// Its code, for example `No Error`.
-    pub code: String,
-    /// The answers, each its data.
-    pub records: Vec<String>,
-    /// The names of the servers that say so.
-    pub authorities: Vec<String>,
-    /// The time to live of the first record.
-    pub ttl: Option<u32>,
-}
-
 /// One HTTP request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HttpCall {
@@ -319,59 +286,6 @@ fn find<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
         .iter()
         .find(|(field, _)| field == name)
         .map_or("", |(_, value)| value)
-}
-
-/// Many exchanges.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Load {
-    /// HTTP/1.1, else 16 bytes there and back.
-    pub http: bool,
-    /// What is dialled.
-    pub address: SocketAddr,
-    /// At a time.
-    pub connections: u64,
-    /// Whether a connection is used again.
-    pub keep_alive: bool,
-    /// The end, unless stopped before.
-    pub millis: u64,
-    /// Between two exchanges of a connection.
-    pub pause_micros: u64,
-}
-
-/// Requests at a fixed rate.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Pace {
-    /// What is dialled.
-    pub address: SocketAddr,
-    /// Requests a second on average; the time between two is drawn anew for each.
-    pub rate: u32,
-    /// Connections that carry them.
-    pub connections: u32,
-    /// For how long.
-    pub millis: u64,
-}
-
-/// What came of many exchanges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Exchanges that worked.
-    pub succeeded: u64,
-    /// Exchanges that did not.
-    pub failed: u64,
-    /// HTTP: by the server's name.
-    pub by_server: BTreeMap<String, u64>,
-    /// What failed, how often.
-    pub errors: BTreeMap<String, u64>,
-    /// The longest time without a success.
-    pub longest_gap_millis: u64,
-    /// How long it took.
-    pub elapsed_micros: u64,
-    /// Half of the exchanges took less.
-    pub p50_nanos: u64,
-    /// All but one in a hundred took less.
-    pub p99_nanos: u64,
-    /// Bytes sent.
-    pub bytes: u64,
 }
 
 /// What a server has seen.

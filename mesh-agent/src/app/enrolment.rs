@@ -3,12 +3,13 @@
 //! A workload is never half captured: its listeners stand before the kernel learns of it, and go only after the kernel
 //! has forgotten it. Everything here blocks for short whiles and runs on one blocking thread at a time.
 
+mod obstacle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -25,6 +26,8 @@ use crate::proxy::Proxy;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use crate::state::workload::Workload;
 use crate::state::{Change, Snapshot, Store};
+
+use obstacle::Obstacle;
 
 /// Keeps the workloads enrolled that the registry names.
 pub(super) struct Enrolment {
@@ -52,37 +55,6 @@ pub(super) struct Standing {
     pub(super) netns: BTreeMap<ObjectKey, Arc<Netns>>,
     /// Connections that each had before it was enrolled.
     pub(super) older: BTreeMap<ObjectKey, u64>,
-}
-
-/// Why a workload cannot be enrolled now. It is tried again.
-#[derive(Debug, thiserror::Error)]
-enum Obstacle {
-    #[error("cannot open {}", path.display())]
-    Open { path: PathBuf, source: io::Error },
-    #[error("{} is the agent's own network namespace: enrol by cgroup there", path.display())]
-    OwnNamespace { path: PathBuf },
-    #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
-    OutsideCgroup { path: PathBuf, root: PathBuf },
-    #[error("cannot listen in {}", path.display())]
-    Listen { path: PathBuf, source: io::Error },
-    #[error("cannot hook {}", path.display())]
-    Hook {
-        path: PathBuf,
-        source: DatapathError,
-    },
-}
-
-impl Obstacle {
-    /// The `reason` of the condition.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Open { .. } => "NotFound",
-            Self::OwnNamespace { .. } => "OwnNamespace",
-            Self::OutsideCgroup { .. } => "OutsideCgroup",
-            Self::Listen { .. } => "ListenFailed",
-            Self::Hook { .. } => "HookFailed",
-        }
-    }
 }
 
 impl Enrolment {
