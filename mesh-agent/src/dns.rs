@@ -143,7 +143,8 @@ impl Dns {
 
     /// Stops listening in the namespace with this cookie. Questions under way are dropped: their client asks again.
     pub fn unlisten(&self, netns_cookie: u64) {
-        if let Some(stop) = self.lock().remove(&netns_cookie) {
+        let stop = self.lock().remove(&netns_cookie);
+        if let Some(stop) = stop {
             stop.cancel();
         }
         self.resolver.forget(netns_cookie);

@@ -79,10 +79,7 @@ impl Parts {
             &mut registry,
         )?);
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
-        let control = ("control".to_owned(), control.clone());
-        let names = dns.as_ref().and_then(|dns| dns.runtime());
-        let names = names.map(|runtime| ("dns".to_owned(), runtime));
-        let runtimes = proxy.runtimes().into_iter().chain([control]).chain(names);
+        let runtimes = runtimes(&proxy, dns.as_deref(), control);
         metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
             Arc::clone(&store),
@@ -161,6 +158,15 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
         move || counter.load(Ordering::Relaxed),
     );
     (registry, resets)
+}
+
+/// Every runtime, with its name.
+fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, Handle)> {
+    let mut runtimes = proxy.runtimes();
+    runtimes.push(("control".to_owned(), control.clone()));
+    let names = dns.and_then(Dns::runtime);
+    runtimes.extend(names.map(|runtime| ("dns".to_owned(), runtime)));
+    runtimes
 }
 
 /// What answers questions for names, unless it is switched off.

@@ -126,18 +126,17 @@ impl Question {
 
 /// The answer to something that cannot be read, if it has as much as a header.
 pub(super) fn failure(bytes: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
-    let answer = match Question::read(bytes) {
-        Some(question) => question.blank(code),
-        None => {
-            let [first, second, ..] = bytes else {
-                return None;
-            };
-            if bytes.len() < HEADER {
-                return None;
-            }
-            let id = u16::from_be_bytes([*first, *second]);
-            Message::error_msg(id, OpCode::Query, code)
+    let answer = if let Some(question) = Question::read(bytes) {
+        question.blank(code)
+    } else {
+        let [first, second, ..] = bytes else {
+            return None;
+        };
+        if bytes.len() < HEADER {
+            return None;
         }
+        let id = u16::from_be_bytes([*first, *second]);
+        Message::error_msg(id, OpCode::Query, code)
     };
     answer.to_vec().ok()
 }
