@@ -88,6 +88,7 @@ pub(super) struct ExplainQuery {
     destination: String,
     /// How it dials: `tcp` (the default) or `udp`.
     #[serde(default)]
+    #[param(inline)]
     transport: Transport,
     /// Method of a request to explain; `GET` where a path or a header is given.
     #[param(example = "GET")]
