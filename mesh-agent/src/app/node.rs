@@ -250,7 +250,7 @@ impl api::Node for Node {
         if let Some(request) = request
             && explanation.verdict == Verdict::Proxy.as_str()
         {
-            let asked = self.proxy.explain(destination, request);
+            let asked = self.proxy.explain(source, destination, request);
             explanation.request = asked.map_err(|error| NodeError::Invalid {
                 field: error.field().to_owned(),
                 message: error.to_string(),

@@ -331,6 +331,9 @@ pub enum KindName {
     /// A TLS route.
     #[value(alias = "tlsroutes")]
     Tlsroute,
+    /// A grant.
+    #[value(alias = "referencegrants")]
+    Referencegrant,
     /// A traffic policy.
     #[value(alias = "trafficpolicies")]
     Trafficpolicy,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Snapshot;
@@ -172,7 +173,7 @@ pub struct RequestExplanation {
     pub rule: Option<String>,
     /// The status, if the proxy would answer itself.
     pub status: Option<u16>,
-    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`.
+    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`, `bad-request` with more.
     pub reason: String,
     /// What is done to the request, by the filters of the rule.
     pub filters: Vec<String>,
@@ -184,6 +185,24 @@ pub struct RequestExplanation {
     pub attempt_timeout_millis: Option<u64>,
     /// The traffic policies that hold, `namespace/name`, the most specific first.
     pub policies: Vec<String>,
+    /// What they say that may refuse, delay or repeat it.
+    #[serde(default)]
+    pub limits: Vec<LimitExplanation>,
+}
+
+/// Something that a policy says about a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitExplanation {
+    /// The field of the policy, for example `rateLimits`; `retry` for that of the rule itself.
+    pub field: String,
+    /// `namespace/name` of the policy; absent: the rule of the route.
+    pub policy: Option<String>,
+    /// What stands there.
+    #[schema(value_type = Object)]
+    pub says: Value,
+    /// How it stands now: `closed`, `open` or `half-open` for a circuit breaker, the limit for adaptive concurrency.
+    pub state: Option<String>,
 }
 
 /// A share of the requests of a rule.
@@ -204,6 +223,9 @@ pub struct BackendExplanation {
     pub endpoints: Vec<EndpointExplanation>,
     /// The traffic policies of the service.
     pub policies: Vec<String>,
+    /// What they say of its endpoints and, where another service was asked, of all that is sent there.
+    #[serde(default)]
+    pub limits: Vec<LimitExplanation>,
 }
 
 /// An endpoint that may be asked.

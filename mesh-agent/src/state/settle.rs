@@ -15,6 +15,7 @@ use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::reference::Route;
+use super::reference_grant::ReferenceGrant;
 use super::resource::Resource;
 use super::service::Service;
 use super::store::Config;
@@ -144,9 +145,8 @@ macro_rules! settle_route {
     ($type:ident) => {
         impl Settle for $type {
             fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-                for condition in route::conditions(self, snapshot) {
-                    upsert(self.conditions_mut(), condition);
-                }
+                let judged = route::judge(self, snapshot);
+                route::tell(self.status_mut(), judged);
                 Ok(())
             }
 
@@ -165,6 +165,22 @@ settle_route!(HttpRoute);
 settle_route!(GrpcRoute);
 settle_route!(TcpRoute);
 settle_route!(TlsRoute);
+
+impl Settle for ReferenceGrant {
+    fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
+        upsert(self.conditions_mut(), accepted);
+        Ok(())
+    }
+
+    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+        tell_foreigners(draft, &self.metadata.namespace);
+    }
+
+    fn leave(&self, draft: &mut Draft) {
+        tell_foreigners(draft, &self.metadata.namespace);
+    }
+}
 
 impl Settle for TrafficPolicy {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
@@ -274,6 +290,17 @@ fn tell_about_service(draft: &mut Draft, service: &ObjectKey) {
 fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
     let referrers = draft.next.links().referrers(role, kind, key);
     let referrers: Vec<Node> = referrers.cloned().collect();
+    tell_all(draft, &referrers);
+}
+
+/// Who of other namespaces sends to services of `namespace`, where a grant came, changed or went.
+fn tell_foreigners(draft: &mut Draft, namespace: &str) {
+    let referrers = draft.next.links().foreign_referrers(namespace);
+    let referrers: Vec<Node> = referrers.into_iter().cloned().collect();
+    tell_all(draft, &referrers);
+}
+
+fn tell_all(draft: &mut Draft, referrers: &[Node]) {
     for it in referrers {
         match it.kind {
             Kind::HttpRoute => tell_route::<HttpRoute>(draft, &it.key),
@@ -286,15 +313,26 @@ fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
                     draft.set_conditions::<TrafficPolicy>(&it.key, conditions);
                 }
             }
-            Kind::Service | Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => {}
+            Kind::Service
+            | Kind::Endpoint
+            | Kind::Workload
+            | Kind::AuthorizationPolicy
+            | Kind::ReferenceGrant => {}
         }
     }
 }
 
 fn tell_route<R: Route>(draft: &mut Draft, key: &ObjectKey) {
-    if let Some(route) = R::all(&draft.next).get(key) {
-        let conditions = route::conditions(&**route, &draft.next);
-        draft.set_conditions::<R>(key, conditions);
+    let Some(route) = R::all(&draft.next).get(key) else {
+        return;
+    };
+    let judged = route::judge(&**route, &draft.next);
+    let mut status = route.status().clone();
+    route::tell(&mut status, judged);
+    if status != *route.status() {
+        let mut route = R::clone(route);
+        *route.status_mut() = status;
+        draft.write(route);
     }
 }
 

@@ -17,6 +17,7 @@ use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
+use super::reference_grant::ReferenceGrant;
 use super::resource::{Resource, with_kind};
 use super::service::Service;
 use super::settle::Settle;
@@ -177,6 +178,28 @@ impl Store {
         Ok(applied)
     }
 
+    /// Makes many changes in one write: each on its own, so that one that is refused hurts no other, but all of them
+    /// cost one copy of what they touch, one write to the disk and one new view. That is refused as a whole where the
+    /// disk refuses.
+    pub fn apply_all(&self, changes: Vec<Change>) -> Vec<Result<Applied, Refusal>> {
+        let mut writer = self.lock();
+        let mut draft = Draft::new(&self.snapshot());
+        let changes = changes.into_iter();
+        let results: Vec<_> = changes.map(|it| self.draft(&mut draft, it)).collect();
+        if draft.notices.is_empty() {
+            return results;
+        }
+        if let Some(disk) = &mut writer.disk
+            && let Err(error) = disk.commit(&draft)
+        {
+            let refusal = Refusal::Storage(error.to_string());
+            let refused = results.into_iter().map(|it| it.and(Err(refusal.clone())));
+            return refused.collect();
+        }
+        self.publish(&mut writer, draft);
+        results
+    }
+
     fn publish(&self, writer: &mut Writer, draft: Draft) {
         self.snapshot.store(Arc::new(draft.next));
         for notice in draft.notices {
@@ -206,6 +229,7 @@ impl Store {
                     Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, object),
                     Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, object),
                     Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, object),
+                    Manifest::ReferenceGrant(object) => self.put::<ReferenceGrant>(draft, object),
                     Manifest::TrafficPolicy(object) => self.put::<TrafficPolicy>(draft, object),
                 }
             }

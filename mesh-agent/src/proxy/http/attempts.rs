@@ -338,14 +338,14 @@ impl<'a> Attempts<'a> {
         let of_policy = plan(&self.policy).per_try.or(self.policy.timeouts.attempt);
         let own = now + of_policy.unwrap_or(patience);
         let deadline = self.exchange.deadline();
-        let is_sooner = deadline.is_some_and(|deadline| deadline.at < own);
         Question {
             request,
             is_http2: self.is_http2,
             is_grpc: self.exchange.is_grpc,
             fate: self.exchange.fate.clone(),
             limit: deadline.map_or(own, |deadline| deadline.at.min(own)),
-            is_limit_ours: !is_sooner || deadline.is_some_and(|deadline| deadline.is_ours),
+            patience: of_policy.is_none().then_some(patience),
+            deadline,
         }
     }
 

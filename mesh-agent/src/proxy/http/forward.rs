@@ -73,10 +73,10 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let connection = Arc::clone(&exchange.connection);
     let client = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
-    let wish = headers::admit(&mut parts, &connection);
+    let port = service_port(&connection).await;
+    let wish = headers::admit(&mut parts, &connection, port.as_deref());
     exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
     note(exchange, &parts, wish.as_ref().ok());
-    let port = service_port(&connection).await;
     exchange.port.clone_from(&port);
     let mut wish = wish?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;

@@ -1,7 +1,9 @@
 //! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use tokio::time::{Instant, timeout_at};
@@ -10,6 +12,7 @@ use super::answer::Answer;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
 use crate::proxy::http::body::{Fate, Outgoing};
+use crate::proxy::http::exchange::Deadline;
 use crate::proxy::outliers;
 use crate::proxy::passage::{Visit, guards};
 use crate::proxy::policy::Policy;
@@ -39,8 +42,47 @@ pub(super) struct Question {
     pub(super) fate: Option<Arc<Fate>>,
     /// When there must be an answer.
     pub(super) limit: Instant,
-    /// Whether the endpoint is to blame if there is none: not where the client has set the time.
-    pub(super) is_limit_ours: bool,
+    /// As long as its body moves, there must be an answer so long after the last of it, if that is later.
+    pub(super) patience: Option<Duration>,
+    /// When there must be one in any case.
+    pub(super) deadline: Option<Deadline>,
+}
+
+/// How long an answer is waited for.
+struct Waiting {
+    limit: Instant,
+    deadline: Option<Deadline>,
+    patience: Option<Duration>,
+    fate: Option<Arc<Fate>>,
+}
+
+impl Waiting {
+    fn of(question: &Question) -> Self {
+        Self {
+            limit: question.limit,
+            deadline: question.deadline,
+            patience: question.patience,
+            fate: question.fate.clone(),
+        }
+    }
+
+    /// The limit has passed: whether the body has moved so lately that it is too soon to give up.
+    fn goes_on(&mut self) -> bool {
+        let (Some(patience), Some(fate)) = (self.patience, &self.fate) else {
+            return false;
+        };
+        let later = fate.last_moved() + patience;
+        let later = self.deadline.map_or(later, |it| later.min(it.at));
+        let is_later = later > self.limit;
+        self.limit = later;
+        is_later
+    }
+
+    /// Whether the endpoint is to blame if there is no answer: not where the client has set the time.
+    fn is_ours(&self) -> bool {
+        self.deadline
+            .is_none_or(|it| it.is_ours || it.at != self.limit)
+    }
 }
 
 /// Why an attempt has failed.
@@ -86,7 +128,7 @@ impl Trial {
 
     /// Asks the endpoint.
     pub(super) async fn run(mut self, question: Question) -> Result<Answer, Failure> {
-        let (limit, is_limit_ours) = (question.limit, question.is_limit_ours);
+        let mut waiting = Waiting::of(&question);
         let worker = &self.connection.worker;
         match Visit::enter(worker, &self.policy, &self.port, &self.endpoint) {
             Ok(visit) => self.visit = visit,
@@ -98,12 +140,19 @@ impl Trial {
                 return Err(failure);
             }
         }
-        let result = timeout_at(limit, self.ask(question)).await;
-        let result = result.unwrap_or_else(|_| {
-            let error = Error::ResponseTimeout(self.endpoint.address);
-            Err(Failure::new(error, None))
-        });
-        self.end(&result, is_limit_ours);
+        let result = {
+            let mut asking = pin!(self.ask(question));
+            loop {
+                if let Ok(result) = timeout_at(waiting.limit, asking.as_mut()).await {
+                    break result;
+                }
+                if !waiting.goes_on() {
+                    let error = Error::ResponseTimeout(self.endpoint.address);
+                    break Err(Failure::new(error, None));
+                }
+            }
+        };
+        self.end(&result, waiting.is_ours());
         result
     }
 
