@@ -1,5 +1,6 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
+pub(super) mod life;
 mod route;
 mod traffic_policy;
 
@@ -11,6 +12,7 @@ use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::id::Subject;
+use super::life::Standing;
 use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
@@ -28,6 +30,12 @@ pub(super) trait Settle: Resource {
     /// Fills in the status before the object is written.
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
 
+    /// Brings what depends on the time up to date, before the object is written at `now`.
+    fn live(&mut self, _now: &str) {}
+
+    /// What is said of it in its last version, at `now`.
+    fn say_farewell(&mut self, _now: &str) {}
+
     /// Gives numbers and tells those that refer to the object, once it is written over `old`.
     fn arrive(&self, old: Option<&Self>, draft: &mut Draft);
 
@@ -37,11 +45,12 @@ pub(super) trait Settle: Resource {
 
 impl Settle for Service {
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.addresses.is_empty() {
-            allotted(self, snapshot, config)?
-        } else {
+        self.status.addresses = if self.spec.portless || !self.spec.addresses.is_empty() {
             self.spec.addresses.clone()
+        } else {
+            allotted(self, snapshot, config)?
         };
+        life::judge_service(self, snapshot);
         let programmed = if self
             .spec
             .ports
@@ -57,6 +66,14 @@ impl Settle for Service {
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);
         Ok(())
+    }
+
+    fn live(&mut self, now: &str) {
+        if let Some(availability) = &mut self.status.availability
+            && availability.since.is_empty()
+        {
+            now.clone_into(&mut availability.since);
+        }
     }
 
     fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
@@ -87,9 +104,19 @@ impl Settle for Endpoint {
         Ok(())
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn live(&mut self, now: &str) {
+        self.stand(now);
+    }
+
+    fn say_farewell(&mut self, now: &str) {
+        let reason = "it was deleted".to_owned();
+        self.status.stands(Standing::Gone, reason, now);
+    }
+
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         number_endpoint(draft, self);
+        life::tell_service(draft, old, Some(self));
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -97,6 +124,7 @@ impl Settle for Endpoint {
         number_ports(draft, &BTreeSet::new(), |name| {
             Subject::Endpoint(key.clone(), name)
         });
+        life::tell_service(draft, Some(self), None);
     }
 }
 
