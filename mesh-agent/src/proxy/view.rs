@@ -18,7 +18,7 @@ use super::policy::Policy;
 use crate::state::Objects;
 use crate::state::attach;
 use crate::state::endpoint;
-use crate::state::endpoint::Locality;
+use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
 use crate::state::reference_grant::ReferenceGrant;
 use crate::state::service::{Protocol, Service};
@@ -279,7 +279,9 @@ impl Endpoint {
     /// Whether it takes requests, in one word for people.
     pub(crate) fn state(&self) -> &'static str {
         match () {
-            () if self.object.spec.draining => "draining",
+            () if self.object.lifecycle() == Lifecycle::Draining => "draining",
+            () if self.object.lifecycle() == Lifecycle::Starting => "starting",
+            () if self.object.spec.maintenance.is_some() => "maintenance",
             () if self.weight == 0 => "weightless",
             () if self.live.vitals.is_critical() => "critical",
             () if self.live.vitals.is_ejected() => "ejected",

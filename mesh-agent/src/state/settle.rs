@@ -1,5 +1,6 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
+pub(super) mod life;
 mod route;
 mod traffic_policy;
 
@@ -11,6 +12,7 @@ use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::id::Subject;
+use super::life::Standing;
 use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
@@ -29,6 +31,12 @@ pub(super) trait Settle: Resource {
     /// Fills in the status before the object is written.
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
 
+    /// Brings what depends on the time up to date, before the object is written at `now`.
+    fn live(&mut self, _now: &str) {}
+
+    /// What is said of it in its last version, at `now`.
+    fn say_farewell(&mut self, _now: &str) {}
+
     /// Gives numbers and tells those that refer to the object, once it is written over `old`.
     fn arrive(&self, old: Option<&Self>, draft: &mut Draft);
 
@@ -38,16 +46,25 @@ pub(super) trait Settle: Resource {
 
 impl Settle for Service {
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.addresses.is_empty() {
-            allotted(self, snapshot, config)?
-        } else {
+        self.status.addresses = if self.spec.portless || !self.spec.addresses.is_empty() {
             self.spec.addresses.clone()
+        } else {
+            allotted(self, snapshot, config)?
         };
+        life::judge_service(self, snapshot);
         let programmed = condition(self, "Programmed", Ok("Programmed"));
         let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);
         Ok(())
+    }
+
+    fn live(&mut self, now: &str) {
+        if let Some(availability) = &mut self.status.availability
+            && availability.since.is_empty()
+        {
+            now.clone_into(&mut availability.since);
+        }
     }
 
     fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
@@ -78,9 +95,19 @@ impl Settle for Endpoint {
         Ok(())
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn live(&mut self, now: &str) {
+        self.stand(now);
+    }
+
+    fn say_farewell(&mut self, now: &str) {
+        let reason = "it was deleted".to_owned();
+        self.status.stands(Standing::Gone, reason, now);
+    }
+
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         number_endpoint(draft, self);
+        life::tell_service(draft, old, Some(self));
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -88,6 +115,7 @@ impl Settle for Endpoint {
         number_ports(draft, &BTreeSet::new(), |name| {
             Subject::Endpoint(key.clone(), name)
         });
+        life::tell_service(draft, Some(self), None);
     }
 }
 

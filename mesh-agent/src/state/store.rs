@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::{Endpoint, Health};
+use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
@@ -20,7 +20,7 @@ use super::policy::AuthorizationPolicy;
 use super::reference_grant::ReferenceGrant;
 use super::resource::{Resource, with_kind};
 use super::service::Service;
-use super::settle::Settle;
+use super::settle::{Settle, life};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
@@ -165,7 +165,8 @@ impl Store {
     /// Makes a change, or refuses it and touches nothing. Blocks while it writes to the disk.
     pub fn apply(&self, change: Change) -> Result<Applied, Refusal> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let now = format!("{:.0}", (self.clock)());
+        let mut draft = Draft::new(&self.snapshot(), now);
         let applied = self.draft(&mut draft, change)?;
         if draft.notices.is_empty() {
             return Ok(applied);
@@ -247,36 +248,16 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
-            Change::Health { key, health } => Ok(self
-                .set_health(draft, &key, health)
+            Change::Check {
+                endpoint,
+                id,
+                status,
+                output,
+            } => Ok(life::set_check(draft, &endpoint, &id, status, output)
+                .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(life::set_observed(draft, &key, health)
                 .map_or(Applied::Unchanged, Applied::Changed)),
         }
-    }
-
-    fn set_health(
-        &self,
-        draft: &mut Draft,
-        key: &ObjectKey,
-        health: Option<Health>,
-    ) -> Option<Manifest> {
-        let old = draft.next.endpoints.get(key)?;
-        let said = |health: &Option<Health>| {
-            let health = health.as_ref()?;
-            Some((health.status, health.output.clone()))
-        };
-        if said(&old.status.health) == said(&health) {
-            return None;
-        }
-        let mut endpoint = Endpoint::clone(old);
-        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
-        endpoint.status.health = health.map(|health| Health {
-            since: match since {
-                Some((status, since)) if status == health.status => since.clone(),
-                _ => format!("{:.0}", (self.clock)()),
-            },
-            ..health
-        });
-        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
@@ -292,8 +273,9 @@ impl Store {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
-        self.stamp(&mut new, old.as_deref());
+        stamp(&mut new, old.as_deref(), &draft.now);
         new.judge(&draft.next, &self.config)?;
+        new.live(&draft.now);
         let written = draft.write(new.clone());
         new.arrive(old.as_deref(), draft);
         Ok(match old {
@@ -302,32 +284,33 @@ impl Store {
         })
     }
 
-    /// Takes over what the agent writes from the version before, or makes it.
-    fn stamp<R: Resource>(&self, new: &mut R, old: Option<&R>) {
-        let (generation, uid, made) = if let Some(old) = old {
-            new.keep_status(old);
-            let metadata = old.metadata();
-            let changed = u64::from(!new.has_same_spec(old));
-            (
-                metadata.generation + changed,
-                metadata.uid.clone(),
-                metadata.creation_timestamp.clone(),
-            )
-        } else {
-            new.reset_status();
-            let now = (self.clock)();
-            (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
-        };
-        let metadata = new.metadata_mut();
-        metadata.generation = generation;
-        metadata.uid = uid;
-        metadata.creation_timestamp = made;
-    }
-
     fn lock(&self) -> MutexGuard<'_, Writer> {
         // A draft is published whole or not at all, so a panic in between has left nothing half done.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes over what the agent writes from the version before, or makes it.
+fn stamp<R: Resource>(new: &mut R, old: Option<&R>, now: &str) {
+    let (generation, uid, made) = if let Some(old) = old {
+        new.keep_status(old);
+        let metadata = old.metadata();
+        let changed = u64::from(!new.has_same_spec(old));
+        (
+            metadata.generation + changed,
+            metadata.uid.clone(),
+            metadata.creation_timestamp.clone(),
+        )
+    } else {
+        new.reset_status();
+        (1, Uuid::new_v4().to_string(), now.to_owned())
+    };
+    let metadata = new.metadata_mut();
+    metadata.generation = generation;
+    metadata.uid = uid;
+    metadata.created_at.clone_from(&made);
+    metadata.creation_timestamp = made;
+    now.clone_into(&mut metadata.updated_at);
 }
 
 fn delete<R: Settle>(draft: &mut Draft, key: &ObjectKey, wanted: &str) -> Result<Applied, Refusal> {

@@ -2,6 +2,7 @@
 
 mod attached;
 mod disk;
+mod life;
 mod random;
 
 use serde_json::{Value, json};
