@@ -193,7 +193,10 @@ impl Store {
             && let Err(error) = disk.commit(&draft)
         {
             let refusal = Refusal::Storage(error.to_string());
-            let refused = results.into_iter().map(|it| it.and(Err(refusal.clone())));
+            let refused = results.into_iter().map(|it| match it {
+                Ok(_) => Err(refusal.clone()),
+                refused => refused,
+            });
             return refused.collect();
         }
         self.publish(&mut writer, draft);
