@@ -4,6 +4,12 @@
     clippy::indexing_slicing,
     reason = "a test that finds something else than it wants fails loudly"
 )]
+#![expect(
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters are whole numbers, written as floating point"
+)]
 
 mod acceleration;
 mod api;
