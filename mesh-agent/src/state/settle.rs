@@ -46,7 +46,8 @@ pub(super) trait Settle: Resource {
 
 impl Settle for Service {
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.portless || !self.spec.addresses.is_empty() {
+        let is_dialled = !self.spec.portless && !self.spec.headless;
+        self.status.addresses = if !is_dialled || !self.spec.addresses.is_empty() {
             self.spec.addresses.clone()
         } else {
             allotted(self, snapshot, config)?
@@ -288,6 +289,8 @@ fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {
         .next
         .services
         .get(&service)
+        // A pattern for others is dialled by nobody.
+        .filter(|_| endpoint.spec.hostname.is_none())
         .map(|it| it.spec.ports.iter().map(|port| port.name.clone()).collect())
         .unwrap_or_default();
     number_ports(draft, &wanted, |name| Subject::Endpoint(key.clone(), name));
