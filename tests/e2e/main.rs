@@ -22,6 +22,7 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod objects;
+mod outside;
 mod policy;
 mod resilience;
 mod routing;
