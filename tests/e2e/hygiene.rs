@@ -25,7 +25,9 @@ fn hostile_requests_are_refused_counted_and_logged() {
     let backend = json!([{"name": "web", "port": 80}]);
     let rules = json!([{"backendRefs": backend}, {"matches": [{"path": {"value": "/admin"}}]}]);
     let spec = json!({"parentRefs": [parent], "rules": rules});
-    shop.node.apply(&[object("HTTPRoute", "web", &spec)]);
+    let mut route = object("HTTPRoute", "web", &spec);
+    route["apiVersion"] = json!("gateway.networking.k8s.io/v1");
+    shop.node.apply(&[route]);
     assert_eventually!(shop.client.get(&format!("{WEB}admin")).status == 500);
     let requests = [
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",

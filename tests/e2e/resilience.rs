@@ -226,7 +226,7 @@ fn a_server_that_fails_its_check_gets_no_requests() {
     shop.node.apply(&[guard("web", &sick)]);
     assert_eventually!(is(&shop, "web-2", "critical"));
     shop.node
-        .apply(&[guard("web", &json!({"outlierDetection": {}}))]);
+        .apply(&[guard("web", &json!({"outlierDetection": {"consecutive5xx": 5}}))]);
     assert_eventually!(is(&shop, "web-2", "passing"));
     assert_eventually!(hits(&shop, 20).len() == 2);
     shop.node.apply(&[guard("web", &sick)]);

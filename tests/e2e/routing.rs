@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use mesh_tests::assert_eventually;
-use mesh_tests::node::has_condition;
 use mesh_tests::protocol::{HttpAnswer, ServerKind};
 use mesh_tests::registry::{endpoint, object, service, with};
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use crate::shop::{Shop, WEB, steady, web};
 
 /// A route that is attached to the service `web`, or another parent.
-fn route(kind: &str, parent: &str, rules: &Value) -> Value {
+pub(crate) fn route(kind: &str, parent: &str, rules: &Value) -> Value {
     let parent = json!({"group": "", "kind": "Service", "name": parent});
     let mut route = object(kind, "r", &json!({"parentRefs": [parent], "rules": rules}));
     let version = if kind == "TCPRoute" { "v1alpha2" } else { "v1" };
@@ -19,12 +18,12 @@ fn route(kind: &str, parent: &str, rules: &Value) -> Value {
     route
 }
 
-fn to(name: &str) -> Value {
+pub(crate) fn to(name: &str) -> Value {
     json!([{"name": name, "port": 80}])
 }
 
 /// The service `web` with the servers `web-1`.., and a service for each server of its own.
-fn open(servers: usize, names: &[&str]) -> Option<Shop> {
+pub(crate) fn open(servers: usize, names: &[&str]) -> Option<Shop> {
     let shop = Shop::open(servers)?;
     let mut objects = vec![service("web", &["240.240.0.10"], "http", 80, "http")];
     for ((index, name), pod) in (0..).zip(names).zip(shop.servers.iter().cycle()) {
@@ -38,7 +37,7 @@ fn open(servers: usize, names: &[&str]) -> Option<Shop> {
     Some(shop)
 }
 
-fn ask(shop: &Shop, method: &str, target: &str, headers: &[(&str, &str)]) -> HttpAnswer {
+pub(crate) fn ask(shop: &Shop, method: &str, target: &str, headers: &[(&str, &str)]) -> HttpAnswer {
     let url = format!("{}{}", WEB.trim_end_matches('/'), target);
     shop.client.request(method, &url, headers, "").unwrap()
 }
@@ -384,134 +383,4 @@ fn explain_says_where_a_request_goes() {
         shown.contains("shop/r/canary") && shown.contains("shop/b:80"),
         "{shown}"
     );
-}
-
-#[test]
-fn explain_says_what_limits_a_request() {
-    let Some(shop) = open(1, &["a"]) else {
-        return;
-    };
-    let policy = |name: &str, spec: Value| object("TrafficPolicy", name, &spec);
-    let limits = json!([{"requests": 100, "per": "1s", "by": ["sourceWorkload"]}]);
-    let breaker = json!({"maxRequests": 10, "failures": {"per": "Service", "consecutive": 5}});
-    shop.node.apply(&[
-        route(
-            "HTTPRoute",
-            "web",
-            &json!([{"name": "all", "backendRefs": to("a"), "retry": {"attempts": 1}}]),
-        ),
-        policy(
-            "web",
-            json!({"target": {"kind": "Service", "name": "web"}, "rateLimits": limits,
-                "retries": {"attempts": 3}, "priority": "Low", "circuitBreaker": breaker}),
-        ),
-        policy(
-            "rule",
-            json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "all"},
-                "priority": "High", "faults": [{"delay": {"fixed": "1ms", "percent": 1}}]}),
-        ),
-        policy(
-            "a",
-            json!({"target": {"kind": "Service", "name": "a"},
-                "adaptiveConcurrency": {}, "outlierDetection": {"consecutive5xx": 3}}),
-        ),
-    ]);
-    let explain = || {
-        let path = "/api/v1/explain?source=shop/client&destination=240.240.0.10:80&path=/x";
-        shop.node.api().get(path)["request"].take()
-    };
-    assert_eventually!(explain()["policies"] == json!(["shop/rule", "shop/web"]));
-    let request = explain();
-    let fields = |limits: &Value| -> Vec<(String, String)> {
-        let text = |it: &Value| it.as_str().unwrap_or("-").to_owned();
-        let limits = limits.as_array().unwrap().iter();
-        limits
-            .map(|it| (text(&it["field"]), text(&it["policy"])))
-            .collect()
-    };
-    let said = |field: &str, policy: &str| (field.to_owned(), policy.to_owned());
-    assert_eq!(
-        fields(&request["limits"]),
-        [
-            said("rateLimits", "shop/web"),
-            said("circuitBreaker", "shop/web"),
-            said("faults", "shop/rule"),
-            said("retry", "-"),
-            said("priority", "shop/rule"),
-        ]
-    );
-    assert_eq!(request["limits"][0]["says"]["requests"], 100);
-    assert_eq!(request["limits"][1]["state"], "closed");
-    assert_eq!(request["limits"][4]["says"], "High");
-    let of_a = fields(&request["backends"][0]["limits"]);
-    let expected = ["outlierDetection", "adaptiveConcurrency"];
-    assert_eq!(of_a, expected.map(|field| said(field, "shop/a")));
-    let words = ["explain", "shop/client", "240.240.0.10:80", "--path", "/x"];
-    let shown = shop.node.command(&words).output().unwrap();
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(
-        shown.contains("rateLimits") && shown.contains("\"requests\":100"),
-        "{shown}"
-    );
-}
-
-#[test]
-fn namespaces_route_for_their_own_callers_and_permit_others() {
-    let Some(shop) = open(1, &["a", "b"]) else {
-        return;
-    };
-    let far = |mut object: Value| {
-        object["metadata"]["namespace"] = json!("far");
-        object
-    };
-    let parent = json!({"group": "", "kind": "Service", "name": "web", "namespace": "shop"});
-    let consumer = |backend: Value| {
-        let mut consumer = far(route(
-            "HTTPRoute",
-            "web",
-            &json!([{"backendRefs": [backend]}]),
-        ));
-        consumer["spec"]["parentRefs"] = json!([parent]);
-        consumer
-    };
-    shop.node.apply(&[route(
-        "HTTPRoute",
-        "web",
-        &json!([{"backendRefs": to("a")}]),
-    )]);
-    let to_b = json!({"name": "b", "namespace": "shop", "port": 80});
-    shop.node.api().apply(&consumer(to_b));
-    let path = "/api/v1/namespaces/far/httproutes/r";
-    let told = || shop.node.api().get(path)["status"]["parents"][0].take();
-    assert_eq!(told()["controllerName"], "mesh.dev/agent");
-    assert_eq!(told()["parentRef"]["namespace"], "shop");
-    assert_eq!(told()["conditions"][0]["status"], "True");
-    assert_eq!(told()["conditions"][1]["reason"], "RefNotPermitted");
-    // Callers of the service's own namespace are none of its business.
-    assert_eventually!(ask(&shop, "GET", "/", &[]).header("x-server") == "a");
-
-    let stranger = shop.node.pod("stranger");
-    let spec = json!({"netns": stranger.netns().path(), "addresses": [stranger.v4()],
-        "serviceAccount": "stranger"});
-    let workload = far(object("Workload", "stranger", &spec));
-    shop.node.api().apply(&workload);
-    let path = "/api/v1/namespaces/far/workloads/stranger";
-    assert_eventually!(has_condition(&shop.node.api().get(path), "Enrolled"));
-    let asked = || stranger.request("GET", WEB, &[], "").unwrap();
-    assert_eventually!(asked().header("x-mesh-error") == "bad-backend");
-
-    let from =
-        json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "far"}]);
-    let mut grant = object(
-        "ReferenceGrant",
-        "for-far",
-        &json!({"from": from, "to": [{"group": "", "kind": "Service", "name": "b"}]}),
-    );
-    grant["apiVersion"] = json!("gateway.networking.k8s.io/v1beta1");
-    shop.node.apply(&[grant.clone()]);
-    assert_eventually!(asked().header("x-server") == "b");
-    assert_eq!(told()["conditions"][1]["reason"], "ResolvedRefs");
-    assert_eq!(ask(&shop, "GET", "/", &[]).header("x-server"), "a");
-    shop.node.delete(&grant);
-    assert_eventually!(asked().status == 500);
 }

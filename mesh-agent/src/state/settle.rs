@@ -1,6 +1,7 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
 pub(super) mod life;
+mod reference_grant;
 mod route;
 mod traffic_policy;
 
@@ -17,7 +18,6 @@ use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::reference::Route;
-use super::reference_grant::ReferenceGrant;
 use super::resource::Resource;
 use super::service::Service;
 use super::store::Config;
@@ -170,47 +170,6 @@ impl Settle for AuthorizationPolicy {
     }
 }
 
-macro_rules! settle_route {
-    ($type:ident) => {
-        impl Settle for $type {
-            fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-                let judged = route::judge(self, snapshot);
-                route::tell(self.status_mut(), judged);
-                Ok(())
-            }
-
-            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
-                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
-            }
-
-            fn leave(&self, draft: &mut Draft) {
-                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
-            }
-        }
-    };
-}
-
-settle_route!(HttpRoute);
-settle_route!(GrpcRoute);
-settle_route!(TcpRoute);
-settle_route!(TlsRoute);
-
-impl Settle for ReferenceGrant {
-    fn judge(&mut self, _snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
-        upsert(self.conditions_mut(), accepted);
-        Ok(())
-    }
-
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
-        tell_foreigners(draft, &self.metadata.namespace);
-    }
-
-    fn leave(&self, draft: &mut Draft) {
-        tell_foreigners(draft, &self.metadata.namespace);
-    }
-}
-
 impl Settle for TrafficPolicy {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
         for condition in traffic_policy::conditions(self, snapshot) {
@@ -321,13 +280,6 @@ fn tell_about_service(draft: &mut Draft, service: &ObjectKey) {
 fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
     let referrers = draft.next.links().referrers(role, kind, key);
     let referrers: Vec<Node> = referrers.cloned().collect();
-    tell_all(draft, &referrers);
-}
-
-/// Who of other namespaces sends to services of `namespace`, where a grant came, changed or went.
-fn tell_foreigners(draft: &mut Draft, namespace: &str) {
-    let referrers = draft.next.links().foreign_referrers(namespace);
-    let referrers: Vec<Node> = referrers.into_iter().cloned().collect();
     tell_all(draft, &referrers);
 }
 

@@ -184,7 +184,8 @@ impl Store {
     /// disk refuses.
     pub fn apply_all(&self, changes: Vec<Change>) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let now = format!("{:.0}", (self.clock)());
+        let mut draft = Draft::new(&self.snapshot(), now);
         let changes = changes.into_iter();
         let results: Vec<_> = changes.map(|it| self.draft(&mut draft, it)).collect();
         if draft.notices.is_empty() {
@@ -194,7 +195,10 @@ impl Store {
             && let Err(error) = disk.commit(&draft)
         {
             let refusal = Refusal::Storage(error.to_string());
-            let refused = results.into_iter().map(|it| it.and(Err(refusal.clone())));
+            let refused = results.into_iter().map(|it| match it {
+                Ok(_) => Err(refusal.clone()),
+                refused => refused,
+            });
             return refused.collect();
         }
         self.publish(&mut writer, draft);

@@ -1,13 +1,44 @@
 //! Status of routes: attached to a service, and sent to services that exist.
 
-use crate::state::Snapshot;
 use crate::state::attach::Problem;
-use crate::state::draft::upsert;
+use crate::state::draft::{Draft, upsert};
+use crate::state::grpc_route::GrpcRoute;
+use crate::state::http_route::HttpRoute;
+use crate::state::links::Role;
 use crate::state::object::Condition;
 use crate::state::reference::{Referrer, Route};
+use crate::state::resource::Resource;
 use crate::state::route::{CONTROLLER, RouteParentStatus, RouteStatus};
+use crate::state::store::Config;
+use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::state::{Refusal, Snapshot};
 
-use super::{ACCEPTED, RESOLVED_REFS, condition};
+use super::{ACCEPTED, RESOLVED_REFS, Settle, condition, tell_referrers};
+
+macro_rules! settle_route {
+    ($type:ident) => {
+        impl Settle for $type {
+            fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+                let judged = judge(self, snapshot);
+                tell(self.status_mut(), judged);
+                Ok(())
+            }
+
+            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
+
+            fn leave(&self, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
+        }
+    };
+}
+
+settle_route!(HttpRoute);
+settle_route!(GrpcRoute);
+settle_route!(TcpRoute);
+settle_route!(TlsRoute);
 
 /// Problems that a message lists at most.
 const MAX_LISTED: usize = 4;
