@@ -67,6 +67,14 @@ pub struct Dependency {
     pub namespace: Option<String>,
 }
 
+impl ServiceSpec {
+    /// Whether it is dialled at virtual addresses.
+    #[must_use]
+    pub const fn is_virtual(&self) -> bool {
+        !self.portless && !self.headless
+    }
+}
+
 /// One port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
