@@ -6,6 +6,7 @@
 //! all, apart from the data plane and from the API.
 
 mod cache;
+pub mod external;
 mod index;
 mod listener;
 mod message;

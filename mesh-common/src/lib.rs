@@ -19,6 +19,7 @@
 pub mod address;
 pub mod balance;
 pub mod conn;
+pub mod egress;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
@@ -49,7 +50,8 @@ macro_rules! pod {
 #[cfg(feature = "user")]
 mod user {
     use crate::{
-        address, conn, endpoint, event, flow, policy, redirect, service, settings, stats, workload,
+        address, conn, egress, endpoint, event, flow, policy, redirect, service, settings, stats,
+        workload,
     };
 
     pod!(
@@ -57,6 +59,7 @@ mod user {
         address::SocketAddress,
         conn::Conn,
         conn::Tuple,
+        egress::EgressKey,
         endpoint::Endpoint,
         event::Event,
         flow::Flow,

@@ -74,6 +74,8 @@ pub mod map {
     pub const REPLIES: &str = "REPLIES";
     /// [`QueryKey`](crate::flow::QueryKey) to [`Query`](crate::flow::Query).
     pub const QUERIES: &str = "QUERIES";
+    /// [`EgressKey`](crate::egress::EgressKey) to nothing in particular.
+    pub const EGRESS: &str = "EGRESS";
     /// [`ListenerKey`](crate::service::ListenerKey) to a listener of the agent.
     pub const LISTENERS: &str = "LISTENERS";
     /// [`Tuple`](crate::conn::Tuple) to a paired socket.
@@ -88,9 +90,9 @@ pub mod map {
     pub const STATS: &str = "STATS";
 
     /// All of them.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         SETTINGS, WORKLOADS, CGROUPS, IDENTITIES, SERVICES, SLOTS, ENDPOINTS, OPEN, CURSORS,
-        POLICY, CONN, PENDING, REPLIES, QUERIES, LISTENERS, SOCKETS, PEERS, REDIRECTS, EVENTS,
-        STATS,
+        POLICY, CONN, PENDING, REPLIES, QUERIES, EGRESS, LISTENERS, SOCKETS, PEERS, REDIRECTS,
+        EVENTS, STATS,
     ];
 }

@@ -44,6 +44,8 @@ pub trait Tables {
     {
         balance::pick(self, service, family, current)
     }
+    /// Whether a workload whose egress is locked may dial a destination that is no service.
+    fn may_leave(&self, workload: u32, destination: &SocketAddress) -> bool;
     /// Whether the agent accepts connections in a network namespace, for sockets of `family` (4 or 6), in a role.
     fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness;
 }
@@ -196,11 +198,14 @@ fn verdict<T: Tables>(tables: &T, facts: &Facts<'_>, decision: &mut Decision) ->
 /// A destination that is no service.
 #[inline(always)]
 fn beyond_the_mesh<T: Tables>(tables: &T, facts: &Facts<'_>) -> (Verdict, Reason) {
+    if facts.workload.has(Workload::EGRESS_LOCKED)
+        && !facts.is_answer
+        && !tables.may_leave(facts.workload.id, &facts.destination)
+    {
+        return (Verdict::Deny, Reason::EgressLocked);
+    }
     if facts.protocol == UDP {
         return (Verdict::Pass, Reason::NoService);
-    }
-    if facts.workload.has(Workload::EGRESS_LOCKED) {
-        return (Verdict::Deny, Reason::EgressLocked);
     }
     if facts.workload.has(Workload::FAIL_CLOSED) {
         match tables.liveness(facts.netns, facts.family(), Role::Outbound) {

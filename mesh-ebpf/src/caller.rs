@@ -23,20 +23,10 @@ pub(crate) fn facts(
     socket: *mut bpf_sock,
     family: u32,
 ) -> Option<Facts<'static>> {
-    let settings = settings()?;
-    if settings.has(Settings::PASS_ALL) {
-        return None;
-    }
     // SAFETY: the kernel passes a valid context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let workload = if netns == settings.host_netns {
-        workload_of_task()?
-    } else {
-        // SAFETY: entries are replaced whole, and their memory outlives the program's run.
-        unsafe { WORKLOADS.get(netns) }?
-    };
     Some(Facts {
-        workload,
+        workload: workload_in(netns)?,
         destination: user_address(ctx.sock_addr, family),
         bound: bound_address(socket, family),
         netns,
@@ -45,6 +35,26 @@ pub(crate) fn facts(
         endpoint: 0,
         is_bound_to_device: field!(socket, bound_dev_if) != 0,
     })
+}
+
+/// The workload of the mesh that makes the call.
+#[inline(always)]
+pub(crate) fn workload(ctx: &SockAddrContext) -> Option<&'static Workload> {
+    // SAFETY: the kernel passes a valid context.
+    workload_in(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) })
+}
+
+#[inline(always)]
+fn workload_in(netns: u64) -> Option<&'static Workload> {
+    let settings = settings()?;
+    if settings.has(Settings::PASS_ALL) {
+        return None;
+    }
+    if netns == settings.host_netns {
+        return workload_of_task();
+    }
+    // SAFETY: entries are replaced whole, and their memory outlives the program's run.
+    unsafe { WORKLOADS.get(netns) }
 }
 
 /// What the socket speaks. Datagram sockets may also speak ICMP or UDP-Lite, stream sockets MPTCP.

@@ -139,7 +139,7 @@ fn guard(
             ..Event::default()
         });
     }
-    if workload.has(Workload::EGRESS_LOCKED) {
+    if workload.has(Workload::EGRESS_LOCKED) && !Maps.may_leave(workload.id, destination) {
         DROP
     } else {
         ALLOW

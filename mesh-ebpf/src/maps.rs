@@ -6,9 +6,10 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
+use mesh_common::egress::Exit;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::policy::{Policy, PolicyKey};
@@ -89,6 +90,11 @@ pub(crate) static REPLIES: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entr
 /// used for longest goes; each is needed until the agent has read the datagram.
 #[map]
 pub(crate) static QUERIES: LruHashMap<QueryKey, Query> = LruHashMap::with_max_entries(16 * 1024, 0);
+
+/// Written by the agent, read where a workload whose egress is locked dials what is no service. Full: the destination is
+/// refused, and the condition of the workload says so.
+#[map]
+pub(crate) static EGRESS: LpmTrie<Exit, u32> = LpmTrie::with_max_entries(64 * 1024, 0);
 
 /// Written by the agent, emptied by the kernel when the agent dies; read at connect to see whether it lives. Full: the
 /// enrolment is refused.

@@ -11,7 +11,9 @@ use mesh_common::policy::PolicyKey;
 use mesh_common::service::UDP;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Verdict};
+use mesh_common::workload::Workload;
 
+use crate::caller::workload;
 use crate::context::{
     AF_INET, AF_INET6, dialling_socket, is_connected_to, set_user_address, stored, stored_or_zero,
     user_address,
@@ -63,7 +65,7 @@ fn receive(ctx: &SockAddrContext, family: u32) {
             return;
         }
     }
-    if is_protected(&source)
+    if (is_protected(&source) || is_locked(ctx))
         && let Some(conn) = stored_or_zero(&CONN, socket)
     {
         conn.flags |= Conn::CALLED;
@@ -76,6 +78,12 @@ fn show(ctx: &SockAddrContext, family: u32, original: &SocketAddress) {
     if family == AF_INET6 || original.address.is_v4() {
         set_user_address(ctx.sock_addr, family, original);
     }
+}
+
+/// Whether only answers may leave the workload.
+#[inline(always)]
+fn is_locked(ctx: &SockAddrContext) -> bool {
+    workload(ctx).is_some_and(|it| it.has(Workload::EGRESS_LOCKED))
 }
 
 /// Whether a policy says who may send to where the datagram came from: an answer needs no leave.

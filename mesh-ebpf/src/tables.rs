@@ -4,8 +4,10 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
 };
-use mesh_common::address::Address;
+use aya_ebpf::maps::lpm_trie::Key;
+use mesh_common::address::{Address, SocketAddress};
 use mesh_common::balance;
+use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Seen};
 use mesh_common::service::{ListenerKey, Role, Service, ServiceKey, SlotKey};
@@ -15,7 +17,7 @@ use mesh_common::workload::{Caller, Workload};
 
 use crate::count::add_to;
 use crate::maps::{
-    CURSORS, ENDPOINTS, IDENTITIES, LISTENERS, OPEN, POLICY, SERVICES, SETTINGS, SLOTS,
+    CURSORS, EGRESS, ENDPOINTS, IDENTITIES, LISTENERS, OPEN, POLICY, SERVICES, SETTINGS, SLOTS,
 };
 
 /// The maps of this object.
@@ -96,6 +98,11 @@ impl Tables for Maps {
     fn random(&self) -> u32 {
         // SAFETY: the helper has no conditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn may_leave(&self, workload: u32, destination: &SocketAddress) -> bool {
+        mesh_may_leave(workload, destination) != 0
     }
 
     #[inline(always)]
@@ -217,6 +224,24 @@ extern "C" fn step(index: u64, question: *mut Question<'_>) -> i64 {
     question
         .seen
         .note(rule, caller, source, question.port as u16);
+    0
+}
+
+/// Whether a workload may dial what is no service: 1, else zero.
+///
+/// Exported for the same reason as [`mesh_choose`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn mesh_may_leave(workload: u32, destination: *const SocketAddress) -> u32 {
+    // SAFETY: the verifier checks what callers pass.
+    let Some(destination) = (unsafe { destination.as_ref() }) else {
+        return 0;
+    };
+    for question in EgressKey::questions(workload, destination) {
+        if EGRESS.get(Key::new(question.bits, question.exit)).is_some() {
+            return 1;
+        }
+    }
     0
 }
 

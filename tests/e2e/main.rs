@@ -30,6 +30,7 @@ mod load;
 mod metrics;
 mod namespaces;
 mod objects;
+mod outside;
 mod policy;
 mod resilience;
 mod routing;

@@ -5,7 +5,7 @@ mod names;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +219,8 @@ pub enum ServerKind {
     Resolver {
         /// Its name.
         name: String,
+        /// Further names that it knows, with their addresses.
+        hosts: BTreeMap<String, Vec<IpAddr>>,
     },
     /// Answers datagrams with its name and what it received.
     Datagrams {

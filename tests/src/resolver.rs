@@ -4,14 +4,15 @@
 //! time at all, `missing` is not there for a minute, and a type that nobody knows has three bytes everywhere. Everything
 //! else it refuses.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, NULL, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, NULL, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -30,9 +31,15 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 /// What an answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// What a resolver knows beside `example.com`.
+pub(crate) struct Zone {
+    pub(crate) name: String,
+    pub(crate) hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
 /// Answers until it is stopped.
 pub(crate) fn serve(
-    name: String,
+    zone: Zone,
     address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
 ) -> io::Result<impl Future<Output = ()>> {
@@ -45,13 +52,14 @@ pub(crate) fn serve(
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let streams = socket.listen(64)?;
+    let zone = Arc::new(zone);
     Ok(async move {
-        let over_tcp = serve_streams(&name, streams, &seen);
-        tokio::join!(serve_datagrams(&name, datagrams, &seen), over_tcp);
+        let over_tcp = serve_streams(&zone, streams, &seen);
+        tokio::join!(serve_datagrams(&zone, datagrams, &seen), over_tcp);
     })
 }
 
-async fn serve_datagrams(name: &str, socket: UdpSocket, seen: &Mutex<Seen>) {
+async fn serve_datagrams(zone: &Zone, socket: UdpSocket, seen: &Mutex<Seen>) {
     let mut buffer = vec![0; 65_536];
     loop {
         // Of an answer that could not be delivered the next call tells.
@@ -59,27 +67,27 @@ async fn serve_datagrams(name: &str, socket: UdpSocket, seen: &Mutex<Seen>) {
             continue;
         };
         note(seen, from);
-        if let Some(answer) = answer(name, &buffer[..length]) {
+        if let Some(answer) = answer(zone, &buffer[..length]) {
             drop(socket.send_to(&answer, from).await);
         }
     }
 }
 
-async fn serve_streams(name: &str, listener: TcpListener, seen: &Mutex<Seen>) {
+async fn serve_streams(zone: &Arc<Zone>, listener: TcpListener, seen: &Mutex<Seen>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             continue;
         };
         note(seen, from);
-        connections.spawn(converse(name.to_owned(), stream));
+        connections.spawn(converse(Arc::clone(zone), stream));
     }
 }
 
-async fn converse(name: String, mut stream: TcpStream) -> io::Result<()> {
+async fn converse(zone: Arc<Zone>, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let question = read(&mut stream).await?;
-        if let Some(answer) = answer(&name, &question) {
+        if let Some(answer) = answer(&zone, &question) {
             write(&mut stream, &answer).await?;
         }
     }
@@ -92,7 +100,7 @@ fn note(seen: &Mutex<Seen>, from: SocketAddr) {
     *seen.sources.entry(source).or_default() += 1;
 }
 
-fn answer(server: &str, question: &[u8]) -> Option<Vec<u8>> {
+fn answer(zone: &Zone, question: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_vec(question).ok()?;
     let query = question.queries.first()?.clone();
     let mut answer = Message::response(question.metadata.id, OpCode::Query);
@@ -110,7 +118,7 @@ fn answer(server: &str, question: &[u8]) -> Option<Vec<u8>> {
             answer.add_answer(record(60, RData::A(A(HOST))));
         }
         ("whoami.example.com.", RecordType::TXT) => {
-            let text = TXT::new(vec![server.to_owned()]);
+            let text = TXT::new(vec![zone.name.clone()]);
             answer.add_answer(record(0, RData::TXT(text)));
         }
         ("missing.example.com.", _) => {
@@ -120,7 +128,19 @@ fn answer(server: &str, question: &[u8]) -> Option<Vec<u8>> {
         ("host.example.com." | "whoami.example.com.", _) => {
             answer.add_authority(authority());
         }
-        _ => answer.metadata.response_code = ResponseCode::Refused,
+        (name, _) => match zone.hosts.get(name.trim_end_matches('.')) {
+            None => answer.metadata.response_code = ResponseCode::Refused,
+            Some(addresses) => {
+                let data = addresses
+                    .iter()
+                    .filter_map(|address| match (address, kind) {
+                        (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(*ip))),
+                        (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(*ip))),
+                        _ => None,
+                    });
+                answer.add_answers(data.map(|data| record(1, data)));
+            }
+        },
     }
     answer.add_query(query);
     answer.to_vec().ok()
@@ -192,8 +212,8 @@ async fn over_tcp(question: &Question) -> io::Result<Vec<Named>> {
 
 const fn any(like: SocketAddr) -> SocketAddr {
     match like {
-        SocketAddr::V4(_) => SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        SocketAddr::V6(_) => SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+        SocketAddr::V4(_) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        SocketAddr::V6(_) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
     }
 }
 

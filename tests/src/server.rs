@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::datagram;
 use crate::protocol::{Seen, ServerKind};
 use crate::resolver;
+use crate::resolver::Zone;
 use crate::stream::{is_pattern, receive};
 
 mod http;
@@ -28,8 +29,8 @@ impl Server {
         if let ServerKind::Datagrams { name } = kind {
             return Self::start_datagrams(name, address);
         }
-        if let ServerKind::Resolver { name } = kind {
-            return Self::start_resolver(name, address);
+        if let ServerKind::Resolver { name, hosts } = kind {
+            return Self::start_resolver(Zone { name, hosts }, address);
         }
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -61,9 +62,9 @@ impl Server {
         })
     }
 
-    fn start_resolver(name: String, address: SocketAddr) -> io::Result<Self> {
+    fn start_resolver(zone: Zone, address: SocketAddr) -> io::Result<Self> {
         let seen = Arc::default();
-        let serve = resolver::serve(name, address, Arc::clone(&seen))?;
+        let serve = resolver::serve(zone, address, Arc::clone(&seen))?;
         Ok(Self {
             address,
             seen,

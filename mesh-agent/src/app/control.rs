@@ -14,6 +14,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Server};
+use crate::dns::external::External;
 use crate::ebpf::events::{self, Format, Record};
 use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::stale::Stale;
@@ -43,6 +44,7 @@ pub(super) async fn spawn(
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
+    tasks.spawn(resolve_names(parts.external()));
     Ok(())
 }
 
@@ -63,6 +65,12 @@ async fn beat(parts: Arc<Parts>) -> Result<()> {
 /// Asks endpoints whether they are well.
 async fn check_health(parts: Arc<Parts>) -> Result<()> {
     parts.proxy.check_health(&parts.node.store).await;
+    Ok(())
+}
+
+/// Finds the endpoints that are known by names outside the mesh.
+async fn resolve_names(external: External) -> Result<()> {
+    external.run().await;
     Ok(())
 }
 

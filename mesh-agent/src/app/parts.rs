@@ -14,6 +14,8 @@ use crate::config;
 use crate::config::Settings;
 use crate::dns;
 use crate::dns::Dns;
+use crate::dns::external::External;
+use crate::dns::metrics::Lookups;
 use crate::ebpf;
 use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
@@ -43,6 +45,7 @@ pub(super) struct Parts {
     pub(super) api: api::Config,
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
+    lookups: Lookups,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -79,6 +82,7 @@ impl Parts {
             &mut registry,
         )?);
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
+        let lookups = Lookups::register(&mut registry);
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
         metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
@@ -112,6 +116,7 @@ impl Parts {
             node,
             api: api_config(settings),
             access_log,
+            lookups,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -127,6 +132,18 @@ impl Parts {
         if report.is_complete() {
             self.node.progress.programmed(revision);
         }
+    }
+
+    /// What finds the addresses of names outside the mesh.
+    pub(super) fn external(&self) -> External {
+        let node = &self.node;
+        External::new(
+            Arc::clone(&node.store),
+            Arc::<Datapath>::clone(&node.datapath),
+            Arc::clone(&node.host),
+            node.settings.resolv_conf.clone(),
+            self.lookups.clone(),
+        )
     }
 
     /// Says that nobody is accepted any more: to probes, and to the kernel.

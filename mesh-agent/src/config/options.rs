@@ -96,6 +96,10 @@ pub struct Options {
     #[arg(long, env = "MESH_DNS_TTL", value_name = "TIME")]
     pub dns_ttl: Option<Span>,
 
+    /// Who is asked for the names of endpoints outside the mesh [default: /etc/resolv.conf]
+    #[arg(long, env = "MESH_RESOLV_CONF", value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+
     /// Where this node is.
     #[command(flatten)]
     pub locality: LocalityOptions,
@@ -219,6 +223,7 @@ impl Options {
             virtual_range: self.virtual_range.or(below.virtual_range),
             dns: self.dns.or(below.dns),
             dns_ttl: self.dns_ttl.or(below.dns_ttl),
+            resolv_conf: self.resolv_conf.or(below.resolv_conf),
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

@@ -37,6 +37,9 @@ pub(super) fn resolve(
         virtual_range: options.virtual_range.unwrap_or_else(virtual_ranges),
         dns: options.dns.unwrap_or(Switch::On),
         dns_ttl: or_default(options.dns_ttl, 5_000),
+        resolv_conf: options
+            .resolv_conf
+            .unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
         reset,
         locality: Locality {
             region: options.locality.region,

@@ -8,6 +8,7 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::names::{DOMAIN, Found};
+use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::Service;
 use crate::traffic::authz;
@@ -85,6 +86,26 @@ impl Question {
                     );
                 }
             }
+            Found::Endpoints(endpoints) => {
+                let kind = self.query.query_type;
+                let data = endpoints
+                    .iter()
+                    .filter_map(|it| data(it.spec.address, kind));
+                answer.add_answers(data.map(record));
+            }
+            Found::Ports(key, endpoints, port) if self.wants(RecordType::SRV) => {
+                for endpoint in endpoints {
+                    let Some(target) = name_of_endpoint(key, endpoint) else {
+                        continue;
+                    };
+                    let (number, address) = (endpoint.spec.port_of(port), endpoint.spec.address);
+                    let data = SRV::new(0, 100, number, target.clone());
+                    answer.add_answer(record(RData::SRV(data)));
+                    let more = self::data(address, RecordType::ANY);
+                    answer.add_additionals(more.map(|it| Record::from_rdata(target, ttl, it)));
+                }
+            }
+            Found::Ports(..) => {}
             Found::Address(key) => {
                 if let (true, Some(target)) = (self.wants(RecordType::PTR), name_of(key)) {
                     answer.add_answer(record(RData::PTR(PTR(target))));
@@ -165,15 +186,27 @@ pub(super) fn name_of(key: &ObjectKey) -> Option<Name> {
     Some(name)
 }
 
+/// The whole name of an endpoint of a headless service.
+fn name_of_endpoint(service: &ObjectKey, endpoint: &Endpoint) -> Option<Name> {
+    let labels = endpoint.metadata.name.split('.').map(str::as_bytes);
+    let endpoint = Name::from_labels(labels).ok()?;
+    let mut name = endpoint.append_name(&name_of(service)?).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
 fn addresses(service: &Service, wanted: RecordType) -> impl Iterator<Item = RData> + '_ {
-    let addresses = authz::virtual_addresses(service)
-        .iter()
-        .map(IpAddr::to_canonical);
-    addresses.filter_map(move |address| match (address, wanted) {
+    let addresses = authz::virtual_addresses(service).iter();
+    addresses.filter_map(move |address| data(*address, wanted))
+}
+
+/// An address as a record of a wanted type, if it is one.
+fn data(address: IpAddr, wanted: RecordType) -> Option<RData> {
+    match (address.to_canonical(), wanted) {
         (IpAddr::V4(ip), RecordType::A | RecordType::ANY) => Some(RData::A(A(ip))),
         (IpAddr::V6(ip), RecordType::AAAA | RecordType::ANY) => Some(RData::AAAA(AAAA(ip))),
         _ => None,
-    })
+    }
 }
 
 /// Who says that there is nothing, and how long that may be remembered (RFC 2308, 3).

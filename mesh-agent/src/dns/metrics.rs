@@ -22,6 +22,45 @@ pub struct Metrics {
     pub(super) cached: Gauge,
 }
 
+/// Metrics of names outside the mesh.
+#[derive(Clone, Debug)]
+pub struct Lookups {
+    outcomes: Family<[(&'static str, &'static str); 1], Counter>,
+    names: Gauge,
+}
+
+impl Lookups {
+    /// Registers every family.
+    pub fn register(registry: &mut Registry) -> Self {
+        let lookups = Self {
+            outcomes: Family::default(),
+            names: Gauge::default(),
+        };
+        registry.register(
+            "mesh_dns_lookups",
+            "Look-ups of the names of endpoints by outcome",
+            lookups.outcomes.clone(),
+        );
+        registry.register(
+            "mesh_dns_hostnames",
+            "Names of endpoints that are looked up",
+            lookups.names.clone(),
+        );
+        lookups
+    }
+
+    /// Counts a look-up.
+    pub(super) fn count(&self, is_found: bool) {
+        let outcome = if is_found { "found" } else { "failed" };
+        self.outcomes.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Says how many names there are.
+    pub(super) fn names(&self, count: usize) {
+        self.names.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {

@@ -1,9 +1,11 @@
 //! Which names are of the mesh, and what they name. Pure.
 //!
-//! * `SERVICE.NAMESPACE.mesh`: the service's virtual addresses.
+//! * `SERVICE.NAMESPACE.mesh`: the service's virtual addresses; of a headless one those of its endpoints that are well.
+//! * `ENDPOINT.SERVICE.NAMESPACE.mesh`: an endpoint of a headless service.
 //! * `_PORT._tcp.SERVICE.NAMESPACE.mesh` (or `_udp`): where a port of the service is (RFC 2782).
 //! * `SERVICE` and `SERVICE.NAMESPACE`, as programs ask without a search list: the same, where there is such a service,
 //!   in the caller's namespace or in the one that is named. Else the name is somebody else's.
+//! * What services have as their `hostnames`.
 //! * The reverse names of virtual addresses.
 
 use mesh_common::service::UDP;
@@ -11,6 +13,7 @@ use mesh_common::service::UDP;
 use hickory_proto::rr::Name;
 
 use super::index::Index;
+use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Port, Service};
 
@@ -18,7 +21,7 @@ use crate::state::service::{Port, Service};
 pub(super) const DOMAIN: &str = "mesh";
 
 /// What a name is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Found<'a> {
     /// Not of the mesh.
     Elsewhere,
@@ -26,10 +29,14 @@ pub(super) enum Found<'a> {
     Nothing,
     /// There are names below it, and nothing is at it.
     Branch,
-    /// A service.
+    /// A service with virtual addresses.
     Service(&'a Service),
+    /// Endpoints of a headless service.
+    Endpoints(Vec<&'a Endpoint>),
     /// A port of a service.
     Port(&'a ObjectKey, &'a Service, &'a Port),
+    /// The same of a headless service, at its endpoints.
+    Ports(&'a ObjectKey, Vec<&'a Endpoint>, &'a Port),
     /// A virtual address of a service.
     Address(&'a ObjectKey),
 }
@@ -40,17 +47,21 @@ pub(super) fn find<'a>(index: &'a Index, namespace: Option<&str>, name: &Name) -
         return Found::Elsewhere;
     };
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let outside = index.service_named(&labels.join("."));
+    if let Some((_, service)) = outside.and_then(|key| index.snapshot.services.get_key_value(key)) {
+        return whole(index, service);
+    }
     match labels.as_slice() {
         [] => Found::Elsewhere,
         [.., "arpa"] => address(index, name),
         [inside @ .., DOMAIN] => inside_the_domain(index, inside),
         [port, transport, rest @ ..] if port.starts_with('_') => {
             let service = short(index, namespace, rest);
-            let port = service.and_then(|it| self::port(it, port, transport));
+            let port = service.and_then(|it| self::port(index, it, port, transport));
             port.unwrap_or(Found::Elsewhere)
         }
         rest => match short(index, namespace, rest) {
-            Some((_, service)) => Found::Service(service),
+            Some((_, service)) => whole(index, service),
             None => Found::Elsewhere,
         },
     }
@@ -66,19 +77,58 @@ fn inside_the_domain<'a>(index: &'a Index, labels: &[&str]) -> Found<'a> {
     match *labels {
         [] => Found::Branch,
         [namespace] if has_services(index, namespace) => Found::Branch,
+        [_] => Found::Nothing,
         [service, namespace] => match self::service(index, service, namespace) {
-            Some((_, service)) => Found::Service(service),
+            Some((_, service)) => whole(index, service),
             None => Found::Nothing,
         },
-        [transport, service, namespace] => match self::service(index, service, namespace) {
-            Some(_) if matches!(transport, "_tcp" | "_udp") => Found::Branch,
-            _ => Found::Nothing,
+        ["_tcp" | "_udp", service, namespace] => match self::service(index, service, namespace) {
+            Some(_) => Found::Branch,
+            None => Found::Nothing,
         },
-        [port, transport, service, namespace] => self::service(index, service, namespace)
-            .and_then(|service| self::port(service, port, transport))
-            .unwrap_or(Found::Nothing),
-        _ => Found::Nothing,
+        [port, transport @ ("_tcp" | "_udp"), service, namespace] => {
+            let service = self::service(index, service, namespace);
+            let port = service.and_then(|it| self::port(index, it, port, transport));
+            port.unwrap_or(Found::Nothing)
+        }
+        [ref endpoint @ .., service, namespace] => {
+            endpoint_of(index, &endpoint.join("."), service, namespace).unwrap_or(Found::Nothing)
+        }
     }
+}
+
+/// What the name of a service stands for.
+fn whole<'a>(index: &'a Index, service: &'a Service) -> Found<'a> {
+    if service.spec.headless {
+        Found::Endpoints(ready(index, service))
+    } else {
+        Found::Service(service)
+    }
+}
+
+/// The endpoints of a headless service that are well.
+fn ready<'a>(index: &'a Index, service: &'a Service) -> Vec<&'a Endpoint> {
+    let endpoints = index.endpoints_of(&service.key()).iter();
+    endpoints
+        .map(|it| &**it)
+        .filter(|it| it.is_offered() && it.weight() > 0 && !it.has_failed())
+        .take(MAX_ENDPOINTS)
+        .collect()
+}
+
+/// An endpoint of a headless service by its name.
+fn endpoint_of<'a>(
+    index: &'a Index,
+    endpoint: &str,
+    name: &str,
+    namespace: &str,
+) -> Option<Found<'a>> {
+    let (_, service) = service(index, name, namespace)?;
+    let endpoint = ObjectKey::new(namespace, endpoint);
+    let endpoint = index.snapshot.endpoints.get(&endpoint)?;
+    let is_its =
+        service.spec.headless && endpoint.spec.service == name && endpoint.spec.hostname.is_none();
+    is_its.then(|| Found::Endpoints(vec![endpoint]))
 }
 
 /// A service by a name that does not end in the domain.
@@ -114,6 +164,7 @@ fn has_services(index: &Index, namespace: &str) -> bool {
 }
 
 fn port<'a>(
+    index: &'a Index,
     (key, service): (&'a ObjectKey, &'a Service),
     name: &str,
     transport: &str,
@@ -126,7 +177,12 @@ fn port<'a>(
     };
     let mut ports = service.spec.ports.iter();
     let is_it = |port: &&Port| port.name == name && (port.protocol.transport() == UDP) == is_udp;
-    Some(Found::Port(key, service, ports.find(is_it)?))
+    let port = ports.find(is_it)?;
+    Some(if service.spec.headless {
+        Found::Ports(key, ready(index, service), port)
+    } else {
+        Found::Port(key, service, port)
+    })
 }
 
 fn address<'a>(index: &'a Index, name: &Name) -> Found<'a> {
@@ -141,6 +197,9 @@ fn address<'a>(index: &'a Index, name: &Name) -> Found<'a> {
         _ => Found::Elsewhere,
     }
 }
+
+/// Most endpoints that a name stands for: what a message over TCP has room for.
+const MAX_ENDPOINTS: usize = 512;
 
 #[cfg(test)]
 pub(super) mod tests;

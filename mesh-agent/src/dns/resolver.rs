@@ -8,7 +8,7 @@ use hickory_proto::op::ResponseCode;
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::service::{TCP, UDP};
 use mesh_common::verdict::{Reason, Verdict};
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -129,7 +129,9 @@ impl Resolver {
         } else {
             let serial = u32::try_from(index.snapshot.revision & u64::from(u32::MAX));
             let serial = serial.unwrap_or_default();
-            let answer = question.answer(&found, self.config.ttl, serial);
+            let mut answer = question.answer(&found, self.config.ttl, serial);
+            // Many programs take the first.
+            answer.answers.shuffle(&mut rand::rng());
             (answer, Outcome::Mesh)
         };
         let bytes = encode(&answer, asked.limit(&question))?;
@@ -234,8 +236,8 @@ fn endpoint(
     let port = ports.find(|it| it.port == number && it.protocol.transport() == transport)?;
     let endpoints: Vec<SocketAddr> = snapshot
         .endpoints_of(service)
+        .filter(|endpoint| endpoint.is_offered() && endpoint.weight() > 0)
         .map(|endpoint| &endpoint.spec)
-        .filter(|spec| !spec.draining && spec.weight > 0)
         .map(|spec| SocketAddr::new(spec.address.to_canonical(), spec.port_of(port)))
         .collect();
     endpoints.choose(&mut rand::rng()).copied()

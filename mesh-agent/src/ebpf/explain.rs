@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use mesh_common::address::Address;
+use mesh_common::address::{Address, SocketAddress};
+use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, PolicyKey};
 use mesh_common::service::{ListenerKey, Mode, Role, Service, ServiceKey, SlotKey, TCP, UDP};
@@ -231,6 +232,14 @@ impl verdict::Tables for Maps<'_> {
 
     fn random(&self) -> u32 {
         rand::random()
+    }
+
+    fn may_leave(&self, workload: u32, destination: &SocketAddress) -> bool {
+        let questions = EgressKey::questions(workload, destination);
+        let mut answers = questions
+            .iter()
+            .map(|it| self.read(self.tables.egress.get(it)));
+        answers.any(|answer| answer.is_some())
     }
 
     fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_common::address::Address;
+use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::service::{Service, ServiceKey, SlotKey};
@@ -37,6 +38,8 @@ pub struct Held {
     pub workloads: BTreeMap<u64, Workload>,
     /// `CGROUPS`.
     pub cgroups: BTreeMap<u64, Workload>,
+    /// Keys of `EGRESS`.
+    pub exits: BTreeSet<EgressKey>,
 }
 
 impl Held {
@@ -76,6 +79,9 @@ impl Held {
             Write::PutCgroup(id, workload) => {
                 self.cgroups.insert(*id, *workload);
             }
+            Write::PutExit(key) => {
+                self.exits.insert(*key);
+            }
             Write::WaitForReaders => {}
             removal => self.follow_removal(removal),
         }
@@ -92,6 +98,9 @@ impl Held {
             Write::RemoveIdentity(address) => drop(self.identities.remove(address)),
             Write::RemoveWorkload(cookie) => drop(self.workloads.remove(cookie)),
             Write::RemoveCgroup(id) => drop(self.cgroups.remove(id)),
+            Write::RemoveExit(key) => {
+                self.exits.remove(key);
+            }
             _ => {}
         }
     }
@@ -136,6 +145,10 @@ pub enum Write {
     PutCgroup(u64, Workload),
     /// Takes it out.
     RemoveCgroup(u64),
+    /// Lets something out.
+    PutExit(EgressKey),
+    /// Does no more.
+    RemoveExit(EgressKey),
     /// Not a write: waits until no hook runs that began before, and so might still read what is removed next.
     WaitForReaders,
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
+use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::names::map;
@@ -49,6 +50,8 @@ pub struct Tables {
     pub replies: Table<FlowKey, Flow>,
     /// Whom questions for names are for.
     pub queries: Table<QueryKey, Query>,
+    /// What locked workloads may dial beside services.
+    pub egress: Table<EgressKey, u32>,
     /// The agent's listeners, by file descriptor (write only).
     pub listeners: Table<ListenerKey, u32>,
     /// Paired sockets (keys only).
@@ -79,6 +82,7 @@ impl Tables {
             pending: Table::open(directory, map::PENDING)?,
             replies: Table::open(directory, map::REPLIES)?,
             queries: Table::open(directory, map::QUERIES)?,
+            egress: Table::open(directory, map::EGRESS)?,
             listeners: Table::open(directory, map::LISTENERS)?,
             sockets: Table::open(directory, map::SOCKETS)?,
             peers: Table::open(directory, map::PEERS)?,
@@ -102,6 +106,7 @@ impl Tables {
             report(&self.pending)?,
             report(&self.replies)?,
             report(&self.queries)?,
+            report(&self.egress)?,
             report(&self.listeners)?,
             report(&self.sockets)?,
             report(&self.peers)?,

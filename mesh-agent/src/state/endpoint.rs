@@ -1,7 +1,7 @@
 //! Endpoint: one address that serves a service. Data only.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,9 +20,13 @@ pub type Endpoint = Object<EndpointSpec, EndpointStatus>;
 pub struct EndpointSpec {
     /// Name of its service, in the same namespace. The service may come later.
     pub service: String,
-    /// Where it listens.
-    #[schema(value_type = String)]
+    /// Where it listens; absent where `hostname` is given.
+    #[serde(default = "nowhere", skip_serializing_if = "IpAddr::is_unspecified")]
+    #[schema(value_type = Option<String>)]
     pub address: IpAddr,
+    /// A name outside the mesh instead of an address: for each of its addresses the agent keeps an endpoint like this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// Port of the endpoint per name of the service's port; a port that is not named is the service's own number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
@@ -121,6 +125,10 @@ pub struct Locality {
     pub node: Option<String>,
 }
 
+const fn nowhere() -> IpAddr {
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
 const fn default_weight() -> u32 {
     1
 }
@@ -129,7 +137,7 @@ const fn default_weight() -> u32 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointStatus {
-    /// `Accepted`; `ResolvedRefs`: its service exists.
+    /// `Accepted`; `ResolvedRefs`: its service exists. With a `hostname` also `Resolved`: it has addresses.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// How it is, as checks and traffic show it: the worst of all; absent where nobody looks.
@@ -177,6 +185,7 @@ impl EndpointSpec {
         Self {
             service: service.to_owned(),
             address,
+            hostname: None,
             ports: BTreeMap::new(),
             weight: default_weight(),
             weights: None,

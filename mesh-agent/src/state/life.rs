@@ -111,7 +111,9 @@ impl Endpoint {
     /// Whether it takes new connections, as far as people say.
     #[must_use]
     pub fn is_offered(&self) -> bool {
-        self.lifecycle() == Lifecycle::Ready && self.spec.maintenance.is_none()
+        self.lifecycle() == Lifecycle::Ready
+            && self.spec.maintenance.is_none()
+            && self.spec.hostname.is_none()
     }
 
     /// Its share of the connections as it is now.

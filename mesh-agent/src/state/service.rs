@@ -26,6 +26,13 @@ pub struct ServiceSpec {
     /// Whether it is only found and read, never dialled: it has no ports, and no virtual address is allotted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub portless: bool,
+    /// Whether its name stands for the addresses of its endpoints that are well, and not for a virtual address: it is
+    /// dialled past the mesh, and has no addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub headless: bool,
+    /// Names outside the mesh, at most 16: questions of workloads for them are answered as for the service itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hostnames: Vec<String>,
     /// How connections travel.
     #[serde(default)]
     pub mode: Mode,
@@ -58,6 +65,14 @@ pub struct Dependency {
     /// Its namespace; absent: that of the service that needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+}
+
+impl ServiceSpec {
+    /// Whether it is dialled at virtual addresses.
+    #[must_use]
+    pub const fn is_virtual(&self) -> bool {
+        !self.portless && !self.headless
+    }
 }
 
 /// One port of a service.
@@ -166,6 +181,8 @@ impl ServiceSpec {
         Self {
             addresses: Vec::new(),
             portless: ports.is_empty(),
+            headless: false,
+            hostnames: Vec::new(),
             ports,
             mode: Mode::Auto,
             balancing: Balancing::LeastRequest,

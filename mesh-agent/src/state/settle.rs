@@ -46,10 +46,10 @@ pub(super) trait Settle: Resource {
 
 impl Settle for Service {
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.portless || !self.spec.addresses.is_empty() {
-            self.spec.addresses.clone()
-        } else {
+        self.status.addresses = if self.spec.is_virtual() && self.spec.addresses.is_empty() {
             allotted(self, snapshot, config)?
+        } else {
+            self.spec.addresses.clone()
         };
         life::judge_service(self, snapshot);
         let programmed = condition(self, "Programmed", Ok("Programmed"));
@@ -247,6 +247,7 @@ fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {
         .next
         .services
         .get(&service)
+        .filter(|_| endpoint.spec.hostname.is_none())
         .map(|it| it.spec.ports.iter().map(|port| port.name.clone()).collect())
         .unwrap_or_default();
     number_ports(draft, &wanted, |name| Subject::Endpoint(key.clone(), name));

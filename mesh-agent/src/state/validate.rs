@@ -12,6 +12,7 @@ mod http;
 mod http_route;
 mod life;
 mod name;
+mod outside;
 mod policy;
 mod reference_grant;
 mod route;
@@ -48,7 +49,7 @@ pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
     let key = manifest.key();
     match manifest {
         Manifest::Service(object) => service(&object.spec, &key, snapshot),
-        Manifest::Endpoint(object) => endpoint(&object.spec, snapshot),
+        Manifest::Endpoint(object) => endpoint(&object.spec, &key, snapshot),
         Manifest::Workload(object) => workload(&object.spec, &key, snapshot),
         Manifest::AuthorizationPolicy(object) => policy::check(&object.spec),
         Manifest::HttpRoute(object) => http_route::check(&object.spec),
@@ -103,9 +104,10 @@ fn service(spec: &ServiceSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(
         }
     }
     address::list(&spec.addresses)?;
+    outside::service(spec, key, snapshot)?;
     for (index, wanted) in spec.addresses.iter().enumerate() {
         if let Some(owner) = address::owner(*wanted, snapshot, |kind, other| {
-            kind == super::object::Kind::Service && other == key
+            outside::is_of_service(kind, other, key, snapshot)
         }) {
             return Err(address::taken(index, *wanted, &owner));
         }
@@ -113,11 +115,13 @@ fn service(spec: &ServiceSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(
     Ok(())
 }
 
-fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
+fn endpoint(spec: &EndpointSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(), Refusal> {
     version(spec.version.as_deref())?;
     name::subdomain("spec.service", &spec.service)?;
-    address::usable("spec.address", spec.address)?;
-    if let Some(service) = address::service_with(spec.address, snapshot) {
+    outside::endpoint(spec)?;
+    if let Some(service) = address::service_with(spec.address, snapshot)
+        && (service.namespace != key.namespace || service.name != spec.service)
+    {
         return Err(Refusal::invalid(
             "spec.address",
             format!(
@@ -180,6 +184,7 @@ fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
     }
     name::label("spec.serviceAccount", &spec.service_account)?;
     address::list(&spec.addresses)?;
+    outside::workload(spec)?;
     for (index, wanted) in spec.addresses.iter().enumerate() {
         let owner = others()
             .find(|(_, it)| it.spec.addresses.contains(wanted))

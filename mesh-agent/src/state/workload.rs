@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,6 +40,9 @@ pub struct WorkloadSpec {
     /// What may be dialled.
     #[serde(default)]
     pub egress: Egress,
+    /// What may be dialled beside services where egress is locked, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_allow: Vec<Exit>,
     /// Whether its questions for names go to the agent, which answers for services and asks its resolver for the rest.
     #[serde(default = "default_dns")]
     pub dns: bool,
@@ -70,8 +74,20 @@ pub enum Egress {
     /// Anything.
     #[default]
     Open,
-    /// Services only; what leaves without a verdict is dropped.
+    /// Services and what `egressAllow` names; what leaves without a verdict is dropped.
     Locked,
+}
+
+/// A way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exit {
+    /// Where to.
+    #[schema(value_type = String)]
+    pub cidr: IpNet,
+    /// The ports, of TCP and UDP, at most 16; all where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
 }
 
 /// What is so with a workload. Written by the agent.

@@ -180,7 +180,8 @@ fn protected_service(
         let virtual_keys = virtual_addresses(service)
             .iter()
             .map(|address| SocketAddress::new(Address::from(*address), port.port));
-        let endpoint_keys = endpoints.iter().map(|endpoint| {
+        let endpoints = endpoints.iter().filter(|it| it.spec.hostname.is_none());
+        let endpoint_keys = endpoints.map(|endpoint| {
             SocketAddress::new(endpoint.spec.address.into(), endpoint.spec.port_of(port))
         });
         keys.extend(

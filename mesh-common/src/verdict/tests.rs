@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::{Decision, Facts, Liveness, Reason, Role, Tables, Verdict, decide};
 use crate::address::{Address, SocketAddress};
 use crate::balance::Balancing;
+use crate::egress::EgressKey;
 use crate::endpoint::{Endpoint, State};
 use crate::policy::{Authorization, Policy, PolicyKey, Rule};
 use crate::service::{Mode, Service, ServiceKey, SlotKey, TCP, UDP};
@@ -23,6 +24,7 @@ struct Maps {
     cursors: RefCell<BTreeMap<u32, u32>>,
     seed: Cell<u32>,
     liveness: Liveness,
+    exits: Vec<EgressKey>,
 }
 
 impl Tables for Maps {
@@ -68,6 +70,17 @@ impl Tables for Maps {
         self.seed.set(seed);
         seed
     }
+    fn may_leave(&self, workload: u32, destination: &SocketAddress) -> bool {
+        let questions = EgressKey::questions(workload, destination);
+        questions.iter().any(|question| {
+            self.exits.iter().any(|exit| {
+                let (asked, known) = (question.exit, exit.exit);
+                let prefix = u8::try_from(exit.bits - 64).unwrap();
+                (asked.workload, asked.port) == (known.workload, known.port)
+                    && asked.address.is_in(&known.address, prefix)
+            })
+        })
+    }
     fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {
         self.liveness
     }
@@ -96,6 +109,7 @@ fn maps(mode: Mode, balancing: Balancing, slots: &[u32]) -> Maps {
         cursors: RefCell::default(),
         seed: Cell::new(0x9e37_79b9),
         liveness: Liveness::Alive,
+        exits: Vec::new(),
     };
     let service = Service {
         id: 5,
@@ -201,6 +215,45 @@ fn a_locked_workload_reaches_services_only() {
     assert_eq!(decided, (Verdict::Deny, Reason::EgressLocked));
     let decided = verdict(&maps, &facts(VIRTUAL, locked));
     assert_eq!(decided, (Verdict::Direct, Reason::Service));
+    let mut sent = facts("192.0.2.1:443", locked);
+    sent.protocol = UDP;
+    let decided = verdict(&maps, &sent);
+    assert_eq!(decided, (Verdict::Deny, Reason::EgressLocked));
+    sent.is_answer = true;
+    assert_eq!(verdict(&maps, &sent), (Verdict::Pass, Reason::NoService));
+}
+
+#[test]
+fn a_locked_workload_reaches_what_is_let_out() {
+    let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
+    let id = facts(VIRTUAL, 0).workload.id;
+    maps.exits = vec![
+        EgressKey::network(id, 443, address("192.0.2.0"), 96 + 24),
+        EgressKey::network(id, 0, address("2001:db8::"), 32),
+        EgressKey::network(0, 8080, address("10.0.0.9"), 128),
+        EgressKey::network(id + 1, 0, Address::UNSPECIFIED, 0),
+    ];
+    let check = |destination: &str, may: bool| {
+        let expected = if may {
+            (Verdict::Pass, Reason::NoService)
+        } else {
+            (Verdict::Deny, Reason::EgressLocked)
+        };
+        let dialled = facts(destination, Workload::EGRESS_LOCKED);
+        assert_eq!(verdict(&maps, &dialled), expected, "{destination}");
+        let sent = Facts {
+            protocol: UDP,
+            ..dialled
+        };
+        assert_eq!(verdict(&maps, &sent), expected, "{destination}");
+    };
+    check("192.0.2.7:443", true);
+    check("192.0.2.7:80", false);
+    check("192.0.3.7:443", false);
+    check("[2001:db8:9::1]:22", true);
+    check("[2001:db9::1]:22", false);
+    check("10.0.0.9:8080", true);
+    check("10.0.0.9:8081", false);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Datagram sockets of a pod.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Answer, Connected, Failure, Pod, Server, Task};
 use crate::protocol::{How, Named, Question, ServerKind};
@@ -19,8 +20,21 @@ impl Pod {
     /// Answers questions for names at an address, under a name.
     #[track_caller]
     pub fn serve_names(&self, name: &str, at: SocketAddr) -> Server<'_> {
-        let name = name.to_owned();
-        self.serve_at(ServerKind::Resolver { name }, at)
+        self.serve_hosts(name, at, &[])
+    }
+
+    /// The same, with the addresses of a name.
+    #[track_caller]
+    pub fn serve_hosts(&self, name: &str, at: SocketAddr, hosts: &[(&str, IpAddr)]) -> Server<'_> {
+        let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for (host, address) in hosts {
+            known.entry((*host).to_owned()).or_default().push(*address);
+        }
+        let kind = ServerKind::Resolver {
+            name: name.to_owned(),
+            hosts: known,
+        };
+        self.serve_at(kind, at)
     }
 
     /// Asks a resolver for a name, once.

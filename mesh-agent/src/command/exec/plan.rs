@@ -64,6 +64,7 @@ impl Plan {
             fail_mode: self.fail_mode,
             acceleration: self.acceleration,
             egress: Egress::default(),
+            egress_allow: Vec::new(),
         };
         self.object(
             Kind::Workload,

@@ -73,7 +73,10 @@ pub(in crate::command) fn endpoints(endpoints: &[Endpoint]) -> String {
             let mut row = names(&endpoint.metadata);
             row.extend([
                 text(&spec.service),
-                text(spec.address),
+                match &spec.hostname {
+                    Some(hostname) => text(hostname),
+                    None => text(spec.address),
+                },
                 text(join(ports)),
                 number(endpoint.weight()),
                 text(spec.version.as_deref().unwrap_or(NONE)),

@@ -135,3 +135,28 @@ fn an_answer_that_is_too_long_is_cut_and_says_so() {
     assert!(cut.metadata.truncation && cut.answers.is_empty());
     assert_eq!(cut.metadata.id, 4711);
 }
+
+#[test]
+fn a_headless_service_is_answered_with_its_endpoints() {
+    assert_eq!(data(&answer("db.shop.mesh.", RecordType::A)), ["10.0.0.1"]);
+    assert_eq!(
+        data(&answer("db.shop.mesh.", RecordType::AAAA)),
+        ["fd00::2"]
+    );
+    let ports = answer("_sql._tcp.db.shop.mesh.", RecordType::SRV);
+    let expected = [
+        "0 100 5433 db-1.db.shop.mesh.",
+        "0 100 5432 db-2.db.shop.mesh.",
+    ];
+    assert_eq!(data(&ports), expected);
+    let more: Vec<String> = ports
+        .additionals
+        .iter()
+        .map(|it| it.data.to_string())
+        .collect();
+    assert_eq!(more, ["10.0.0.1", "fd00::2"]);
+    let one = answer("db-4.b.db.shop.mesh.", RecordType::A);
+    assert_eq!(data(&one), ["10.0.0.4"]);
+    let none = answer("db-4.b.db.shop.mesh.", RecordType::AAAA);
+    assert_eq!((none.answers.len(), none.authorities.len()), (0, 1));
+}

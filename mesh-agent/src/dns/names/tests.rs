@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Found, find};
 use crate::dns::index::Index;
+use crate::state::endpoint::Endpoint;
 use crate::traffic::fixture::Fixture;
 
 /// Services `shop/web` and `shop/dns`.
@@ -14,12 +15,26 @@ pub(in crate::dns) fn index() -> Index {
     let fixture = Fixture::default()
         .service("web", &json!({"addresses": ["240.240.0.1", "fd00:240:240::1"], "ports": [
             {"name": "http", "port": 80, "protocol": "http"}, {"name": "stats", "port": 80, "protocol": "udp"}]}))
+        .service("db", &json!({"headless": true, "ports": [{"name": "sql", "port": 5432, "protocol": "tcp"}]}))
+        .service("pay", &json!({"addresses": ["240.240.0.3"], "hostnames": ["api.example.com", "pay"],
+            "ports": [{"name": "https", "port": 443, "protocol": "tls"}]}))
+        .endpoint("db-1", &["sql"], &json!({"service": "db", "address": "10.0.0.1", "ports": {"sql": 5433}}))
+        .endpoint("db-2", &["sql"], &json!({"service": "db", "address": "fd00::2"}))
+        .endpoint("db-3", &["sql"], &json!({"service": "db", "address": "10.0.0.3", "draining": true}))
+        .endpoint("db-4.b", &["sql"], &json!({"service": "db", "address": "10.0.0.4", "weight": 0}))
+        .endpoint("db-5", &["sql"], &json!({"service": "db", "hostname": "db.example.com"}))
+        .endpoint("web-1", &["http"], &json!({"service": "web", "address": "10.0.0.5"}))
         .service("dns", &json!({"addresses": ["240.240.0.2"], "ports": [{"name": "dns", "port": 53, "protocol": "udp"}]}));
     Index::new(Arc::new(fixture.snapshot()))
 }
 
 fn name(text: &str) -> Name {
     Name::from_ascii(text).unwrap()
+}
+
+fn names(endpoints: &[&Endpoint]) -> String {
+    let names: Vec<&str> = endpoints.iter().map(|it| &it.metadata.name[..]).collect();
+    names.join(" ")
 }
 
 /// What a name is, in a word.
@@ -29,7 +44,9 @@ fn found(text: &str) -> String {
         Found::Nothing => "nothing".to_owned(),
         Found::Branch => "branch".to_owned(),
         Found::Service(service) => service.key().to_string(),
+        Found::Endpoints(endpoints) => names(&endpoints),
         Found::Port(key, _, port) => format!("{key}:{}", port.name),
+        Found::Ports(key, endpoints, port) => format!("{key}:{} {}", port.name, names(&endpoints)),
         Found::Address(key) => format!("address of {key}"),
     }
 }
@@ -111,4 +128,26 @@ fn other_names_are_somebody_elses() {
     let index = index();
     let found = find(&index, Some("shop"), &binary);
     assert!(matches!(found, Found::Elsewhere), "{found:?}");
+}
+
+#[test]
+fn a_headless_service_is_its_endpoints_that_are_well() {
+    assert_eq!(found("db.shop.mesh."), "db-1 db-2");
+    assert_eq!(found("db."), "db-1 db-2");
+    assert_eq!(found("_sql._tcp.db.shop.mesh."), "shop/db:sql db-1 db-2");
+    assert_eq!(found("_tcp.db.shop.mesh."), "branch");
+    assert_eq!(found("DB-3.db.shop.mesh."), "db-3");
+    assert_eq!(found("db-4.b.db.shop.mesh."), "db-4.b");
+    for nobody in ["db-5.db", "db-9.db", "web-1.web", "web-1.db"] {
+        assert_eq!(found(&format!("{nobody}.shop.mesh.")), "nothing");
+    }
+}
+
+#[test]
+fn names_outside_the_mesh_mean_the_service_that_has_them() {
+    assert_eq!(found("api.example.com."), "shop/pay");
+    assert_eq!(found("API.Example.com"), "shop/pay");
+    assert_eq!(found("pay."), "shop/pay");
+    assert_eq!(found("x.api.example.com."), "elsewhere");
+    assert_eq!(found("example.com."), "elsewhere");
 }

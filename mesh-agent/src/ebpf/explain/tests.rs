@@ -1,6 +1,6 @@
 //! Tests over tables in memory, filled by the mirror.
 
-use mesh_common::address::Address;
+use mesh_common::address::{Address, SocketAddress};
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, PolicyKey};
 use mesh_common::service::{Role, Service, ServiceKey, SlotKey, TCP};
@@ -62,6 +62,10 @@ impl verdict::Tables for Picture {
 
     fn random(&self) -> u32 {
         0
+    }
+
+    fn may_leave(&self, _workload: u32, _destination: &SocketAddress) -> bool {
+        false
     }
 
     fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_common::conn::{Conn, Tuple};
+use mesh_common::egress::EgressKey;
 use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::names::{map, program};
 use mesh_common::policy::{Policy, PolicyKey};
@@ -46,6 +47,7 @@ fn maps_have_the_sizes_of_their_types() {
         (map::POLICY, size_of::<PolicyKey>(), size_of::<Policy>()),
         (map::REPLIES, size_of::<FlowKey>(), size_of::<Flow>()),
         (map::QUERIES, size_of::<QueryKey>(), size_of::<Query>()),
+        (map::EGRESS, size_of::<EgressKey>(), size_of::<u32>()),
     ] {
         let map = &object.maps[name];
         let sizes = (map.key_size(), map.value_size());

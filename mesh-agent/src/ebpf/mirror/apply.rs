@@ -272,6 +272,7 @@ impl Write {
             Self::PutIdentity(..) | Self::RemoveIdentity(_) => map::IDENTITIES,
             Self::PutWorkload(..) | Self::RemoveWorkload(_) => map::WORKLOADS,
             Self::PutCgroup(..) | Self::RemoveCgroup(_) => map::CGROUPS,
+            Self::PutExit(_) | Self::RemoveExit(_) => map::EGRESS,
             Self::WaitForReaders => "",
         }
     }
@@ -286,6 +287,7 @@ impl Write {
             Self::PutIdentity(_, workload)
             | Self::PutWorkload(_, workload)
             | Self::PutCgroup(_, workload) => workload.id,
+            Self::PutExit(key) => key.exit.workload,
             _ => return None,
         };
         ids.subject(number).cloned()
@@ -312,6 +314,8 @@ impl Kernel for Tables {
             Write::PutIdentity(address, workload) => self.identities.insert(address, workload),
             Write::PutWorkload(cookie, workload) => self.workloads.insert(cookie, workload),
             Write::PutCgroup(id, workload) => self.cgroups.insert(id, workload),
+            Write::PutExit(key) => self.egress.insert(key, &1),
+            Write::RemoveExit(key) => self.egress.remove(key).map(drop),
             Write::RemovePolicy(key) => self.policy.remove(key).map(drop),
             Write::RemoveEndpoint(id) => self.endpoints.remove(id).map(drop),
             Write::RemoveOpen(id) => self.open.remove(id).map(drop),
@@ -350,6 +354,7 @@ fn read(tables: &Tables) -> Result<Held, TableError> {
         identities: tables.identities.entries()?.into_iter().collect(),
         workloads: tables.workloads.entries()?.into_iter().collect(),
         cgroups: tables.cgroups.entries()?.into_iter().collect(),
+        exits: tables.egress.keys()?.into_iter().collect(),
     })
 }
 

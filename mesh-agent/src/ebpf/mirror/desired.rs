@@ -1,11 +1,12 @@
 //! What the kernel's maps should hold for a snapshot. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::address::Address;
 use mesh_common::balance::Balancing;
+use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::{Endpoint, State};
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey};
@@ -24,6 +25,7 @@ use crate::state::workload::Workload as WorkloadObject;
 use crate::state::workload::{Egress, FailMode};
 use crate::traffic::authz;
 
+mod exits;
 #[cfg(test)]
 mod tests;
 
@@ -64,6 +66,8 @@ pub struct Desired {
     pub workloads: BTreeMap<u64, Workload>,
     /// `CGROUPS`.
     pub cgroups: BTreeMap<u64, Workload>,
+    /// Keys of `EGRESS`.
+    pub exits: BTreeSet<EgressKey>,
     /// Policies that are not in force as written: too many rules.
     pub too_many: Vec<ObjectKey>,
 }
@@ -159,6 +163,9 @@ impl Desired {
             }
             self.add_slots(ids, (port, port_id), endpoints, takes_critical);
         }
+        if service.spec.headless {
+            self.exits.extend(exits::of_service(service, endpoints));
+        }
     }
 
     fn add_slots(
@@ -228,6 +235,9 @@ impl Desired {
             self.identities
                 .entry(Address::from(*address))
                 .or_insert(value);
+        }
+        if place.is_some() {
+            self.exits.extend(exits::of_workload(value.id, workload));
         }
         match place {
             Some(Place::Netns(cookie)) => drop(self.workloads.insert(*cookie, value)),

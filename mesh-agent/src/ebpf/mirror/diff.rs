@@ -4,9 +4,9 @@
 //! 1. Slots that no service reads: left over from a write that failed or an agent that was killed.
 //! 2. Policies, so that what follows is never open for a moment.
 //! 3. Endpoints, before the slots that name them, before the services that read the slots.
-//! 4. Identities; then workloads and cgroups: whoever is enrolled finds everything in place.
+//! 4. Identities and exits; then workloads and cgroups: whoever is enrolled finds everything in place.
 //! 5. What goes: services, then (once no hook runs that may have read them) slots, endpoints and policies; identities,
-//!    then workloads and cgroups.
+//!    then workloads and cgroups, and their exits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,6 +48,8 @@ pub fn diff(held: &Held, desired: &Desired) -> Vec<Write> {
         &mut writes,
         |key, value| Write::PutIdentity(*key, *value),
     );
+    let exits = desired.exits.difference(&held.exits);
+    writes.extend(exits.map(|key| Write::PutExit(*key)));
     put_changed(
         &held.workloads,
         &desired.workloads,
@@ -119,6 +121,8 @@ fn remove(
     remove_gone(&held.cgroups, &desired.cgroups, writes, |key| {
         Write::RemoveCgroup(*key)
     });
+    let exits = held.exits.difference(&desired.exits);
+    writes.extend(exits.map(|key| Write::RemoveExit(*key)));
 }
 
 /// The desired services with the generation of their slots: a new one where the slots change.

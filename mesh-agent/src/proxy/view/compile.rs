@@ -42,7 +42,9 @@ impl View {
             view.workloads.insert(compiled.number, compiled);
         }
         let mut served: HashMap<ObjectKey, Vec<&Arc<model::Endpoint>>> = HashMap::new();
-        for endpoint in snapshot.endpoints.values() {
+        let endpoints = snapshot.endpoints.values();
+        // A pattern for others has no address.
+        for endpoint in endpoints.filter(|it| it.spec.hostname.is_none()) {
             let service = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
             served.entry(service).or_default().push(endpoint);
         }

@@ -1,0 +1,164 @@
+//! Which endpoints should be there for the addresses of a name. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::state::endpoint::{Endpoint, EndpointStatus};
+use crate::state::object::{Condition, ConditionStatus, Kind, Metadata, ObjectKey};
+use crate::state::{Change, Manifest, Snapshot};
+
+/// What a name stands for: its addresses, or a word and a sentence that say why there are none.
+pub(super) type Answer<'a> = Result<&'a BTreeSet<IpAddr>, (&'static str, &'a str)>;
+
+/// The endpoints that have a name, each with it.
+pub(super) fn wanted(snapshot: &Snapshot) -> BTreeMap<ObjectKey, String> {
+    let endpoints = snapshot.endpoints.iter();
+    endpoints
+        .filter_map(|(key, it)| Some((key.clone(), it.spec.hostname.clone()?)))
+        .take(MAX_NAMES)
+        .collect()
+}
+
+/// Whether an endpoint has a name, or is an address of one.
+pub(super) fn concerns(endpoint: &Endpoint) -> bool {
+    endpoint.spec.hostname.is_some() || pattern_of(endpoint).is_some()
+}
+
+/// What has to be written so that there is an endpoint for every address. Where a name was not found, the endpoints of the
+/// last answer stay.
+pub(super) fn changes<'a>(
+    snapshot: &Snapshot,
+    answer: impl Fn(&str) -> Option<Answer<'a>>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut resolved: BTreeMap<ObjectKey, Vec<&Arc<Endpoint>>> = BTreeMap::new();
+    for endpoint in snapshot.endpoints.values() {
+        if let Some(pattern) = pattern_of(endpoint) {
+            resolved.entry(pattern).or_default().push(endpoint);
+        }
+    }
+    for (key, pattern) in snapshot.endpoints.iter() {
+        let Some(hostname) = &pattern.spec.hostname else {
+            continue;
+        };
+        let answer = answer(hostname);
+        let old = resolved.remove(key).unwrap_or_default();
+        let wanted = match &answer {
+            Some(Ok(addresses)) => (*addresses).clone(),
+            // What was found for another name is nothing for this one.
+            _ => {
+                let same = old
+                    .iter()
+                    .filter(|it| it.metadata.annotations.get(HOSTNAME) == Some(hostname));
+                same.map(|it| it.spec.address).collect()
+            }
+        };
+        let new: Vec<Endpoint> = wanted
+            .iter()
+            .map(|it| like(pattern, hostname, *it))
+            .collect();
+        let is_wanted = |old: &Endpoint| new.iter().any(|new| new.key() == old.key());
+        changes.extend(old.iter().filter(|old| !is_wanted(old)).map(|it| gone(it)));
+        for endpoint in new {
+            let is_there = old.iter().any(|old| {
+                old.key() == endpoint.key()
+                    && old.spec == endpoint.spec
+                    && old.metadata.labels == endpoint.metadata.labels
+                    && old.metadata.annotations == endpoint.metadata.annotations
+            });
+            if !is_there {
+                changes.push(Change::Put(Manifest::Endpoint(Arc::new(endpoint))));
+            }
+        }
+        changes.extend(answer.and_then(|answer| condition(pattern, answer)));
+    }
+    // Their pattern is gone, or has an address now.
+    changes.extend(resolved.values().flatten().map(|it| gone(it)));
+    changes
+}
+
+/// The endpoint with the name that an endpoint was made for.
+fn pattern_of(endpoint: &Endpoint) -> Option<ObjectKey> {
+    let name = endpoint.metadata.annotations.get(PATTERN)?;
+    Some(ObjectKey::new(&endpoint.metadata.namespace, name))
+}
+
+/// The endpoint for one address of a name.
+fn like(pattern: &Endpoint, hostname: &str, address: IpAddr) -> Endpoint {
+    let metadata = &pattern.metadata;
+    let mut annotations = metadata.annotations.clone();
+    annotations.insert(PATTERN.to_owned(), metadata.name.clone());
+    annotations.insert(HOSTNAME.to_owned(), hostname.to_owned());
+    let mut spec = pattern.spec.clone();
+    spec.hostname = None;
+    spec.address = address;
+    Endpoint {
+        api_version: pattern.api_version.clone(),
+        kind: Kind::Endpoint,
+        metadata: Metadata {
+            name: format!("{}.{}", metadata.name, label(address)),
+            namespace: metadata.namespace.clone(),
+            labels: metadata.labels.clone(),
+            annotations,
+            ..Metadata::default()
+        },
+        spec,
+        status: EndpointStatus::default(),
+    }
+}
+
+/// An address as a label of a name.
+fn label(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.octets().map(|part| part.to_string()).join("-"),
+        IpAddr::V6(ip) => ip.segments().map(|part| format!("{part:x}")).join("-"),
+    }
+}
+
+fn gone(endpoint: &Endpoint) -> Change {
+    Change::Delete {
+        kind: Kind::Endpoint,
+        key: endpoint.key(),
+        resource_version: None,
+    }
+}
+
+/// What the pattern is told, if it does not say so already.
+fn condition(pattern: &Endpoint, answer: Answer<'_>) -> Option<Change> {
+    let (status, reason, message) = match answer {
+        Ok(addresses) => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            (ConditionStatus::True, RESOLVED, addresses.join(", "))
+        }
+        Err((reason, message)) => (ConditionStatus::False, reason, message.to_owned()),
+    };
+    let condition = Condition {
+        kind: RESOLVED.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+        observed_generation: pattern.metadata.generation,
+    };
+    let is_said = pattern.status.conditions.contains(&condition);
+    (!is_said).then(|| Change::Condition {
+        kind: Kind::Endpoint,
+        key: pattern.key(),
+        condition,
+    })
+}
+
+/// Most endpoints whose names are looked up. Of more there is no condition.
+const MAX_NAMES: usize = 4096;
+
+/// The condition of an endpoint whose name was found, and its reason.
+const RESOLVED: &str = "Resolved";
+
+/// The annotation that tells of which endpoint this one is an address.
+const PATTERN: &str = "mesh.dev/resolved-for";
+
+/// The annotation that tells whose address it is.
+const HOSTNAME: &str = "mesh.dev/hostname";
+
+#[cfg(test)]
+mod tests;
