@@ -20,6 +20,7 @@ pub mod object;
 pub mod persist;
 pub mod policy;
 pub mod reference;
+pub mod registration;
 pub mod report;
 pub mod resource;
 pub mod route;

@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["app"],
     &["command"],
     &["config"],
-    &["api", "ebpf", "proxy"],
+    &["api", "ebpf", "proxy", "registry"],
+    &["probe"],
     &["traffic"],
     &["state"],
     &["drain", "metrics", "net", "telemetry"],
@@ -24,8 +25,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf"]),
     ("aya_obj", &["ebpf"]),
     ("clap", &["config"]),
-    ("hyper", &["api", "command", "proxy"]),
-    ("hyper_util", &["api", "command", "proxy"]),
+    ("hyper", &["api", "command", "probe", "proxy"]),
+    ("hyper_util", &["api", "command", "probe", "proxy"]),
     ("prometheus_client", &["metrics"]),
 ];
 

@@ -22,6 +22,7 @@ use crate::proxy::{Direct, Proxy};
 use crate::state::change::NoticeKind;
 use crate::state::{Manifest, Notice};
 
+use super::access;
 use super::node::Node;
 use super::parts::Parts;
 
@@ -33,6 +34,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    tasks.spawn(access::run(Arc::clone(parts), server.access()));
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -43,6 +45,7 @@ pub(super) async fn spawn(
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
+    tasks.spawn(run_checks(Arc::clone(parts)));
     Ok(())
 }
 
@@ -63,6 +66,12 @@ async fn beat(parts: Arc<Parts>) -> Result<()> {
 /// Asks endpoints whether they are well.
 async fn check_health(parts: Arc<Parts>) -> Result<()> {
     parts.proxy.check_health(&parts.node.store).await;
+    Ok(())
+}
+
+/// Runs the checks of registrations.
+async fn run_checks(parts: Arc<Parts>) -> Result<()> {
+    parts.checks.run().await;
     Ok(())
 }
 

@@ -39,6 +39,10 @@ pub struct WorkloadSpec {
     /// What may be dialled.
     #[serde(default)]
     pub egress: Egress,
+    /// Whether it reaches the registry at 127.0.0.1:15000 in its own network namespace: the paths of Consul, for the
+    /// services of its namespace at its addresses. Needs `netns`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub registry_access: bool,
 }
 
 fn default_service_account() -> String {

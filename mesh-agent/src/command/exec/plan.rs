@@ -63,6 +63,7 @@ impl Plan {
             fail_mode: self.fail_mode,
             acceleration: self.acceleration,
             egress: Egress::default(),
+            registry_access: false,
         };
         self.object(
             Kind::Workload,
