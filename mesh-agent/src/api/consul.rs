@@ -361,7 +361,7 @@ fn status_of(asked: &blocking::Asked, body: &Value) -> StatusCode {
     }
 }
 
-/// `GET /v1/agent/metrics`: the text of OpenMetrics, or gauges and counters of it as Consul lists its own.
+/// `GET /v1/agent/metrics`: the text of `OpenMetrics`, or gauges and counters of it as Consul lists its own.
 async fn metrics(
     State(context): State<Context>,
     scope: Whose,

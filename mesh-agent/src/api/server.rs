@@ -30,8 +30,8 @@ use crate::state::Store;
 
 /// Connections of the API at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 4096;
-/// Connections of workloads in their own network namespaces at a time, all together.
-const MAX_ACCESS: usize = 4096;
+/// Connections of one workload in its own network namespace at a time; more wait in the backlog.
+const MAX_ACCESS: usize = 256;
 /// Connections of scrapers and probes at a time.
 const MAX_PROBES: usize = 64;
 /// How long a client may take to send the head of a request, and may stay idle between two.
@@ -149,7 +149,6 @@ impl Server {
     pub fn access(&self) -> Access {
         Access {
             context: self.context.clone(),
-            limit: Arc::new(Semaphore::new(MAX_ACCESS)),
         }
     }
 
@@ -198,7 +197,6 @@ impl Server {
 #[derive(Clone)]
 pub struct Access {
     context: Context,
-    limit: Arc<Semaphore>,
 }
 
 impl Access {
@@ -213,7 +211,8 @@ impl Access {
         let router = super::pod_router(self.context.clone(), scope);
         let router = guard::around(router, Guard::default());
         let all = &self.context.stop;
-        let served = serve(listener, router, Arc::clone(&self.limit), stop);
+        let limit = Arc::new(Semaphore::new(MAX_ACCESS));
+        let served = serve(listener, router, limit, stop);
         all.run_until_cancelled(served).await;
         Ok(())
     }

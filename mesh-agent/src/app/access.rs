@@ -47,18 +47,18 @@ pub(super) async fn run(parts: Arc<Parts>, access: Access) -> Result<()> {
     let mut listeners = Listeners::default();
     loop {
         let wanted = wanted(&parts);
-        listeners.served.retain(|key, served| {
-            let is_wanted = wanted.get(key).is_some_and(|(netns, scope)| {
-                netns.cookie() == served.cookie && *scope == served.scope
-            });
-            if !is_wanted {
-                served.stop.cancel();
+        for key in listeners.end_unwanted(&wanted) {
+            let is_granted = wanted.contains_key(&key);
+            if !is_granted {
+                tell(&parts, key, Outcome::NotGranted).await;
             }
-            is_wanted
-        });
+        }
         for (key, (netns, scope)) in wanted {
             if !listeners.served.contains_key(&key) {
-                let outcome = listeners.add(&key, &netns, scope, &access);
+                let outcome = match listeners.add(&key, &netns, scope, &access) {
+                    Ok(()) => Outcome::Listening,
+                    Err(error) => Outcome::Failed(error),
+                };
                 tell(&parts, key, outcome).await;
             }
         }
@@ -91,6 +91,28 @@ fn wanted(parts: &Parts) -> BTreeMap<ObjectKey, (Arc<Netns>, Scope)> {
 }
 
 impl Listeners {
+    /// Closes what is not wanted as it is, and says whose it was.
+    fn end_unwanted(
+        &mut self,
+        wanted: &BTreeMap<ObjectKey, (Arc<Netns>, Scope)>,
+    ) -> Vec<ObjectKey> {
+        let is_wanted = |key: &ObjectKey, served: &Served| {
+            wanted.get(key).is_some_and(|(netns, scope)| {
+                netns.cookie() == served.cookie && *scope == served.scope
+            })
+        };
+        let mut gone = Vec::new();
+        self.served.retain(|key, served| {
+            let is_wanted = is_wanted(key, served);
+            if !is_wanted {
+                served.stop.cancel();
+                gone.push(key.clone());
+            }
+            is_wanted
+        });
+        gone
+    }
+
     fn add(
         &mut self,
         key: &ObjectKey,
@@ -113,11 +135,20 @@ impl Listeners {
     }
 }
 
+/// What came of the access of a workload.
+enum Outcome {
+    Listening,
+    /// It is not enrolled any more, or has no access.
+    NotGranted,
+    Failed(io::Error),
+}
+
 /// Says in the object what came of it.
-async fn tell(parts: &Arc<Parts>, key: ObjectKey, outcome: io::Result<()>) {
+async fn tell(parts: &Arc<Parts>, key: ObjectKey, outcome: Outcome) {
     let (status, reason, message) = match outcome {
-        Ok(()) => (ConditionStatus::True, CONDITION, String::new()),
-        Err(error) => {
+        Outcome::Listening => (ConditionStatus::True, CONDITION, String::new()),
+        Outcome::NotGranted => (ConditionStatus::False, "NotGranted", String::new()),
+        Outcome::Failed(error) => {
             let message = format!("cannot listen on {ADDRESS}: {error}");
             (ConditionStatus::False, "ListenFailed", message)
         }

@@ -158,6 +158,10 @@ impl Checks {
             Manifest::Endpoint(endpoint) => {
                 if notice.event == Deleted {
                     self.forget(agenda, &endpoint.key());
+                    // Also of one that is checked on another node: somebody may have spoken for it here.
+                    for check in &endpoint.spec.checks {
+                        self.heartbeats.forget(&(endpoint.key(), check.id.clone()));
+                    }
                 } else {
                     self.follow(agenda, endpoint);
                 }

@@ -145,6 +145,7 @@ pub(super) async fn answer(
     }
     let Ok(_permit) = Arc::clone(&seen.blocked).try_acquire_owned() else {
         let text = "too many queries wait already: come back later";
+        tracing::warn!(path = asked.path, "too many queries of the API wait");
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, text));
     };
     // Spread by up to a sixteenth, as Consul does, so that clients do not come back all at once.

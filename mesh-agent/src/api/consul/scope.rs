@@ -8,6 +8,9 @@ use crate::state::Snapshot;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 
+/// Most endpoints that a workload may have by its own word.
+const MAX_ENDPOINTS: usize = 64;
+
 /// Whose requests these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
@@ -38,6 +41,21 @@ impl Scope {
         }
         Err(Failure::forbidden(format!(
             "Permission denied: {address} is no address of this workload"
+        )))
+    }
+
+    /// Whether it may have one more endpoint: nobody fills the registry from inside.
+    pub(super) fn may_add(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let own = snapshot
+            .endpoints
+            .range(ObjectKey::new(&self.namespace, "")..);
+        let own = own.take_while(|(key, _)| key.namespace == self.namespace);
+        let own = own.filter(|(_, it)| self.addresses.contains(&it.spec.address));
+        if own.count() < MAX_ENDPOINTS {
+            return Ok(());
+        }
+        Err(Failure::forbidden(format!(
+            "Permission denied: this workload has {MAX_ENDPOINTS} endpoints already"
         )))
     }
 

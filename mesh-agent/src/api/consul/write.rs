@@ -84,8 +84,10 @@ impl Writer {
         self.may(&endpoint)?;
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
-        if let Some(old) = &old {
-            self.may(old)?;
+        match (&old, &self.scope) {
+            (Some(old), _) => self.may(old)?,
+            (None, Some(scope)) => scope.may_add(&self.snapshot())?,
+            (None, None) => {}
         }
         self.apply(Change::Put(Manifest::Endpoint(endpoint.into())))?;
         self.follow(&key, service)?;
@@ -273,14 +275,15 @@ pub(super) fn kept(writer: &Writer, mut new: Endpoint, has_checks: bool) -> Endp
         }
     }
     new.spec.maintenance.clone_from(&old.spec.maintenance);
-    let is_replaced = writer.question.flag("replace-existing-checks");
+    let is_clean = writer.question.flag("replace-existing-checks");
     let id = name::given(&new.metadata).to_owned();
     let usual = format!("service:{id}");
-    for check in old.spec.checks.iter().filter(|_| !is_replaced) {
+    for check in old.spec.checks.iter().filter(|_| !is_clean) {
         // Those of the registration before go with it, where this one brings others.
         let is_of_registration = check.id == usual || check.id.starts_with(&format!("{usual}:"));
         let is_known = new.spec.checks.iter().any(|it| it.id == check.id);
-        if !is_known && !(has_checks && is_of_registration) {
+        let is_replaced = has_checks && is_of_registration;
+        if !(is_known || is_replaced) {
             new.spec.checks.push(check.clone());
         }
     }
