@@ -23,6 +23,7 @@ use crate::proxy::{Direct, Proxy};
 use crate::state::change::NoticeKind;
 use crate::state::{Manifest, Notice};
 
+use super::access;
 use super::node::Node;
 use super::parts::Parts;
 
@@ -34,6 +35,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    tasks.spawn(access::run(Arc::clone(parts), server.access()));
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -45,6 +47,7 @@ pub(super) async fn spawn(
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
     tasks.spawn(resolve_names(parts.external()));
+    tasks.spawn(run_checks(Arc::clone(parts)));
     Ok(())
 }
 
@@ -71,6 +74,12 @@ async fn check_health(parts: Arc<Parts>) -> Result<()> {
 /// Finds the endpoints that are known by names outside the mesh.
 async fn resolve_names(external: External) -> Result<()> {
     external.run().await;
+    Ok(())
+}
+
+/// Runs the checks of registrations.
+async fn run_checks(parts: Arc<Parts>) -> Result<()> {
+    parts.checks.run().await;
     Ok(())
 }
 

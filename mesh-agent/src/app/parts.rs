@@ -26,12 +26,17 @@ use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
+use crate::registry::checks;
+use crate::registry::checks::Checks;
 use crate::state;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
+use super::facts;
 use super::node::{Node, Progress};
 use super::programmed::Programmed;
 
@@ -46,6 +51,8 @@ pub(super) struct Parts {
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
     lookups: Lookups,
+    /// The checks of registrations.
+    pub(super) checks: Checks,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -73,14 +80,8 @@ impl Parts {
             datapath.tables(),
             ebpf::metrics::register(&mut registry, source),
         )?;
-        let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(&datapath);
         let config = proxy_config(settings, access_log.clone());
-        let proxy = Arc::new(Proxy::start(
-            config,
-            Arc::clone(&store),
-            conns,
-            &mut registry,
-        )?);
+        let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let lookups = Lookups::register(&mut registry);
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
@@ -97,7 +98,12 @@ impl Parts {
         if store.is_new() && enrolment.is_kernel_populated() {
             progress.block(registry_is_lost(settings));
         }
+        let checks = Checks::new(
+            checks_config(settings, (&store, &datapath, &proxy, &host)),
+            &mut registry,
+        );
         let node = Arc::new(Node {
+            heartbeats: checks.heartbeats(),
             store,
             datapath,
             proxy: Arc::clone(&proxy),
@@ -117,6 +123,7 @@ impl Parts {
             api: api_config(settings),
             access_log,
             lookups,
+            checks,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -231,6 +238,48 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     )?))
 }
 
+fn start_proxy(
+    config: proxy::Config,
+    (store, datapath): (&Arc<Store>, &Arc<Datapath>),
+    registry: &mut Registry,
+) -> Result<Arc<Proxy>> {
+    let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let proxy = Proxy::start(config, Arc::clone(store), conns, registry)?;
+    Ok(Arc::new(proxy))
+}
+
+/// What checks of registrations are run with, of the parts that are there.
+fn checks_config(
+    settings: &Settings,
+    (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
+) -> checks::Config {
+    let writer = Arc::clone(store);
+    let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
+    let is_busy = move |endpoint: &ObjectKey| {
+        let snapshot = reader.snapshot();
+        let first = Subject::Endpoint(endpoint.clone(), String::new());
+        let ports = snapshot.ids.ports_of(&first).into_iter();
+        let mut numbers = ports.map(|port| {
+            snapshot
+                .ids
+                .number(&Subject::Endpoint(endpoint.clone(), port))
+        });
+        let open = &datapath.tables().open;
+        // What cannot be read holds nobody up.
+        let is_open = |number| matches!(open.get(&number), Ok(Some(count)) if count > 0);
+        numbers.any(|number| proxy.is_busy(number) || is_open(number))
+    };
+    checks::Config {
+        store: Arc::clone(store),
+        write: Arc::new(move |change| writer.apply(change)),
+        table,
+        host: Arc::clone(host),
+        node: settings.locality.node.clone(),
+        busy: Arc::new(is_busy),
+    }
+}
+
 fn datapath_config(settings: &Settings) -> ebpf::Config {
     ebpf::Config {
         cgroup: settings.cgroup.clone(),
@@ -241,6 +290,7 @@ fn datapath_config(settings: &Settings) -> ebpf::Config {
 
 fn api_config(settings: &Settings) -> api::Config {
     api::Config {
+        consul: facts::of(&settings.locality),
         listen: settings.api,
         unix: settings.unix_socket.clone(),
         metrics: Some(settings.metrics),
