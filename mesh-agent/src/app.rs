@@ -11,6 +11,7 @@ mod memory;
 mod node;
 mod parts;
 mod programmed;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;

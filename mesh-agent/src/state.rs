@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod change;
 pub mod decode;
+pub mod document;
 mod draft;
 pub mod duration;
 pub mod endpoint;

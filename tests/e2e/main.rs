@@ -22,6 +22,7 @@ mod load;
 mod metrics;
 mod objects;
 mod policy;
+mod registry;
 mod resilience;
 mod routing;
 mod shaping;

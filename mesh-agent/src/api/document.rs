@@ -133,6 +133,10 @@ fn object_item(kind: Kind) -> PathItem {
         "Creates or replaces an object.",
     )
     .parameter(if_match())
+    .parameter(query(
+        "dryRun",
+        "`true` to be told what would come of it; nothing is written.",
+    ))
     .request_body(Some(
         RequestBodyBuilder::new()
             .content("application/json", content(&name))

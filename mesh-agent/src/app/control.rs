@@ -43,6 +43,7 @@ pub(super) async fn spawn(
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
+    parts.sources.spawn(tasks);
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::metrics::Registry;
 use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
+use crate::registry::Board;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
@@ -50,6 +51,8 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// How the sources of objects are.
+    pub(super) board: Board,
     /// Stale connections that were reset.
     pub(super) resets: Arc<AtomicU64>,
 }
@@ -175,6 +178,7 @@ impl api::Node for Node {
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
+            sources: self.board.read(),
         }
     }
 

@@ -24,12 +24,14 @@ use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
 use crate::state;
 use crate::state::report::MapReport;
+use crate::state::store::Start;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
 use super::node::{Node, Progress};
 use super::programmed::Programmed;
+use super::sources::Sources;
 
 /// What runs.
 pub(super) struct Parts {
@@ -41,6 +43,8 @@ pub(super) struct Parts {
     pub(super) api: api::Config,
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
+    /// Where objects come from.
+    pub(super) sources: Sources,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -52,15 +56,13 @@ impl Parts {
         telemetry: Telemetry,
         control: &Handle,
     ) -> Result<Self> {
-        if settings.reset {
-            ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
-        }
         let store = open_store(settings)?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let (mut registry, resets) = registry(access_log.clone());
-        let source = Source {
+        let sources = Sources::open(settings, &store, &mut registry)?;
+        let source = Counts {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
         };
@@ -86,10 +88,7 @@ impl Parts {
             Arc::clone(&host),
         );
         let programmed = Programmed::new(Arc::clone(&store));
-        let progress = Progress::new();
-        if store.is_new() && enrolment.is_kernel_populated() {
-            progress.block(registry_is_lost(settings));
-        }
+        let progress = progress(settings, &store, &enrolment);
         let node = Arc::new(Node {
             store,
             datapath,
@@ -102,6 +101,7 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            board: sources.board.clone(),
             resets,
         });
         Ok(Self {
@@ -109,6 +109,7 @@ impl Parts {
             node,
             api: api_config(settings),
             access_log,
+            sources,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -157,6 +158,15 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     (registry, resets)
 }
 
+/// The start: blocked where the registry is lost.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+    let progress = Progress::new();
+    if store.is_new() && enrolment.is_kernel_populated() {
+        progress.block(registry_is_lost(settings));
+    }
+    progress
+}
+
 /// Why nothing is mirrored from a registry that was not there.
 fn registry_is_lost(settings: &Settings) -> String {
     format!(
@@ -170,11 +180,22 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
-    Ok(Arc::new(Store::open_or_reset(
-        &settings.state_dir,
-        config,
-        settings.reset,
-    )?))
+    let start = match (settings.reset, settings.restore) {
+        (true, _) => Start::Reset,
+        (false, true) => Start::Restore,
+        (false, false) => Start::Keep,
+    };
+    let store = Store::start(&settings.state_dir, config, start)?;
+    if store.is_restored() {
+        tracing::warn!(
+            "registry was restored from its last export: what was written after it is lost"
+        );
+    }
+    // What is pinned speaks of other numbers than the registry has now.
+    if settings.reset || store.is_restored() {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+    }
+    Ok(Arc::new(store))
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {
@@ -239,12 +260,12 @@ fn access_log(settings: &Settings) -> AccessLog {
 }
 
 /// Where a scrape reads what the kernel counts.
-struct Source {
+struct Counts {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
 }
 
-impl ebpf::metrics::Source for Source {
+impl ebpf::metrics::Source for Counts {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
     }

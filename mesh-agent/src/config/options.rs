@@ -88,6 +88,10 @@ pub struct Options {
     )]
     pub virtual_range: Option<Vec<IpNet>>,
 
+    /// Where objects come from beside the API.
+    #[command(flatten)]
+    pub sources: SourceOptions,
+
     /// Where this node is.
     #[command(flatten)]
     pub locality: LocalityOptions,
@@ -95,6 +99,15 @@ pub struct Options {
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
+}
+
+/// Where objects come from beside the API, as the user wrote it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SourceOptions {
+    /// Folder of YAML and JSON files with objects, followed while the agent runs
+    #[arg(long = "source", env = "MESH_SOURCE", value_name = "DIR")]
+    pub files: Option<PathBuf>,
 }
 
 /// Where this node is, as the user wrote it.
@@ -209,6 +222,9 @@ impl Options {
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
             stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
+            sources: SourceOptions {
+                files: self.sources.files.or(below.sources.files),
+            },
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

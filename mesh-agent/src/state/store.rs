@@ -1,7 +1,9 @@
 //! The one writer: validates a change, persists it, publishes the next snapshot.
 
+mod intent;
+mod opening;
+
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -14,7 +16,7 @@ use super::draft::Draft;
 use super::endpoint::{Endpoint, Health};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
-use super::object::{Condition, Kind, Metadata, ObjectKey};
+use super::object::{Condition, Kind, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
 use super::resource::{Resource, with_kind};
@@ -26,7 +28,9 @@ use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
-pub use super::persist::OpenError;
+use intent::{expect_version, has_same_intent, is_foreign, is_of};
+
+pub use super::persist::{ExportError, OpenError, Start};
 
 /// Writes that a watcher may lag behind before it has to list again; as many are kept for those who come back.
 const MAX_NOTICES: usize = 1024;
@@ -54,6 +58,7 @@ pub struct Store {
     config: Config,
     clock: fn() -> Timestamp,
     is_new: bool,
+    is_restored: bool,
 }
 
 struct Writer {
@@ -76,21 +81,6 @@ pub struct Subscription {
 }
 
 impl Store {
-    /// Opens or makes the store in `directory`.
-    pub fn open(directory: &Path, config: Config) -> Result<Self, OpenError> {
-        Self::open_or_reset(directory, config, false)
-    }
-
-    /// The same; with `reset` what is there is set aside first.
-    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
-        let loaded = persist::open(directory, reset)?;
-        let store = Self::new(Some(loaded.disk), loaded.snapshot, config);
-        Ok(Self {
-            is_new: loaded.is_new,
-            ..store
-        })
-    }
-
     /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
@@ -122,14 +112,8 @@ impl Store {
             config,
             clock: Timestamp::now,
             is_new: true,
+            is_restored: false,
         }
-    }
-
-    /// Whether nothing was there when the store was opened. Beside pinned maps that are not empty this means that
-    /// the registry was lost.
-    #[must_use]
-    pub const fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// The current view.
@@ -173,7 +157,7 @@ impl Store {
         origin: impl Into<Origin>,
         change: Change,
     ) -> Result<Applied, Refusal> {
-        let mut applied = self.apply_all(&origin.into(), [change]);
+        let mut applied = self.apply_all([(origin.into(), change)]);
         applied.pop().unwrap_or(Ok(Applied::Unchanged))
     }
 
@@ -181,14 +165,13 @@ impl Store {
     /// so is every one.
     pub fn apply_all(
         &self,
-        origin: &Origin,
-        changes: impl IntoIterator<Item = Change>,
+        changes: impl IntoIterator<Item = (Origin, Change)>,
     ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
         let mut draft = Draft::new(&self.snapshot());
         let mut results = Vec::new();
-        for change in changes {
-            results.push(self.draft(&mut draft, origin, change));
+        for (origin, change) in changes {
+            results.push(self.draft(&mut draft, &origin, change));
         }
         if let Err(refusal) = self.finish(&mut writer, draft) {
             results.fill(Err(refusal));
@@ -203,6 +186,12 @@ impl Store {
         let count = source::release(&mut draft, source);
         self.finish(&mut writer, draft)?;
         Ok(count)
+    }
+
+    /// What would come of a change of the API. Nothing is written.
+    pub fn rehearse(&self, change: Change) -> Result<Applied, Refusal> {
+        let mut draft = Draft::new(&self.snapshot());
+        self.draft(&mut draft, &Source::Api.into(), change)
     }
 
     fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {
@@ -391,34 +380,6 @@ fn set_condition(
     condition: Condition,
 ) -> Option<Manifest> {
     with_kind!(kind, R => draft.set_condition::<R>(key, condition))
-}
-
-/// Whether the version in a request is one of another registry: of the API server that gave the object this uid.
-fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool {
-    !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
-}
-
-/// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.
-fn expect_version(current: Option<&Metadata>, wanted: &str) -> Result<(), Refusal> {
-    let current = current.map(|it| it.resource_version.as_str());
-    if wanted.is_empty() || current == Some(wanted) || (wanted == "*" && current.is_some()) {
-        return Ok(());
-    }
-    Err(Refusal::Conflict {
-        current: current.unwrap_or("none").to_owned(),
-        wanted: wanted.to_owned(),
-    })
-}
-
-/// Whether nothing that people write differs.
-fn has_same_intent<R: Resource>(old: &R, new: &R) -> bool {
-    old.has_same_spec(new)
-        && old.metadata().labels == new.metadata().labels
-        && old.metadata().annotations == new.metadata().annotations
-}
-
-fn is_of(metadata: &Metadata, origin: &Origin) -> bool {
-    metadata.source == origin.source && metadata.origin == origin.place
 }
 
 #[cfg(test)]
