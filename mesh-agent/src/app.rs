@@ -9,6 +9,7 @@ mod control;
 mod enrolment;
 mod memory;
 mod node;
+mod observed;
 mod parts;
 mod programmed;
 mod sources;

@@ -7,6 +7,7 @@ mod document;
 mod error;
 mod exec;
 mod exit;
+mod graph;
 mod registry;
 mod show;
 mod table;
@@ -94,6 +95,7 @@ async fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Registry(Registry::Import(import)) => return registry::import(&import).await,
         Command::Delete(delete) => apply::delete(&delete).await?,
         Command::Exec(exec) => return exec::exec(exec).await,
+        Command::Graph(question) => graph::graph(&question).await?,
         Command::Completions(completions) => print(&completions.script())?,
         Command::Version(version) => show::version(version.output, build::VERSION, build::RUSTC)?,
         Command::Run(_) | Command::Check(_) | Command::Cleanup(_) => return Ok(Exit::USAGE),

@@ -78,8 +78,8 @@ pub struct Settings {
     /// forget at every start.
     #[serde(skip)]
     pub reset: bool,
-    /// Whether a registry that is damaged or gone is made anew from its last export, and pinned state forgotten with it. A
-    /// registry that can be read is kept. A flag only.
+    /// Whether a registry that is damaged or gone is made anew from its last export. One that can be read is kept. A flag
+    /// only.
     #[serde(skip)]
     pub restore: bool,
     /// Where objects come from beside the API. Default: nowhere.

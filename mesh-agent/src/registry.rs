@@ -2,6 +2,7 @@
 //! says how it is on the [`Board`].
 
 mod board;
+pub mod edges;
 pub mod export;
 pub mod folder;
 pub mod metrics;

@@ -5,15 +5,18 @@
 
 pub mod attach;
 pub mod change;
+pub mod check;
 pub mod decode;
 pub mod document;
 mod draft;
 pub mod duration;
 pub mod endpoint;
 pub mod expression;
+pub mod graph;
 pub mod grpc_route;
 pub mod http_route;
 pub mod id;
+pub mod life;
 mod links;
 pub mod object;
 pub mod persist;

@@ -13,6 +13,7 @@ mod command;
 mod connect;
 mod exec;
 mod explain;
+mod graph;
 mod handover;
 mod harness;
 mod http;

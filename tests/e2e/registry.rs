@@ -243,10 +243,7 @@ fn a_full_disk_refuses_writes_while_reads_and_traffic_go_on() {
         "and so is the next"
     );
     let services = node.api().get("/api/v1/services");
-    assert_eq!(
-        services["items"].as_array().unwrap().len() as u32,
-        written + 1
-    );
+    assert_eq!(services["items"].as_array().unwrap().len(), written + 1);
     assert_eq!(client.get(WEB).header("x-server"), "web-1");
 
     fs::remove_file(&filler).unwrap();
@@ -257,10 +254,7 @@ fn a_full_disk_refuses_writes_while_reads_and_traffic_go_on() {
     );
     node.restart_agent();
     let services = node.api().get("/api/v1/services");
-    assert_eq!(
-        services["items"].as_array().unwrap().len() as u32,
-        written + 2
-    );
+    assert_eq!(services["items"].as_array().unwrap().len(), written + 2);
     assert_eq!(client.get(WEB).header("x-server"), "web-1");
     node.agent().kill();
     drop(disk);

@@ -30,6 +30,7 @@ use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
 use super::node::{Node, Progress};
+use super::observed;
 use super::programmed::Programmed;
 use super::sources::Sources;
 
@@ -78,6 +79,7 @@ impl Parts {
             conns,
             &mut registry,
         )?);
+        let edges = observed::register(&mut registry, &store, &proxy);
         let control = ("control".to_owned(), control.clone());
         metrics::runtime::register(&mut registry, proxy.runtimes().into_iter().chain([control]));
         let enrolment = Enrolment::new(
@@ -101,6 +103,7 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            edges,
             board: sources.board.clone(),
             resets,
         });
@@ -180,6 +183,9 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
+    if settings.reset {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+    }
     let start = match (settings.reset, settings.restore) {
         (true, _) => Start::Reset,
         (false, true) => Start::Restore,
@@ -190,10 +196,6 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
         tracing::warn!(
             "registry was restored from its last export: what was written after it is lost"
         );
-    }
-    // What is pinned speaks of other numbers than the registry has now.
-    if settings.reset || store.is_restored() {
-        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
     }
     Ok(Arc::new(store))
 }

@@ -13,7 +13,7 @@ use super::options::Options;
 use super::resolve;
 
 pub use completions::Completions;
-pub use registry::{Export, Import, Registry};
+pub use registry::{Export, Graph, GraphForm, Import, Registry};
 
 /// Service mesh of one node: eBPF decides at connect, one shared proxy does the rest.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ pub enum Command {
     /// Write all objects into a file, or take them from one
     #[command(subcommand)]
     Registry(Registry),
+    /// Show which services need which, and who was seen to call whom
+    Graph(Graph),
     /// Print what a shell needs to complete commands of this program
     Completions(Completions),
     /// Show which build this is
@@ -117,7 +119,7 @@ pub struct Beginning {
     /// Forget registry and pinned state first
     #[arg(long)]
     pub reset: bool,
-    /// Go back to the last export where the registry is damaged or gone; forgets pinned state then
+    /// Go back to the last export where the registry is damaged or gone
     #[arg(long, conflicts_with = "reset")]
     pub restore: bool,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Endpoint, Health};
+use super::endpoint::{Endpoint, Health, HealthStatus};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
@@ -118,7 +118,19 @@ pub enum Change {
         /// Replaces the condition of the same type.
         condition: Condition,
     },
-    /// Set how an endpoint is. Ignored when the endpoint is gone; no new version when word and output are the same.
+    /// Set what a check of an endpoint's registration has shown. Ignored when the endpoint is gone or has no such check;
+    /// no new version when word and output are the same.
+    Check {
+        /// The endpoint.
+        endpoint: ObjectKey,
+        /// The id of the check.
+        id: String,
+        /// What it has shown, in one word.
+        status: HealthStatus,
+        /// What was seen or said; cut after 4 KiB.
+        output: String,
+    },
+    /// Set what the agent has seen of an endpoint by itself. Ignored when the endpoint is gone; no new version when word and output are the same.
     Health {
         /// The endpoint.
         key: ObjectKey,

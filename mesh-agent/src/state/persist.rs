@@ -90,15 +90,16 @@ pub(super) fn start(directory: &Path, start: Start) -> Result<Loaded, OpenError>
     } else {
         format!("{} is gone", directory.join(FILE_NAME).display())
     };
-    let draft = export::read(directory).map_err(|source| OpenError::Export { refused, source })?;
+    let exported =
+        export::read(directory).map_err(|source| OpenError::Export { refused, source })?;
     let mut loaded = open(directory, true)?;
     let path = directory.join(FILE_NAME);
-    let written = loaded.disk.replace(&draft.next);
+    let written = loaded.disk.replace(&exported);
     written.map_err(|source| OpenError::Restore {
         path,
         source: Box::new(source),
     })?;
-    loaded.snapshot = draft.next;
+    loaded.snapshot = exported;
     loaded.is_new = false;
     loaded.is_restored = true;
     Ok(loaded)

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::{Endpoint, Health};
+use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, ObjectKey};
@@ -21,7 +21,7 @@ use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
 use super::resource::{Resource, with_kind};
 use super::service::Service;
-use super::settle::Settle;
+use super::settle::{Settle, life};
 use super::source::{self, Origin, Source};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
@@ -168,7 +168,7 @@ impl Store {
         changes: impl IntoIterator<Item = (Origin, Change)>,
     ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let mut draft = self.begin();
         let mut results = Vec::new();
         for (origin, change) in changes {
             results.push(self.draft(&mut draft, &origin, change));
@@ -182,7 +182,7 @@ impl Store {
     /// Gives the objects of a source that is not there any more to the API, and says how many there were.
     pub fn release(&self, source: Source) -> Result<usize, Refusal> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let mut draft = self.begin();
         let count = source::release(&mut draft, source);
         self.finish(&mut writer, draft)?;
         Ok(count)
@@ -190,8 +190,13 @@ impl Store {
 
     /// What would come of a change of the API. Nothing is written.
     pub fn rehearse(&self, change: Change) -> Result<Applied, Refusal> {
-        let mut draft = Draft::new(&self.snapshot());
+        let mut draft = self.begin();
         self.draft(&mut draft, &Source::Api.into(), change)
+    }
+
+    fn begin(&self) -> Draft {
+        let now = format!("{:.0}", (self.clock)());
+        Draft::new(&self.snapshot(), now)
     }
 
     fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {
@@ -267,36 +272,16 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
-            Change::Health { key, health } => Ok(self
-                .set_health(draft, &key, health)
+            Change::Check {
+                endpoint,
+                id,
+                status,
+                output,
+            } => Ok(life::set_check(draft, &endpoint, &id, status, output)
+                .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(life::set_observed(draft, &key, health)
                 .map_or(Applied::Unchanged, Applied::Changed)),
         }
-    }
-
-    fn set_health(
-        &self,
-        draft: &mut Draft,
-        key: &ObjectKey,
-        health: Option<Health>,
-    ) -> Option<Manifest> {
-        let old = draft.next.endpoints.get(key)?;
-        let said = |health: &Option<Health>| {
-            let health = health.as_ref()?;
-            Some((health.status, health.output.clone()))
-        };
-        if said(&old.status.health) == said(&health) {
-            return None;
-        }
-        let mut endpoint = Endpoint::clone(old);
-        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
-        endpoint.status.health = health.map(|health| Health {
-            since: match since {
-                Some((status, since)) if status == health.status => since.clone(),
-                _ => format!("{:.0}", (self.clock)()),
-            },
-            ..health
-        });
-        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(
@@ -318,12 +303,13 @@ impl Store {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
-        self.stamp(&mut new, old.as_deref());
+        stamp(&mut new, old.as_deref(), &draft.now);
         new.metadata_mut().source = origin.source;
         new.metadata_mut().origin.clone_from(&origin.place);
         let old_source = old.as_ref().map(|old| old.metadata().source);
         source::judge(&mut new, old_source, origin.source);
         new.judge(&draft.next, &self.config)?;
+        new.live(&draft.now);
         let written = draft.write(new.clone());
         new.arrive(old.as_deref(), draft);
         Ok(match old {
@@ -332,32 +318,33 @@ impl Store {
         })
     }
 
-    /// Takes over what the agent writes from the version before, or makes it.
-    fn stamp<R: Resource>(&self, new: &mut R, old: Option<&R>) {
-        let (generation, uid, made) = if let Some(old) = old {
-            new.keep_status(old);
-            let metadata = old.metadata();
-            let changed = u64::from(!new.has_same_spec(old));
-            (
-                metadata.generation + changed,
-                metadata.uid.clone(),
-                metadata.creation_timestamp.clone(),
-            )
-        } else {
-            new.reset_status();
-            let now = (self.clock)();
-            (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
-        };
-        let metadata = new.metadata_mut();
-        metadata.generation = generation;
-        metadata.uid = uid;
-        metadata.creation_timestamp = made;
-    }
-
     fn lock(&self) -> MutexGuard<'_, Writer> {
         // A draft is published whole or not at all, so a panic in between has left nothing half done.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes over what the agent writes from the version before, or makes it.
+fn stamp<R: Resource>(new: &mut R, old: Option<&R>, now: &str) {
+    let (generation, uid, made) = if let Some(old) = old {
+        new.keep_status(old);
+        let metadata = old.metadata();
+        let changed = u64::from(!new.has_same_spec(old));
+        (
+            metadata.generation + changed,
+            metadata.uid.clone(),
+            metadata.creation_timestamp.clone(),
+        )
+    } else {
+        new.reset_status();
+        (1, Uuid::new_v4().to_string(), now.to_owned())
+    };
+    let metadata = new.metadata_mut();
+    metadata.generation = generation;
+    metadata.uid = uid;
+    metadata.created_at.clone_from(&made);
+    metadata.creation_timestamp = made;
+    now.clone_into(&mut metadata.updated_at);
 }
 
 fn delete<R: Settle>(draft: &mut Draft, key: &ObjectKey, wanted: &str) -> Result<Applied, Refusal> {

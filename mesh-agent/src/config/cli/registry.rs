@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::Target;
 
@@ -40,4 +40,33 @@ pub struct Import {
     /// Where the agent is.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// `graph`.
+#[derive(Args, Clone, Debug)]
+pub struct Graph {
+    /// Namespace of services and workloads to show [default: all]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Show only edges that no service declares
+    #[arg(long)]
+    pub undeclared: bool,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub output: GraphForm,
+    /// Where the agent is.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Form of a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GraphForm {
+    /// One line per edge.
+    #[default]
+    Table,
+    /// As the API gives it.
+    Json,
+    /// For Graphviz: `dot -Tsvg`.
+    Dot,
 }

@@ -7,21 +7,22 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::rows;
 use crate::state::Snapshot;
-use crate::state::draft::Draft;
+use crate::state::id::{Ids, Subject};
 use crate::state::object::Kind;
 use crate::state::resource::with_kind;
-use crate::state::settle::Settle;
 
 /// Name of the file in the state directory.
 pub const EXPORT_NAME: &str = "registry.export.yaml";
 /// Name of the export that was there before a registry was new.
 pub const OLD_EXPORT_NAME: &str = "registry.export.old.yaml";
 
-/// Writes that may have been made after the export. A restored registry counts on behind them, so that no version is given
-/// twice: an export is at most a minute old, and no disk makes more than some thousand writes a second.
-const LOST_WRITES: u64 = 1 << 20;
+/// Writes that may have been made after the export. A restored registry counts on behind them, so that no version and
+/// no number is given twice: an export is at most a minute old, and no disk makes more than some thousand writes a second.
+const LOST_WRITES: u32 = 1 << 20;
 
 /// Why an export cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,14 @@ fn write_whole(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         out,
         "# The registry at revision {revision}, for `mesh-agent run --restore`."
     )?;
+    let numbers = Numbers {
+        kind: NumbersKind::Numbers,
+        last: snapshot.ids.last(),
+        given: snapshot.ids.iter().collect(),
+    };
+    out.write_all(b"---\n")?;
+    serde_json::to_writer(&mut out, &numbers)?;
+    out.write_all(b"\n")?;
     for object in snapshot.manifests() {
         out.write_all(b"---\n")?;
         serde_json::to_writer(&mut out, &object)?;
@@ -97,8 +106,8 @@ pub(in crate::state) fn is_there(directory: &Path) -> bool {
     directory.join(EXPORT_NAME).exists()
 }
 
-/// Reads the export. Numbers for the kernel are given anew.
-pub(in crate::state) fn read(directory: &Path) -> Result<Draft, ExportError> {
+/// Reads the export.
+pub(in crate::state) fn read(directory: &Path) -> Result<Snapshot, ExportError> {
     let path = directory.join(EXPORT_NAME);
     let failed = |source| ExportError::Read {
         path: path.clone(),
@@ -117,32 +126,44 @@ pub(in crate::state) fn read(directory: &Path) -> Result<Draft, ExportError> {
             source,
         })?;
     }
-    snapshot.revision += LOST_WRITES;
-    let mut draft = Draft::new(&Snapshot::default());
-    draft.next = snapshot;
-    for kind in Kind::ALL {
-        with_kind!(kind, R => number::<R>(&mut draft));
-    }
-    Ok(draft)
+    snapshot.revision += u64::from(LOST_WRITES);
+    Ok(snapshot)
+}
+
+/// The numbers by which the kernel knows the objects, as a document.
+#[derive(Deserialize, Serialize)]
+struct Numbers<S> {
+    kind: NumbersKind,
+    last: u32,
+    given: Vec<(S, u32)>,
+}
+
+#[derive(Deserialize, Serialize)]
+enum NumbersKind {
+    Numbers,
 }
 
 /// What an object says of its kind.
-#[derive(serde::Deserialize)]
-struct Head {
-    kind: Kind,
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Document {
+    Numbers(Numbers<Subject>),
+    Object { kind: Kind },
 }
 
 fn take(snapshot: &mut Snapshot, text: &str) -> Result<(), serde_json::Error> {
-    let Head { kind } = serde_json::from_str(text)?;
-    let version = with_kind!(kind, R => rows::insert::<R>(snapshot, text.as_bytes())?);
-    // One that is no number was not written by an agent, and says nothing.
-    snapshot.revision = snapshot.revision.max(version.parse().unwrap_or_default());
-    Ok(())
-}
-
-fn number<R: Settle>(draft: &mut Draft) {
-    let objects: Vec<Arc<R>> = R::all(&draft.next).values().cloned().collect();
-    for object in objects {
-        object.arrive(None, draft);
+    match serde_json::from_str(text)? {
+        Document::Numbers(it) => {
+            // More were given after the export, and the kernel may know them.
+            let last = it.last.saturating_add(LOST_WRITES);
+            let numbers = it.given.into_iter().collect();
+            snapshot.ids = Arc::new(Ids::restore(last, numbers));
+        }
+        Document::Object { kind } => {
+            let version = with_kind!(kind, R => rows::insert::<R>(snapshot, text.as_bytes())?);
+            // One that is no number was not written by an agent, and says nothing.
+            snapshot.revision = snapshot.revision.max(version.parse().unwrap_or_default());
+        }
     }
+    Ok(())
 }

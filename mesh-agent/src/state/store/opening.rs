@@ -30,7 +30,7 @@ impl Store {
         self.is_new
     }
 
-    /// Whether it was made from the last export: the numbers are others than those in pinned maps.
+    /// Whether it was made from the last export.
     #[must_use]
     pub const fn is_restored(&self) -> bool {
         self.is_restored
