@@ -6,6 +6,7 @@
 mod body;
 mod consul;
 mod document;
+mod graph;
 mod guard;
 mod node;
 mod objects;

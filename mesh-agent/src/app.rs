@@ -11,8 +11,10 @@ mod enrolment;
 mod facts;
 mod memory;
 mod node;
+mod observed;
 mod parts;
 mod programmed;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;

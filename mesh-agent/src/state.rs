@@ -7,10 +7,12 @@ pub mod attach;
 pub mod change;
 pub mod check;
 pub mod decode;
+pub mod document;
 mod draft;
 pub mod duration;
 pub mod endpoint;
 pub mod expression;
+pub mod graph;
 pub mod grpc_route;
 pub mod http_route;
 pub mod id;
@@ -27,6 +29,7 @@ pub mod resource;
 pub mod route;
 pub mod service;
 mod settle;
+pub mod source;
 pub mod store;
 pub mod stream_route;
 pub mod traffic_policy;
@@ -39,6 +42,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
+pub use source::{Origin, Source};
 pub use store::Store;
 
 use endpoint::Endpoint;

@@ -25,6 +25,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf"]),
     ("aya_obj", &["ebpf"]),
     ("clap", &["config"]),
+    ("clap_complete", &["config"]),
     ("hickory_proto", &["dns"]),
     ("hyper", &["api", "command", "probe", "proxy"]),
     ("hyper_util", &["api", "command", "probe", "proxy"]),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::state::Refusal;
 use crate::state::endpoint::HealthStatus;
+use crate::state::graph::Graph;
 use crate::state::object::ObjectKey;
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
@@ -23,6 +24,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
+
+    /// Who needs and who calls whom; with `namespace`, where one end is in it.
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError>;
 
     /// Circuit breakers.
     fn breakers(&self) -> BreakerList;

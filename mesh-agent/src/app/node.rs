@@ -26,8 +26,11 @@ use crate::metrics::Registry;
 use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
+use crate::registry::Board;
 use crate::registry::checks::heartbeat::Heartbeats;
+use crate::registry::edges::Edges;
 use crate::state::endpoint::HealthStatus;
+use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
@@ -37,6 +40,7 @@ use crate::state::{Refusal, Store};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
+use super::observed;
 
 /// The agent, as the API sees it.
 pub(super) struct Node {
@@ -54,6 +58,10 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// Who was seen to connect to whom.
+    pub(super) edges: Edges,
+    /// How the sources of objects are.
+    pub(super) board: Board,
     /// Stale connections that were reset.
     pub(super) resets: Arc<AtomicU64>,
 }
@@ -179,6 +187,7 @@ impl api::Node for Node {
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
+            sources: self.board.read(),
         }
     }
 
@@ -221,6 +230,18 @@ impl api::Node for Node {
         );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
+    }
+
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError> {
+        let (mut observed, uncounted) = observed::observed(&self.store, &self.edges, &self.proxy);
+        let open = connections::connections(
+            &self.numbers(),
+            &self.namespaces(),
+            Storages::of(self.datapath.tables()),
+        );
+        observed::add_open(&mut observed, &open);
+        let graph = graph::graph(&self.store.snapshot(), &observed, namespace);
+        Ok(Graph { uncounted, ..graph })
     }
 
     fn breakers(&self) -> BreakerList {

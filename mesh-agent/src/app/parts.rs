@@ -32,13 +32,16 @@ use crate::state;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
+use crate::state::store::Start;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
 use super::facts;
 use super::node::{Node, Progress};
+use super::observed;
 use super::programmed::Programmed;
+use super::sources::Sources;
 
 /// What runs.
 pub(super) struct Parts {
@@ -53,6 +56,8 @@ pub(super) struct Parts {
     lookups: Lookups,
     /// The checks of registrations.
     pub(super) checks: Checks,
+    /// Where objects come from.
+    pub(super) sources: Sources,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -64,15 +69,13 @@ impl Parts {
         telemetry: Telemetry,
         control: &Handle,
     ) -> Result<Self> {
-        if settings.reset {
-            ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
-        }
         let store = open_store(settings)?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let (mut registry, resets) = registry(access_log.clone());
-        let source = Source {
+        let sources = Sources::open(settings, &store, &mut registry)?;
+        let source = Counts {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
         };
@@ -84,6 +87,7 @@ impl Parts {
         let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let lookups = Lookups::register(&mut registry);
+        let edges = observed::register(&mut registry, &store, &proxy);
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
         metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
@@ -94,10 +98,7 @@ impl Parts {
             Arc::clone(&host),
         );
         let programmed = Programmed::new(Arc::clone(&store));
-        let progress = Progress::new();
-        if store.is_new() && enrolment.is_kernel_populated() {
-            progress.block(registry_is_lost(settings));
-        }
+        let progress = progress(settings, &store, &enrolment);
         let checks = Checks::new(
             checks_config(settings, (&store, &datapath, &proxy, &host)),
             &mut registry,
@@ -115,6 +116,8 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            edges,
+            board: sources.board.clone(),
             resets,
         });
         Ok(Self {
@@ -124,6 +127,7 @@ impl Parts {
             access_log,
             lookups,
             checks,
+            sources,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -218,6 +222,15 @@ fn start_dns(
     Ok(Some(Arc::new(dns)))
 }
 
+/// The start: blocked where the registry is lost.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+    let progress = Progress::new();
+    if store.is_new() && enrolment.is_kernel_populated() {
+        progress.block(registry_is_lost(settings));
+    }
+    progress
+}
+
 /// Why nothing is mirrored from a registry that was not there.
 fn registry_is_lost(settings: &Settings) -> String {
     format!(
@@ -231,11 +244,21 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
-    Ok(Arc::new(Store::open_or_reset(
-        &settings.state_dir,
-        config,
-        settings.reset,
-    )?))
+    if settings.reset {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+    }
+    let start = match (settings.reset, settings.restore) {
+        (true, _) => Start::Reset,
+        (false, true) => Start::Restore,
+        (false, false) => Start::Keep,
+    };
+    let store = Store::start(&settings.state_dir, config, start)?;
+    if store.is_restored() {
+        tracing::warn!(
+            "registry was restored from its last export: what was written after it is lost"
+        );
+    }
+    Ok(Arc::new(store))
 }
 
 fn start_proxy(
@@ -343,12 +366,12 @@ fn access_log(settings: &Settings) -> AccessLog {
 }
 
 /// Where a scrape reads what the kernel counts.
-struct Source {
+struct Counts {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
 }
 
-impl ebpf::metrics::Source for Source {
+impl ebpf::metrics::Source for Counts {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
     }

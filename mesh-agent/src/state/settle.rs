@@ -1,6 +1,7 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
 mod address;
+mod dependencies;
 pub(super) mod life;
 mod reference_grant;
 mod route;
@@ -52,6 +53,7 @@ impl Settle for Service {
             self.spec.addresses.clone()
         };
         life::judge_service(self, snapshot);
+        dependencies::judge(self, snapshot);
         let programmed = condition(self, "Programmed", Ok("Programmed"));
         let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
@@ -67,13 +69,14 @@ impl Settle for Service {
         }
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         let key = self.key();
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::Service(key.clone()));
         let wanted = self.spec.ports.iter().map(|it| it.name.clone()).collect();
         number_ports(draft, &wanted, |name| Subject::Port(key.clone(), name));
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, old);
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -83,6 +86,7 @@ impl Settle for Service {
             Subject::Port(key.clone(), name)
         });
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, Some(self));
     }
 }
 

@@ -49,8 +49,9 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
             Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
-            Refusal::Conflict { .. } => StatusCode::CONFLICT,
+            Refusal::Conflict { .. } | Refusal::Owned { .. } => StatusCode::CONFLICT,
             Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+            Refusal::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             Refusal::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())
