@@ -11,6 +11,7 @@ pub mod config;
 pub mod api;
 pub mod ebpf;
 pub mod proxy;
+pub mod registry;
 
 pub mod traffic;
 

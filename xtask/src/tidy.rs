@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["app"],
     &["command"],
     &["config"],
-    &["api", "ebpf", "proxy"],
+    &["api", "ebpf", "proxy", "registry"],
     &["traffic"],
     &["state"],
     &["drain", "metrics", "net", "telemetry"],
@@ -24,9 +24,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf"]),
     ("aya_obj", &["ebpf"]),
     ("clap", &["config"]),
-    ("hyper", &["api", "command", "proxy"]),
-    ("hyper_util", &["api", "command", "proxy"]),
+    ("hyper", &["api", "command", "proxy", "registry"]),
+    ("hyper_util", &["api", "command", "proxy", "registry"]),
     ("prometheus_client", &["metrics"]),
+    ("rustls", &["registry"]),
 ];
 
 /// Names that say nothing about what is in a file.
