@@ -23,6 +23,7 @@ pub mod resource;
 pub mod route;
 pub mod service;
 mod settle;
+pub mod source;
 pub mod store;
 pub mod stream_route;
 pub mod traffic_policy;
@@ -35,6 +36,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
+pub use source::{Origin, Source};
 pub use store::Store;
 
 use endpoint::Endpoint;

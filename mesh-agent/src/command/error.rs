@@ -152,6 +152,7 @@ impl Problem {
             StatusCode::CONFLICT => Exit::TRY_AGAIN,
             StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => Exit::DATA,
             StatusCode::SERVICE_UNAVAILABLE => Exit::UNAVAILABLE,
+            StatusCode::INSUFFICIENT_STORAGE => Exit::CANNOT_CREATE,
             _ => Exit::FAILURE,
         }
     }

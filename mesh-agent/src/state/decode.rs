@@ -125,8 +125,10 @@ fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refus
 }
 
 /// Metadata that the agent writes, and what an API server of Kubernetes adds to what it prints.
-const NOT_FOR_US: [&str; 8] = [
+const NOT_FOR_US: [&str; 10] = [
     "generation",
+    "source",
+    "origin",
     "creationTimestamp",
     "managedFields",
     "ownerReferences",

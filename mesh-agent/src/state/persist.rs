@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::change::NoticeKind;
 use super::draft::Draft;
-use super::{Manifest, Snapshot};
+use super::{Manifest, Refusal, Snapshot};
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "registry.redb";
@@ -311,6 +311,21 @@ fn write_meta(transaction: &WriteTransaction, snapshot: &Snapshot) -> Result<(),
     meta.insert(META_REVISION, snapshot.revision)?;
     meta.insert(META_LAST_ID, u64::from(snapshot.ids.last()))?;
     Ok(())
+}
+
+/// Why a change was not stored: a full disk is told apart, because it has a cure.
+pub(super) fn refusal(error: &redb::Error) -> Refusal {
+    match error {
+        redb::Error::Io(source)
+            if matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            Refusal::DiskFull
+        }
+        other => Refusal::Storage(other.to_string()),
+    }
 }
 
 fn row(object: &Manifest) -> String {

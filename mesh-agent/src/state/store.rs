@@ -20,6 +20,7 @@ use super::policy::AuthorizationPolicy;
 use super::resource::{Resource, with_kind};
 use super::service::Service;
 use super::settle::Settle;
+use super::source::{self, Origin, Source};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
@@ -161,20 +162,59 @@ impl Store {
         })
     }
 
-    /// Makes a change, or refuses it and touches nothing. Blocks while it writes to the disk.
+    /// Makes a change of the API, or refuses it and touches nothing. Blocks while it writes to the disk.
     pub fn apply(&self, change: Change) -> Result<Applied, Refusal> {
+        self.apply_from(Source::Api, change)
+    }
+
+    /// The same for a source. One that is refused because of another is remembered in the condition `Conflicted`.
+    pub fn apply_from(
+        &self,
+        origin: impl Into<Origin>,
+        change: Change,
+    ) -> Result<Applied, Refusal> {
+        let mut applied = self.apply_all(&origin.into(), [change]);
+        applied.pop().unwrap_or(Ok(Applied::Unchanged))
+    }
+
+    /// Makes many changes in one write to the disk; each is made or refused alone, in this order. Where the disk refuses,
+    /// so is every one.
+    pub fn apply_all(
+        &self,
+        origin: &Origin,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
         let mut draft = Draft::new(&self.snapshot());
-        let applied = self.draft(&mut draft, change)?;
+        let mut results = Vec::new();
+        for change in changes {
+            results.push(self.draft(&mut draft, origin, change));
+        }
+        if let Err(refusal) = self.finish(&mut writer, draft) {
+            results.fill(Err(refusal));
+        }
+        results
+    }
+
+    /// Gives the objects of a source that is not there any more to the API, and says how many there were.
+    pub fn release(&self, source: Source) -> Result<usize, Refusal> {
+        let mut writer = self.lock();
+        let mut draft = Draft::new(&self.snapshot());
+        let count = source::release(&mut draft, source);
+        self.finish(&mut writer, draft)?;
+        Ok(count)
+    }
+
+    fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {
         if draft.notices.is_empty() {
-            return Ok(applied);
+            return Ok(());
         }
         if let Some(disk) = &mut writer.disk {
             disk.commit(&draft)
-                .map_err(|error| Refusal::Storage(error.to_string()))?;
+                .map_err(|error| persist::refusal(&error))?;
         }
-        self.publish(&mut writer, draft);
-        Ok(applied)
+        self.publish(writer, draft);
+        Ok(())
     }
 
     fn publish(&self, writer: &mut Writer, draft: Draft) {
@@ -191,22 +231,30 @@ impl Store {
         }
     }
 
-    fn draft(&self, draft: &mut Draft, change: Change) -> Result<Applied, Refusal> {
+    fn draft(
+        &self,
+        draft: &mut Draft,
+        origin: &Origin,
+        change: Change,
+    ) -> Result<Applied, Refusal> {
         match change {
             Change::Put(manifest) => {
+                source::expect_right(draft, origin.source, manifest.kind(), &manifest.key())?;
                 validate::check(&manifest, &draft.next)?;
                 match &manifest {
-                    Manifest::Service(object) => self.put::<Service>(draft, object),
-                    Manifest::Endpoint(object) => self.put::<Endpoint>(draft, object),
-                    Manifest::Workload(object) => self.put::<Workload>(draft, object),
+                    Manifest::Service(object) => self.put::<Service>(draft, origin, object),
+                    Manifest::Endpoint(object) => self.put::<Endpoint>(draft, origin, object),
+                    Manifest::Workload(object) => self.put::<Workload>(draft, origin, object),
                     Manifest::AuthorizationPolicy(object) => {
-                        self.put::<AuthorizationPolicy>(draft, object)
+                        self.put::<AuthorizationPolicy>(draft, origin, object)
                     }
-                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, object),
-                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, object),
-                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, object),
-                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, object),
-                    Manifest::TrafficPolicy(object) => self.put::<TrafficPolicy>(draft, object),
+                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, origin, object),
+                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, origin, object),
+                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, origin, object),
+                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, origin, object),
+                    Manifest::TrafficPolicy(object) => {
+                        self.put::<TrafficPolicy>(draft, origin, object)
+                    }
                 }
             }
             Change::Delete {
@@ -214,6 +262,13 @@ impl Store {
                 key,
                 resource_version,
             } => {
+                let owner = source::owner(&draft.next, kind, &key);
+                if owner.is_some_and(|owner| owner != origin.source) && origin.source != Source::Api
+                {
+                    source::forget_rival(draft, kind, &key);
+                    return Ok(Applied::Unchanged);
+                }
+                source::expect_right(draft, origin.source, kind, &key)?;
                 let wanted = resource_version.unwrap_or_default();
                 with_kind!(kind, R => delete::<R>(draft, &key, &wanted))
             }
@@ -255,7 +310,12 @@ impl Store {
         Some(draft.write(endpoint))
     }
 
-    fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
+    fn put<R: Settle>(
+        &self,
+        draft: &mut Draft,
+        origin: &Origin,
+        wanted: &R,
+    ) -> Result<Applied, Refusal> {
         let key = ObjectKey::new(&wanted.metadata().namespace, &wanted.metadata().name);
         let old = R::all(&draft.next).get(&key).cloned();
         let current = old.as_deref().map(R::metadata);
@@ -264,11 +324,16 @@ impl Store {
         }
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
+            && is_of(old.metadata(), origin)
         {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
         self.stamp(&mut new, old.as_deref());
+        new.metadata_mut().source = origin.source;
+        new.metadata_mut().origin.clone_from(&origin.place);
+        let old_source = old.as_ref().map(|old| old.metadata().source);
+        source::judge(&mut new, old_source, origin.source);
         new.judge(&draft.next, &self.config)?;
         let written = draft.write(new.clone());
         new.arrive(old.as_deref(), draft);
@@ -350,6 +415,10 @@ fn has_same_intent<R: Resource>(old: &R, new: &R) -> bool {
     old.has_same_spec(new)
         && old.metadata().labels == new.metadata().labels
         && old.metadata().annotations == new.metadata().annotations
+}
+
+fn is_of(metadata: &Metadata, origin: &Origin) -> bool {
+    metadata.source == origin.source && metadata.origin == origin.place
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod attached;
 mod disk;
 mod random;
+mod source;
 
 use serde_json::{Value, json};
 

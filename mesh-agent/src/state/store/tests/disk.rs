@@ -186,7 +186,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
             Err(refused) => break refused,
         }
     };
-    assert!(matches!(refused, Refusal::Storage(_)), "{refused:?}");
+    assert!(matches!(refused, Refusal::DiskFull), "{refused:?}");
     assert_eq!(store.snapshot().services.len(), written);
     assert_eq!(store.snapshot().revision, written as u64);
 
