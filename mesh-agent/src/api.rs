@@ -33,8 +33,8 @@ pub use node::{Node, NodeError};
 pub use problem::Problem;
 pub use server::{BindError, Server};
 
-use crate::state::Store;
 use crate::state::decode::LATER_KINDS;
+use crate::state::{Store, Writer};
 
 /// Settings of the API.
 #[derive(Clone, Debug)]
@@ -58,6 +58,7 @@ const MAX_WATCHERS: usize = 256;
 #[derive(Clone)]
 struct Context {
     store: Arc<Store>,
+    writer: Writer,
     node: Arc<dyn Node>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
@@ -66,11 +67,16 @@ struct Context {
 impl Context {
     fn new(store: Arc<Store>, node: Arc<dyn Node>, stop: CancellationToken) -> Self {
         Self {
+            writer: Writer::local(Arc::clone(&store)),
             store,
             node,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             stop,
         }
+    }
+
+    fn with_writer(self, writer: Writer) -> Self {
+        Self { writer, ..self }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod change;
+pub mod check;
 pub mod decode;
 mod draft;
 pub mod duration;
@@ -13,6 +14,7 @@ pub mod expression;
 pub mod grpc_route;
 pub mod http_route;
 pub mod id;
+pub mod life;
 mod links;
 pub mod object;
 pub mod persist;

@@ -143,8 +143,7 @@ async fn delete(
 }
 
 async fn apply(context: Context, change: Change) -> Result<Response, Problem> {
-    let applied = tokio::task::spawn_blocking(move || context.store.apply(change)).await??;
-    Ok(match applied {
+    Ok(match context.writer.apply(change).await? {
         Applied::Created(object) => answer(StatusCode::CREATED, &object),
         Applied::Changed(object) | Applied::Deleted(object) => answer(StatusCode::OK, &object),
         Applied::Unchanged => StatusCode::NO_CONTENT.into_response(),

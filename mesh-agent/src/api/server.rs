@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{self, Guard, Local, Token, TokenError};
 use super::node::Node;
 use super::{Config, Context};
-use crate::state::Store;
+use crate::state::{Store, Writer};
 
 /// Connections of the API at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 1024;
@@ -85,6 +85,7 @@ pub struct Server {
     config: Config,
     guard: Guard,
     store: Arc<Store>,
+    writer: Writer,
     node: Arc<dyn Node>,
 }
 
@@ -125,9 +126,16 @@ impl Server {
             metrics,
             config,
             guard,
+            writer: Writer::local(Arc::clone(&store)),
             store,
             node,
         })
+    }
+
+    /// Makes changes by way of `writer`, and not in the store alone.
+    #[must_use]
+    pub fn with_writer(self, writer: Writer) -> Self {
+        Self { writer, ..self }
     }
 
     /// Where the API listens.
@@ -145,7 +153,7 @@ impl Server {
 
     /// Serves until `stop`; requests under way may finish, watchers end.
     pub async fn run(self, stop: CancellationToken) {
-        let context = Context::new(self.store, self.node, stop.clone());
+        let context = Context::new(self.store, self.node, stop.clone()).with_writer(self.writer);
         let router = super::router(context.clone());
         let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut loops = JoinSet::new();

@@ -155,8 +155,8 @@ fn endpoints(
     let is_v4 = facts.destination.address.is_v4();
     snapshot
         .endpoints_of(key)
+        .filter(|endpoint| endpoint.is_offered() && endpoint.weight() > 0)
         .map(|endpoint| &endpoint.spec)
-        .filter(|spec| !spec.draining && spec.weight > 0)
         .map(|spec| SocketAddr::new(spec.address.to_canonical(), spec.port_of(port)))
         .filter(|address| decision.verdict != Verdict::Direct || address.is_ipv4() == is_v4)
         .map(|address| address.to_string())

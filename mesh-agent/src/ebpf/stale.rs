@@ -15,7 +15,6 @@ use mesh_common::verdict::Verdict;
 use super::inet_diag::{self, Storages, TcpSocket, state};
 use crate::net::netns::Netns;
 use crate::state::Snapshot;
-use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 
@@ -90,10 +89,7 @@ impl Stale {
 /// The numbers of endpoints to which connections may go on. A critical one is among them only where no other of its
 /// service is better.
 fn living(snapshot: &Snapshot) -> HashSet<u32> {
-    let is_critical = |key: &ObjectKey| {
-        let health = snapshot.endpoints.get(key)?.status.health.as_ref()?;
-        Some(health.status == HealthStatus::Critical)
-    };
+    let is_critical = |key: &ObjectKey| Some(snapshot.endpoints.get(key)?.has_failed());
     let mut has_better: HashMap<(&str, &str), bool> = HashMap::new();
     for (key, endpoint) in snapshot.endpoints.iter() {
         let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
@@ -165,7 +161,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::state::endpoint::Health;
+    use crate::state::endpoint::{Health, HealthStatus};
     use crate::traffic::fixture::Fixture;
 
     const SECOND: u64 = 1_000_000_000;

@@ -21,7 +21,8 @@ use crate::net::netns::Netns;
 use crate::state::Change;
 use crate::state::Snapshot;
 use crate::state::Store;
-use crate::state::endpoint::Health;
+use crate::state::check::OBSERVED;
+use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject as Numbered;
 use crate::state::object::ObjectKey;
 use crate::state::service::Protocol;
@@ -109,7 +110,7 @@ impl Checks {
             for endpoint in &port.endpoints {
                 let subject = next.entry(endpoint.key.clone()).or_insert_with(|| {
                     self.subjects.remove(&endpoint.key).map_or_else(
-                        || Subject::new(endpoint_status(&snapshot, &endpoint.key)),
+                        || Subject::new(observed(&snapshot, &endpoint.key)),
                         Subject::renewed,
                     )
                 });
@@ -215,6 +216,10 @@ fn is_asked(snapshot: &Snapshot, port: &ServicePort, check: &HealthCheck) -> boo
     })
 }
 
-fn endpoint_status(snapshot: &Snapshot, key: &ObjectKey) -> Option<Health> {
-    snapshot.endpoints.get(key)?.status.health.clone()
+/// What the registry has of what was seen before.
+fn observed(snapshot: &Snapshot, key: &ObjectKey) -> Option<HealthStatus> {
+    let endpoint = snapshot.endpoints.get(key)?;
+    let mut checks = endpoint.status.checks.iter();
+    let observed = checks.find(|it| it.id == OBSERVED)?;
+    Some(observed.status)
 }

@@ -16,7 +16,7 @@ use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
 use crate::state::endpoint;
-use crate::state::endpoint::Locality;
+use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
@@ -255,7 +255,9 @@ impl Endpoint {
     /// Whether it takes requests, in one word for people.
     pub(crate) fn state(&self) -> &'static str {
         match () {
-            () if self.object.spec.draining => "draining",
+            () if self.object.lifecycle() == Lifecycle::Draining => "draining",
+            () if self.object.lifecycle() == Lifecycle::Starting => "starting",
+            () if self.object.spec.maintenance.is_some() => "maintenance",
             () if self.weight == 0 => "weightless",
             () if self.live.vitals.is_critical() => "critical",
             () if self.live.vitals.is_ejected() => "ejected",

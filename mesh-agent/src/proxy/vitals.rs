@@ -19,6 +19,7 @@ pub(crate) struct Vitals {
     ejected_until_ns: AtomicU64,
     ejections: Mutex<Ejections>,
     is_critical: AtomicBool,
+    is_registered_critical: AtomicBool,
     /// Answers, where outliers are looked for.
     pub(crate) counters: Counters,
     /// One per policy that wants one; the usual endpoint has none.
@@ -48,6 +49,7 @@ impl Vitals {
     /// Whether checks have found it unwell.
     pub(crate) fn is_critical(&self) -> bool {
         self.is_critical.load(Ordering::Relaxed)
+            || self.is_registered_critical.load(Ordering::Relaxed)
     }
 
     /// Whether a breaker of its own would refuse a request now.
@@ -61,9 +63,17 @@ impl Vitals {
         breakers.any(|(guard, breaker)| guard.strong_count() > 0 && breaker.refuses(now))
     }
 
-    /// Checks have found it well, or not; tells whether that is new.
+    /// Checks of the agent's own have found it well, or not; tells whether that is new.
     pub(crate) fn checked(&self, is_critical: bool) -> bool {
         self.is_critical.swap(is_critical, Ordering::Relaxed) != is_critical
+    }
+
+    /// The same for the checks of its registration.
+    pub(crate) fn registered(&self, is_critical: bool) -> bool {
+        let before = self
+            .is_registered_critical
+            .swap(is_critical, Ordering::Relaxed);
+        before != is_critical
     }
 
     /// It has refused a connection; tells whether it is put aside by this.

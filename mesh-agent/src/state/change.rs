@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Endpoint, Health};
+use super::endpoint::{Endpoint, Health, HealthStatus};
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
@@ -72,6 +72,21 @@ impl Manifest {
         }
     }
 
+    /// Its metadata, to be changed.
+    pub(crate) fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Service(object) => &mut Arc::make_mut(object).metadata,
+            Self::Endpoint(object) => &mut Arc::make_mut(object).metadata,
+            Self::Workload(object) => &mut Arc::make_mut(object).metadata,
+            Self::AuthorizationPolicy(object) => &mut Arc::make_mut(object).metadata,
+            Self::HttpRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::GrpcRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::TcpRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::TlsRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::TrafficPolicy(object) => &mut Arc::make_mut(object).metadata,
+        }
+    }
+
     /// What is so with it.
     #[must_use]
     pub fn conditions(&self) -> &[Condition] {
@@ -118,7 +133,19 @@ pub enum Change {
         /// Replaces the condition of the same type.
         condition: Condition,
     },
-    /// Set how an endpoint is. Ignored when the endpoint is gone; no new version when word and output are the same.
+    /// Set what a check of an endpoint's registration has shown. Ignored when the endpoint is gone or has no such check;
+    /// no new version when word and output are the same.
+    Check {
+        /// The endpoint.
+        endpoint: ObjectKey,
+        /// The id of the check.
+        id: String,
+        /// What it has shown, in one word.
+        status: HealthStatus,
+        /// What was seen or said; cut after 4 KiB.
+        output: String,
+    },
+    /// Set what the agent has seen of an endpoint by itself. Ignored when the endpoint is gone; no new version when word and output are the same.
     Health {
         /// The endpoint.
         key: ObjectKey,
@@ -180,6 +207,9 @@ pub enum Refusal {
         /// Whose it is.
         owner: Source,
     },
+    /// The registry that several nodes share cannot be written now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The disk refuses; the view in memory is unchanged too.
     #[error("cannot store the change: {0}")]
     Storage(String),

@@ -23,29 +23,15 @@ pub const LATER_KINDS: [&str; 5] = [
 ];
 
 /// Fields that the model has and this version does not, without the indices of lists.
-const LATER_FIELDS: [(Kind, &[&str]); 8] = [
+const LATER_FIELDS: [(Kind, &[&str]); 7] = [
     (
         Kind::Service,
         &[
-            "spec.metadata",
-            "spec.tags",
-            "spec.dependencies",
-            "spec.configuration",
             "spec.mtls",
             "spec.retries",
             "spec.timeouts",
             "spec.healthChecks",
             "spec.trafficPolicy",
-        ],
-    ),
-    (
-        Kind::Endpoint,
-        &[
-            "spec.metadata",
-            "spec.health",
-            "spec.healthChecks",
-            "spec.status",
-            "spec.lifeCycle",
         ],
     ),
     (
@@ -125,11 +111,13 @@ fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refus
 }
 
 /// Metadata that the agent writes, and what an API server of Kubernetes adds to what it prints.
-const NOT_FOR_US: [&str; 10] = [
+const NOT_FOR_US: [&str; 12] = [
     "generation",
     "source",
     "origin",
     "creationTimestamp",
+    "createdAt",
+    "updatedAt",
     "managedFields",
     "ownerReferences",
     "finalizers",
@@ -348,8 +336,8 @@ mod tests {
         let service = Kind::Service;
         check(
             service,
-            json!({"spec": {"ports": [], "dependencies": []}}),
-            "spec.dependencies",
+            json!({"spec": {"ports": [], "mtls": {}}}),
+            "spec.mtls",
             "NotSupported",
         );
         check(

@@ -6,12 +6,15 @@ use super::change::NoticeKind;
 use super::id::Subject;
 use super::object::{Condition, ObjectKey};
 use super::resource::Resource;
+use super::settle::Settle;
 use super::{Manifest, Notice, Snapshot};
 
 /// A snapshot in the making. Dropped, it leaves no trace.
 pub(super) struct Draft {
     /// The write that made the view it started from.
     pub(super) base: u64,
+    /// The time of the write, RFC 3339.
+    pub(super) now: String,
     /// What will be published.
     pub(super) next: Snapshot,
     /// What watchers will be told, in order.
@@ -24,8 +27,9 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Starts from the current view.
-    pub(super) fn new(current: &Snapshot) -> Self {
+    pub(super) fn new(current: &Snapshot, now: String) -> Self {
         Self {
+            now,
             base: current.revision,
             next: current.clone(),
             notices: Vec::new(),
@@ -53,10 +57,11 @@ impl Draft {
     }
 
     /// Takes an object away. `None` where there is none.
-    pub(super) fn remove<R: Resource>(&mut self, key: &ObjectKey) -> Option<Manifest> {
+    pub(super) fn remove<R: Settle>(&mut self, key: &ObjectKey) -> Option<Manifest> {
         let old = Arc::make_mut(R::all_mut(&mut self.next)).remove(key)?;
         self.next.revision += 1;
         let mut last = Arc::unwrap_or_clone(old);
+        last.say_farewell(&self.now);
         last.metadata_mut().resource_version = self.next.revision.to_string();
         let last = R::into_manifest(Arc::new(last));
         if let Some(links) = self.next.links.get_mut() {

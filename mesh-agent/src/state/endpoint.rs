@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::check::{Check, CheckStatus};
+use super::duration::Duration;
+use super::life::{Availability, Event};
 use super::object::{Condition, Object};
 
 /// An endpoint of the registry.
@@ -23,18 +26,84 @@ pub struct EndpointSpec {
     /// Port of the endpoint per name of the service's port; a port that is not named is the service's own number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
-    /// Share of the connections, 0 to 1000; 0 takes none.
+    /// Share of the connections, 0 to 1000; 0 takes none. The short form of `weights.passing`.
     #[serde(default = "default_weight")]
     pub weight: u32,
+    /// Shares by status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
     /// Version of what runs there, free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Whether it is leaving: keeps its connections, takes no new ones.
+    /// Whether it is leaving: keeps its connections, takes no new ones. The short form of `lifecycle: draining`.
     #[serde(default)]
     pub draining: bool,
+    /// Whether it has come, and whether it is leaving.
+    #[serde(default, skip_serializing_if = "Lifecycle::is_ready")]
+    pub lifecycle: Lifecycle,
+    /// While it is draining: it is deleted when its last connection of this node has ended, or after so long, 1s to 24h;
+    /// absent: it stays until somebody deletes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_for: Option<Duration>,
+    /// Takes it out for a while: it gets no new connections, and its health is critical.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
+    /// How it is found out whether it is well; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+    /// Free words; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Free names and values; at most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
     /// Where it runs, for balancing by nearness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
+}
+
+/// Shares of the connections by status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Weights {
+    /// While it passes, 0 to 1000.
+    #[serde(default = "default_weight")]
+    pub passing: u32,
+    /// While there is a warning, 0 to 1000; absent: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<u32>,
+}
+
+/// Where an endpoint is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifecycle {
+    /// It is not ready yet, and gets nothing.
+    Starting,
+    /// It takes its share.
+    #[default]
+    Ready,
+    /// It is leaving: keeps its connections, takes no new ones.
+    Draining,
+}
+
+impl Lifecycle {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature is serde's"
+    )]
+    fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// Why an endpoint is taken out for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Maintenance {
+    /// For people, at most 1024 bytes.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// Where something runs. Free text, compared byte for byte; a zone is one of its region, a node one of its zone.
@@ -63,9 +132,18 @@ pub struct EndpointStatus {
     /// `Accepted`; `ResolvedRefs`: its service exists.
     #[serde(default)]
     pub conditions: Vec<Condition>,
-    /// How it is, as checks and traffic show it; absent where nobody looks.
+    /// How it is, as checks and traffic show it: the worst of all; absent where nobody looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// What each check has shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
+    /// Whether it serves, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Availability>,
+    /// How it stood of late: the last 10 changes, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Event>,
 }
 
 /// How an endpoint is.
@@ -93,6 +171,27 @@ pub enum HealthStatus {
 }
 
 impl EndpointSpec {
+    /// An endpoint of a service, with nothing said that need not be.
+    #[must_use]
+    pub fn new(service: &str, address: IpAddr) -> Self {
+        Self {
+            service: service.to_owned(),
+            address,
+            ports: BTreeMap::new(),
+            weight: default_weight(),
+            weights: None,
+            version: None,
+            draining: false,
+            lifecycle: Lifecycle::default(),
+            drain_for: None,
+            maintenance: None,
+            checks: Vec::new(),
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            locality: None,
+        }
+    }
+
     /// The port that serves the service's port `port`.
     #[must_use]
     pub fn port_of(&self, port: &super::service::Port) -> u16 {

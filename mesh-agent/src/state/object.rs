@@ -207,6 +207,12 @@ pub struct Metadata {
     /// What holds it there: of `files` the file, as a path in the folder. Written by the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
+    /// The same, by the name that goes with `updatedAt`. Written by the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub created_at: String,
+    /// When somebody wrote the object last (not its status), RFC 3339. Written by the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub updated_at: String,
 }
 
 fn default_namespace() -> String {

@@ -242,6 +242,40 @@ pub struct Status {
     /// Policies that inject faults at the moment.
     #[serde(default)]
     pub faults: Vec<FaultReport>,
+    /// The registry that several nodes share, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<RegistryReport>,
+}
+
+/// How the registry is that several nodes share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryReport {
+    /// Where it is, without the password.
+    pub address: String,
+    /// The name of this node in it.
+    pub node: String,
+    /// Whether this node hears of every change now.
+    pub connected: bool,
+    /// Seconds since it has; zero while it does.
+    pub staleness_seconds: u64,
+    /// The last write of the shared registry that this node has.
+    pub revision: i64,
+    /// Endpoints of this node that the shared registry has yet to hear of.
+    pub queued: u64,
+    /// Why it is not connected, or what went wrong last.
+    pub error: String,
+    /// Keys whose values are refused, with the reason; at most 100.
+    pub refused: Vec<RefusedKey>,
+}
+
+/// A key of the shared registry whose value is refused. What it said before goes on to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedKey {
+    /// The key.
+    pub key: String,
+    /// What is wrong with its value.
+    pub reason: String,
 }
 
 /// A policy that injects faults.

@@ -1,10 +1,12 @@
 //! Service: a named set of endpoints behind one or more addresses. Data only.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::life::Availability;
 use super::object::{Condition, Object};
 
 /// A service of the registry.
@@ -18,8 +20,11 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
-    /// The ports that callers dial; 1 to 64.
+    /// The ports that callers dial; 1 to 64, none where the service is `portless`.
     pub ports: Vec<Port>,
+    /// Whether it is only found and read, never dialled: it has no ports, and no virtual address is allotted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub portless: bool,
     /// How connections travel.
     #[serde(default)]
     pub mode: Mode,
@@ -29,6 +34,29 @@ pub struct ServiceSpec {
     /// Version of the service, free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Free words; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Free names and values; at most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// Services that it needs; at most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
+    /// Free settings that the service reads back and watches; at most 1024, of 1 MiB together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configuration: BTreeMap<String, String>,
+}
+
+/// A service that is needed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dependency {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; absent: that of the service that needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 /// One port of a service.
@@ -101,4 +129,39 @@ pub struct ServiceStatus {
     /// `Accepted`: the object is in force. `Programmed`: every port is steered.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Whether an endpoint of it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Availability>,
+    /// Which writes made the settings in `configuration`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configuration: BTreeMap<String, SettingStatus>,
+}
+
+/// Which writes made a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettingStatus {
+    /// The revision that made it.
+    pub created: u64,
+    /// The revision that changed it last.
+    pub modified: u64,
+}
+
+impl ServiceSpec {
+    /// A service with these ports, with nothing said that need not be; without any it is portless.
+    #[must_use]
+    pub const fn new(ports: Vec<Port>) -> Self {
+        Self {
+            addresses: Vec::new(),
+            portless: ports.is_empty(),
+            ports,
+            mode: Mode::Auto,
+            balancing: Balancing::LeastRequest,
+            version: None,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            dependencies: Vec::new(),
+            configuration: BTreeMap::new(),
+        }
+    }
 }

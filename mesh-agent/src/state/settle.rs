@@ -1,32 +1,46 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
+pub(super) mod addresses;
+pub(super) mod life;
 mod route;
 mod traffic_policy;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use super::draft::{Draft, upsert};
 use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::id::Subject;
+use super::life::Standing;
 use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::reference::Route;
 use super::resource::Resource;
 use super::service::{Protocol, Service};
+use super::source::Source;
 use super::store::Config;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
-use super::{Refusal, Snapshot, virtual_address};
+use super::{Refusal, Snapshot};
 
 /// The part of a write that depends on the kind.
 pub(super) trait Settle: Resource {
+    /// Takes over what a shared registry has settled for every node, and says whether that is new.
+    fn adopt(&mut self, _shared: &Self) -> bool {
+        false
+    }
+
     /// Fills in the status before the object is written.
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
+
+    /// Brings what depends on the time up to date, before the object is written at `now`.
+    fn live(&mut self, _now: &str) {}
+
+    /// What is said of it in its last version, at `now`.
+    fn say_farewell(&mut self, _now: &str) {}
 
     /// Gives numbers and tells those that refer to the object, once it is written over `old`.
     fn arrive(&self, old: Option<&Self>, draft: &mut Draft);
@@ -36,12 +50,25 @@ pub(super) trait Settle: Resource {
 }
 
 impl Settle for Service {
+    fn adopt(&mut self, shared: &Self) -> bool {
+        let theirs = &shared.status.addresses;
+        if theirs.is_empty() || *theirs == self.status.addresses {
+            return false;
+        }
+        self.status.addresses.clone_from(theirs);
+        true
+    }
+
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.addresses.is_empty() {
-            allotted(self, snapshot, config)?
-        } else {
+        self.status.addresses = if self.spec.portless || !self.spec.addresses.is_empty() {
             self.spec.addresses.clone()
+        } else if self.metadata.source == Source::Etcd && !self.status.addresses.is_empty() {
+            // Settled for every node, and perhaps from ranges that only others have.
+            addresses::shared(self, snapshot)?
+        } else {
+            addresses::allotted(self, snapshot, config)?
         };
+        life::judge_service(self, snapshot);
         let programmed = if self
             .spec
             .ports
@@ -57,6 +84,14 @@ impl Settle for Service {
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);
         Ok(())
+    }
+
+    fn live(&mut self, now: &str) {
+        if let Some(availability) = &mut self.status.availability
+            && availability.since.is_empty()
+        {
+            now.clone_into(&mut availability.since);
+        }
     }
 
     fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
@@ -87,9 +122,19 @@ impl Settle for Endpoint {
         Ok(())
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn live(&mut self, now: &str) {
+        self.stand(now);
+    }
+
+    fn say_farewell(&mut self, now: &str) {
+        let reason = "it was deleted".to_owned();
+        self.status.stands(Standing::Gone, reason, now);
+    }
+
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         number_endpoint(draft, self);
+        life::tell_service(draft, old, Some(self));
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -97,6 +142,7 @@ impl Settle for Endpoint {
         number_ports(draft, &BTreeSet::new(), |name| {
             Subject::Endpoint(key.clone(), name)
         });
+        life::tell_service(draft, Some(self), None);
     }
 }
 
@@ -194,57 +240,6 @@ impl Settle for TrafficPolicy {
     fn leave(&self, draft: &mut Draft) {
         traffic_policy::tell_rivals(self, draft);
     }
-}
-
-/// The addresses that the service has already, where they are allotted ones, and one of every range that gave none.
-fn allotted(
-    service: &Service,
-    snapshot: &Snapshot,
-    config: &Config,
-) -> Result<Vec<IpAddr>, Refusal> {
-    let mut addresses = Vec::new();
-    let mut used: Option<BTreeSet<IpAddr>> = None;
-    for range in &config.virtual_ranges {
-        let kept = service
-            .status
-            .addresses
-            .iter()
-            .find(|it| range.contains(*it));
-        if let Some(kept) = kept {
-            addresses.push(*kept);
-            continue;
-        }
-        let used = used.get_or_insert_with(|| addresses_in_use(snapshot));
-        let free = virtual_address::allot(range, &service.key(), |it| used.contains(&it));
-        let Some(free) = free else {
-            return Err(Refusal::invalid(
-                "spec.addresses",
-                format!(
-                    "the range {range} has no free address; give one, or configure another range"
-                ),
-            ));
-        };
-        used.insert(free);
-        addresses.push(free);
-    }
-    if addresses.is_empty() {
-        return Err(Refusal::invalid(
-            "spec.addresses",
-            "an address is needed: no range is configured to allot one from",
-        ));
-    }
-    Ok(addresses)
-}
-
-fn addresses_in_use(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let services = snapshot.services.values();
-    let endpoints = snapshot.endpoints.values();
-    let workloads = snapshot.workloads.values();
-    services
-        .flat_map(|it| it.status.addresses.iter().copied())
-        .chain(endpoints.map(|it| it.spec.address))
-        .chain(workloads.flat_map(|it| it.spec.addresses.iter().copied()))
-        .collect()
 }
 
 fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {

@@ -1,6 +1,9 @@
 //! The one writer: validates a change, persists it, publishes the next snapshot.
 
-use std::collections::VecDeque;
+mod version;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,23 +11,24 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
 use super::draft::Draft;
-use super::endpoint::{Endpoint, Health};
+use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
-use super::object::{Condition, Kind, Metadata, ObjectKey};
+use super::object::{Condition, Kind, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
-use super::resource::{Resource, with_kind};
+use super::resource::with_kind;
 use super::service::Service;
-use super::settle::Settle;
+use super::settle::{Settle, addresses, life};
 use super::source::{self, Origin, Source};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
+
+use version::{adopt_stamp, expect_version, has_same_intent, is_foreign, is_of, stamp};
 
 pub use super::persist::OpenError;
 
@@ -184,11 +188,20 @@ impl Store {
         origin: &Origin,
         changes: impl IntoIterator<Item = Change>,
     ) -> Vec<Result<Applied, Refusal>> {
+        let changes = changes.into_iter();
+        self.apply_each(changes.map(|change| (origin.clone(), change)))
+    }
+
+    /// The same for changes of several origins.
+    pub fn apply_each(
+        &self,
+        changes: impl IntoIterator<Item = (Origin, Change)>,
+    ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let mut draft = self.new_draft();
         let mut results = Vec::new();
-        for change in changes {
-            results.push(self.draft(&mut draft, origin, change));
+        for (origin, change) in changes {
+            results.push(self.draft(&mut draft, &origin, change));
         }
         if let Err(refusal) = self.finish(&mut writer, draft) {
             results.fill(Err(refusal));
@@ -196,13 +209,37 @@ impl Store {
         results
     }
 
+    /// What would come of a change, and whether it would write anything. Touches nothing.
+    pub fn preview(&self, origin: &Origin, change: Change) -> Result<(Applied, bool), Refusal> {
+        let mut draft = self.new_draft();
+        let applied = self.draft(&mut draft, origin, change)?;
+        Ok((applied, !draft.notices.is_empty()))
+    }
+
+    /// Another virtual address for a service instead of `refused`, from the same range, that is none of `taken`.
+    pub fn allot_instead(
+        &self,
+        key: &ObjectKey,
+        refused: IpAddr,
+        taken: &BTreeSet<IpAddr>,
+    ) -> Option<IpAddr> {
+        let ranges = &self.config.virtual_ranges;
+        let range = ranges.iter().find(|it| it.contains(&refused))?;
+        let used = addresses::in_use(&self.snapshot());
+        virtual_address::allot(range, key, |it| used.contains(&it) || taken.contains(&it))
+    }
+
     /// Gives the objects of a source that is not there any more to the API, and says how many there were.
     pub fn release(&self, source: Source) -> Result<usize, Refusal> {
         let mut writer = self.lock();
-        let mut draft = Draft::new(&self.snapshot());
+        let mut draft = self.new_draft();
         let count = source::release(&mut draft, source);
         self.finish(&mut writer, draft)?;
         Ok(count)
+    }
+
+    fn new_draft(&self) -> Draft {
+        Draft::new(&self.snapshot(), format!("{:.0}", (self.clock)()))
     }
 
     fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {
@@ -278,36 +315,16 @@ impl Store {
                 condition,
             } => Ok(set_condition(draft, kind, &key, condition)
                 .map_or(Applied::Unchanged, Applied::Changed)),
-            Change::Health { key, health } => Ok(self
-                .set_health(draft, &key, health)
+            Change::Check {
+                endpoint,
+                id,
+                status,
+                output,
+            } => Ok(life::set_check(draft, &endpoint, &id, status, output)
+                .map_or(Applied::Unchanged, Applied::Changed)),
+            Change::Health { key, health } => Ok(life::set_observed(draft, &key, health)
                 .map_or(Applied::Unchanged, Applied::Changed)),
         }
-    }
-
-    fn set_health(
-        &self,
-        draft: &mut Draft,
-        key: &ObjectKey,
-        health: Option<Health>,
-    ) -> Option<Manifest> {
-        let old = draft.next.endpoints.get(key)?;
-        let said = |health: &Option<Health>| {
-            let health = health.as_ref()?;
-            Some((health.status, health.output.clone()))
-        };
-        if said(&old.status.health) == said(&health) {
-            return None;
-        }
-        let mut endpoint = Endpoint::clone(old);
-        let since = old.status.health.as_ref().map(|it| (it.status, &it.since));
-        endpoint.status.health = health.map(|health| Health {
-            since: match since {
-                Some((status, since)) if status == health.status => since.clone(),
-                _ => format!("{:.0}", (self.clock)()),
-            },
-            ..health
-        });
-        Some(draft.write(endpoint))
     }
 
     fn put<R: Settle>(
@@ -322,47 +339,32 @@ impl Store {
         if !is_foreign(current, wanted.metadata()) {
             expect_version(current, &wanted.metadata().resource_version)?;
         }
+        let is_shared = origin.source == Source::Etcd;
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
             && is_of(old.metadata(), origin)
+            && !(is_shared && R::clone(old).adopt(wanted))
         {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
-        self.stamp(&mut new, old.as_deref());
+        stamp(&mut new, old.as_deref(), &draft.now);
+        if is_shared {
+            new.adopt(wanted);
+            adopt_stamp(new.metadata_mut(), wanted.metadata());
+        }
         new.metadata_mut().source = origin.source;
         new.metadata_mut().origin.clone_from(&origin.place);
         let old_source = old.as_ref().map(|old| old.metadata().source);
         source::judge(&mut new, old_source, origin.source);
         new.judge(&draft.next, &self.config)?;
+        new.live(&draft.now);
         let written = draft.write(new.clone());
         new.arrive(old.as_deref(), draft);
         Ok(match old {
             Some(_) => Applied::Changed(written),
             None => Applied::Created(written),
         })
-    }
-
-    /// Takes over what the agent writes from the version before, or makes it.
-    fn stamp<R: Resource>(&self, new: &mut R, old: Option<&R>) {
-        let (generation, uid, made) = if let Some(old) = old {
-            new.keep_status(old);
-            let metadata = old.metadata();
-            let changed = u64::from(!new.has_same_spec(old));
-            (
-                metadata.generation + changed,
-                metadata.uid.clone(),
-                metadata.creation_timestamp.clone(),
-            )
-        } else {
-            new.reset_status();
-            let now = (self.clock)();
-            (1, Uuid::new_v4().to_string(), format!("{now:.0}"))
-        };
-        let metadata = new.metadata_mut();
-        metadata.generation = generation;
-        metadata.uid = uid;
-        metadata.creation_timestamp = made;
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -391,34 +393,6 @@ fn set_condition(
     condition: Condition,
 ) -> Option<Manifest> {
     with_kind!(kind, R => draft.set_condition::<R>(key, condition))
-}
-
-/// Whether the version in a request is one of another registry: of the API server that gave the object this uid.
-fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool {
-    !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
-}
-
-/// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.
-fn expect_version(current: Option<&Metadata>, wanted: &str) -> Result<(), Refusal> {
-    let current = current.map(|it| it.resource_version.as_str());
-    if wanted.is_empty() || current == Some(wanted) || (wanted == "*" && current.is_some()) {
-        return Ok(());
-    }
-    Err(Refusal::Conflict {
-        current: current.unwrap_or("none").to_owned(),
-        wanted: wanted.to_owned(),
-    })
-}
-
-/// Whether nothing that people write differs.
-fn has_same_intent<R: Resource>(old: &R, new: &R) -> bool {
-    old.has_same_spec(new)
-        && old.metadata().labels == new.metadata().labels
-        && old.metadata().annotations == new.metadata().annotations
-}
-
-fn is_of(metadata: &Metadata, origin: &Origin) -> bool {
-    metadata.source == origin.source && metadata.origin == origin.place
 }
 
 #[cfg(test)]

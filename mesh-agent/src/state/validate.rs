@@ -10,6 +10,7 @@ mod filter;
 mod grpc_route;
 mod http;
 mod http_route;
+mod life;
 mod name;
 mod policy;
 mod route;
@@ -73,10 +74,11 @@ fn metadata(metadata: &Metadata) -> Result<(), Refusal> {
 
 fn service(spec: &ServiceSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result<(), Refusal> {
     version(spec.version.as_deref())?;
-    if spec.ports.is_empty() || spec.ports.len() > MAX_PORTS {
+    life::service(spec)?;
+    if spec.ports.is_empty() != spec.portless || spec.ports.len() > MAX_PORTS {
         return Err(Refusal::invalid(
             "spec.ports",
-            format!("a service has 1 to {MAX_PORTS} ports"),
+            format!("a service has 1 to {MAX_PORTS} ports, and none where it is portless"),
         ));
     }
     let mut names = BTreeSet::new();
@@ -133,12 +135,7 @@ fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
         name::label(&field, port_name)?;
         not_zero(&field, *port)?;
     }
-    if spec.weight > MAX_WEIGHT {
-        return Err(Refusal::invalid(
-            "spec.weight",
-            format!("a weight is 0 to {MAX_WEIGHT}"),
-        ));
-    }
+    life::endpoint(spec)?;
     spec.locality.as_ref().map_or(Ok(()), locality)
 }
 

@@ -202,9 +202,9 @@ async fn bad_input_gets_a_problem_with_the_field() {
     check(raw(json_type, "[]".to_owned()), 422, "body", "Invalid").await;
     check(document(json!({"ports": []})), 422, "spec.ports", "Invalid").await;
     check(
-        document(json!({"ports": [], "tags": []})),
+        document(json!({"ports": [], "mtls": {}})),
         422,
-        "spec.tags",
+        "spec.mtls",
         "NotSupported",
     )
     .await;

@@ -10,7 +10,7 @@ use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus};
 use crate::state::object::{
     API_VERSION, Condition, ConditionStatus, Kind, Metadata, Object, ObjectKey,
 };
-use crate::state::service::{Balancing, Mode, Port, Protocol, Service, ServiceSpec, ServiceStatus};
+use crate::state::service::{Port, Protocol, Service, ServiceSpec, ServiceStatus};
 use crate::state::workload::{Egress, FailMode, Workload, WorkloadSpec, WorkloadStatus};
 
 /// One run of a command.
@@ -74,13 +74,8 @@ impl Plan {
 
     pub(super) fn endpoint(&self, serves: &Serves, port_name: &str) -> Endpoint {
         let spec = EndpointSpec {
-            service: serves.service.clone(),
-            address: self.address,
             ports: BTreeMap::from([(port_name.to_owned(), serves.port)]),
-            weight: 1,
-            version: None,
-            draining: false,
-            locality: None,
+            ..EndpointSpec::new(&serves.service, self.address)
         };
         self.object(
             Kind::Endpoint,
@@ -92,17 +87,11 @@ impl Plan {
 
     /// The service as it is made where there is none.
     pub(super) fn service(&self, serves: &Serves) -> Service {
-        let spec = ServiceSpec {
-            addresses: Vec::new(),
-            ports: vec![Port {
-                name: PORT_NAME.to_owned(),
-                port: serves.port,
-                protocol: Protocol::Auto,
-            }],
-            mode: Mode::Auto,
-            balancing: Balancing::default(),
-            version: None,
-        };
+        let spec = ServiceSpec::new(vec![Port {
+            name: PORT_NAME.to_owned(),
+            port: serves.port,
+            protocol: Protocol::Auto,
+        }]);
         self.object(
             Kind::Service,
             &serves.service,

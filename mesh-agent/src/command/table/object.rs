@@ -6,6 +6,7 @@ use comfy_table::Cell;
 
 use super::{NONE, join, lower, number, render, text, yes_no};
 use crate::state::endpoint::Endpoint;
+use crate::state::life::Standing;
 use crate::state::object::{Condition, ConditionStatus, Metadata};
 use crate::state::policy::AuthorizationPolicy;
 use crate::state::service::Service;
@@ -65,21 +66,20 @@ pub(in crate::command) fn endpoints(endpoints: &[Endpoint]) -> String {
                 .ports
                 .iter()
                 .map(|(name, port)| format!("{name}:{port}"));
+            let judged = judged(&endpoint.status.conditions);
             let health = endpoint.status.health.as_ref();
-            let status = if spec.draining {
-                "draining".to_owned()
-            } else {
-                match (judged(&endpoint.status.conditions), health) {
-                    (judged, Some(health)) if judged == "ok" => lower(health.status),
-                    (judged, _) => judged,
-                }
+            let status = match (endpoint.status.standing(), health) {
+                _ if judged != "ok" => judged,
+                (None | Some(Standing::Ready), None) => judged,
+                (None | Some(Standing::Ready), Some(health)) => lower(health.status),
+                (Some(standing), _) => lower(standing),
             };
             let mut row = names(&endpoint.metadata);
             row.extend([
                 text(&spec.service),
                 text(spec.address),
                 text(join(ports)),
-                number(spec.weight),
+                number(endpoint.weight()),
                 text(spec.version.as_deref().unwrap_or(NONE)),
                 text(endpoint.metadata.source),
                 text(status),

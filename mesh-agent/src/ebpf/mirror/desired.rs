@@ -13,7 +13,7 @@ use mesh_common::workload::{Caller, Workload};
 
 use crate::state::Ids;
 use crate::state::Snapshot;
-use crate::state::endpoint::{Endpoint as EndpointObject, HealthStatus};
+use crate::state::endpoint::Endpoint as EndpointObject;
 use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::Balancing as BalancingSpec;
@@ -177,22 +177,22 @@ impl Desired {
             let value = Endpoint {
                 address: spec.address.into(),
                 port: spec.port_of(port),
-                state: if spec.draining {
-                    State::Draining
-                } else {
+                state: if endpoint.is_offered() {
                     State::Ready
+                } else {
+                    State::Draining
                 } as u8,
                 padding: 0,
-                weight: spec.weight.max(1),
+                weight: endpoint.weight().max(1),
             };
             self.endpoints.insert(id, value);
-            if takes_connections(endpoint) && (takes_critical || !is_critical(endpoint)) {
+            if takes_connections(endpoint) && (takes_critical || !endpoint.has_failed()) {
                 let family = if value.address.is_v4() {
                     &mut v4
                 } else {
                     &mut v6
                 };
-                family.push((id, spec.weight));
+                family.push((id, endpoint.weight()));
             }
         }
         let slots = Slots {
@@ -247,12 +247,7 @@ pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
 
 /// Whether an endpoint takes new connections, as far as people say.
 fn takes_connections(endpoint: &EndpointObject) -> bool {
-    !endpoint.spec.draining && endpoint.spec.weight > 0
-}
-
-fn is_critical(endpoint: &EndpointObject) -> bool {
-    let health = endpoint.status.health.as_ref();
-    health.is_some_and(|it| it.status == HealthStatus::Critical)
+    endpoint.is_offered() && endpoint.weight() > 0
 }
 
 /// Whether so few endpoints are well that the others take their share too: none, or less than the threshold of the
@@ -260,7 +255,7 @@ fn is_critical(endpoint: &EndpointObject) -> bool {
 fn is_panic(policy: Option<&TrafficPolicy>, endpoints: &[Named<'_>]) -> bool {
     let all = endpoints.iter().map(|(_, it)| it);
     let all = all.filter(|it| takes_connections(it));
-    let well = all.clone().filter(|it| !is_critical(it)).count();
+    let well = all.clone().filter(|it| !it.has_failed()).count();
     let threshold = policy
         .and_then(|it| it.spec.load_balancing.as_ref()?.panic_threshold)
         .unwrap_or(DEFAULT_PANIC_THRESHOLD);

@@ -32,7 +32,7 @@ pub(super) struct Subject {
 
 impl Subject {
     /// An endpoint of which nothing is known but what the registry says.
-    pub(super) fn new(health: Option<Health>) -> Self {
+    pub(super) fn new(told: Option<HealthStatus>) -> Self {
         Self {
             lives: Vec::new(),
             probe: None,
@@ -41,7 +41,7 @@ impl Subject {
             shown: String::new(),
             next: Instant::now(),
             is_running: false,
-            told: health.map(|health| health.status),
+            told,
             told_at: None,
         }
     }

@@ -193,12 +193,14 @@ impl View {
             .filter(|live| live.address == address)
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
         let health = source.status.health.as_ref().map(|health| health.status);
-        live.checked(health == Some(HealthStatus::Critical));
+        let has_failed_registered = source.has_failed_registered();
+        live.registered(has_failed_registered);
+        live.checked(health == Some(HealthStatus::Critical) && !has_failed_registered);
         Arc::new(Endpoint {
             number,
             key,
             address,
-            weight: source.spec.weight,
+            weight: source.weight(),
             version: source.spec.version.clone(),
             workload: from.by_address.get(&source.spec.address).map(Arc::clone),
             live,

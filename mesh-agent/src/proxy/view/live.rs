@@ -54,9 +54,16 @@ impl Live {
         self.since_ns.load(Ordering::Relaxed)
     }
 
-    /// Checks have found it well, or not.
+    /// Checks of the agent's own have found it well, or not.
     pub(crate) fn checked(&self, is_critical: bool) {
-        if self.vitals.checked(is_critical) && !is_critical {
+        if self.vitals.checked(is_critical) && !self.is_critical() {
+            self.begin_again();
+        }
+    }
+
+    /// The same for the checks of its registration.
+    pub(crate) fn registered(&self, is_critical: bool) {
+        if self.vitals.registered(is_critical) && !self.is_critical() {
             self.begin_again();
         }
     }

@@ -54,7 +54,7 @@ impl Layouts {
         let members = [true, false].map(|is_v4| {
             let numbered = (0_u32..).zip(endpoints);
             numbered
-                .filter(|(_, it)| it.address.is_ipv4() == is_v4 && !it.object.spec.draining)
+                .filter(|(_, it)| it.address.is_ipv4() == is_v4 && it.object.is_offered())
                 .map(member)
                 .collect()
         });

@@ -2,6 +2,7 @@
 
 mod attached;
 mod disk;
+mod life;
 mod random;
 mod source;
 
@@ -257,10 +258,7 @@ fn service_without_addresses_gets_lasting_ones() {
     assert!(matches!(refused, Err(Refusal::Invalid { .. })));
     let given = json!({"ports": ports, "addresses": ["10.9.9.9"]});
     put(&store, Kind::Service, "web", &given);
-    assert_eq!(
-        addresses("web"),
-        ["10.9.9.9".parse::<std::net::IpAddr>().unwrap()]
-    );
+    assert_eq!(addresses("web"), ["10.9.9.9".parse::<IpAddr>().unwrap()]);
     put(&store, Kind::Service, "web", &json!({ "ports": ports }));
     assert_eq!(addresses("web"), first, "the same as before");
 }

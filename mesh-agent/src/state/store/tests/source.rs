@@ -1,6 +1,7 @@
 //! Whose an object is, and who may change it.
 
 use super::*;
+use crate::state::object::Metadata;
 
 fn change(name: &str, port: u16) -> Change {
     let spec = json!({"ports": [{"name": "http", "port": port}]});
