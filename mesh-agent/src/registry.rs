@@ -4,3 +4,4 @@
 //! comes from.
 
 pub mod etcd;
+mod metrics;

@@ -33,6 +33,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    let server = server.with_writer(parts.writer.clone());
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -43,6 +44,13 @@ pub(super) async fn spawn(
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
+    if let Some(etcd) = parts.node.etcd.clone() {
+        tasks.spawn(async move {
+            etcd.run()
+                .await
+                .context("the link to the shared registry has stopped")
+        });
+    }
     Ok(())
 }
 

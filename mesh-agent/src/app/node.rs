@@ -26,6 +26,7 @@ use crate::metrics::Registry;
 use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
+use crate::registry::etcd::Etcd;
 use crate::state::Store;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
@@ -50,6 +51,8 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// The registry that several nodes share.
+    pub(super) etcd: Option<Arc<Etcd>>,
     /// Stale connections that were reset.
     pub(super) resets: Arc<AtomicU64>,
 }
@@ -139,6 +142,13 @@ impl Node {
         namespaces.into_values().collect()
     }
 
+    /// What readiness waits for.
+    fn pending_parts(&self) -> Vec<String> {
+        let mut pending = self.progress.pending();
+        pending.extend(self.etcd.as_ref().and_then(|it| it.pending()));
+        pending
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of(self.store.snapshot())
     }
@@ -154,7 +164,7 @@ impl Node {
 
 impl api::Node for Node {
     fn status(&self) -> Status {
-        let pending = self.progress.pending();
+        let pending = self.pending_parts();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: pending.is_empty(),
@@ -175,6 +185,7 @@ impl api::Node for Node {
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
+            registry: self.etcd.as_ref().map(|it| it.report()),
         }
     }
 
@@ -283,7 +294,7 @@ impl api::Node for Node {
     }
 
     fn pending(&self) -> Vec<String> {
-        self.progress.pending()
+        self.pending_parts()
     }
 
     fn metrics(&self) -> String {

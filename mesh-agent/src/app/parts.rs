@@ -22,9 +22,11 @@ use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
+use crate::registry::etcd;
+use crate::registry::etcd::{Etcd, TlsFiles};
 use crate::state;
 use crate::state::report::MapReport;
-use crate::state::{Snapshot, Store};
+use crate::state::{Snapshot, Store, Writer};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
@@ -39,6 +41,8 @@ pub(super) struct Parts {
     pub(super) node: Arc<Node>,
     /// Settings of the API.
     pub(super) api: api::Config,
+    /// The way of what the API is asked to change.
+    pub(super) writer: Writer,
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
     enrolment: Mutex<(Enrolment, Programmed)>,
@@ -60,6 +64,7 @@ impl Parts {
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let (mut registry, resets) = registry(access_log.clone());
+        let (etcd, writer) = shared_registry(settings, &store, &mut registry)?;
         let source = Source {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
@@ -86,10 +91,7 @@ impl Parts {
             Arc::clone(&host),
         );
         let programmed = Programmed::new(Arc::clone(&store));
-        let progress = Progress::new();
-        if store.is_new() && enrolment.is_kernel_populated() {
-            progress.block(registry_is_lost(settings));
-        }
+        let progress = progress(settings, &store, &enrolment);
         let node = Arc::new(Node {
             store,
             datapath,
@@ -102,12 +104,14 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            etcd,
             resets,
         });
         Ok(Self {
             proxy,
             node,
             api: api_config(settings),
+            writer,
             access_log,
             enrolment: Mutex::new((enrolment, programmed)),
         })
@@ -157,6 +161,15 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     (registry, resets)
 }
 
+/// Nothing has been done yet; nothing will be where the registry was lost.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+    let progress = Progress::new();
+    if store.is_new() && enrolment.is_kernel_populated() {
+        progress.block(registry_is_lost(settings));
+    }
+    progress
+}
+
 /// Why nothing is mirrored from a registry that was not there.
 fn registry_is_lost(settings: &Settings) -> String {
     format!(
@@ -175,6 +188,49 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
         config,
         settings.reset,
     )?))
+}
+
+/// The registry that several nodes share, if there is one, and the way of changes to it. Where there is none any more, what
+/// came from it belongs to the API.
+fn shared_registry(
+    settings: &Settings,
+    store: &Arc<Store>,
+    registry: &mut Registry,
+) -> Result<(Option<Arc<Etcd>>, Writer)> {
+    let Some(address) = &settings.registry else {
+        let count = store.release(state::source::Source::Etcd)?;
+        if count > 0 {
+            tracing::info!(
+                count,
+                "objects of the shared registry belong to this node now"
+            );
+        }
+        return Ok((None, Writer::local(Arc::clone(store))));
+    };
+    let own = settings
+        .registry_cert
+        .clone()
+        .zip(settings.registry_key.clone());
+    let authorities = settings.registry_ca.clone();
+    let config = etcd::Config {
+        address: address.clone(),
+        tls: authorities.map(|authorities| TlsFiles { authorities, own }),
+        ttl: settings.registry_ttl,
+        node: node_name(settings)?,
+        state_dir: settings.state_dir.clone(),
+    };
+    let (etcd, writer) = Etcd::open(config, Arc::clone(store), registry)?;
+    Ok((Some(Arc::new(etcd)), writer))
+}
+
+/// The configured name of this node, or that of the machine.
+fn node_name(settings: &Settings) -> Result<String> {
+    if let Some(node) = &settings.locality.node {
+        return Ok(node.clone());
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.context("cannot read the name of this machine; give --node")?;
+    Ok(name.trim().to_owned())
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {

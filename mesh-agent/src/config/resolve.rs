@@ -36,6 +36,11 @@ pub(super) fn resolve(
         stale_grace: or_default(options.stale_grace, 10_000),
         virtual_range: options.virtual_range.unwrap_or_else(virtual_ranges),
         reset,
+        registry: options.registry,
+        registry_ca: options.registry_ca,
+        registry_cert: options.registry_cert,
+        registry_key: options.registry_key,
+        registry_ttl: or_default(options.registry_ttl, 15_000),
         locality: Locality {
             region: options.locality.region,
             zone: options.locality.zone,
@@ -138,6 +143,11 @@ mod tests {
             access_log: Some(Switch::Off),
             allowed_host: Some(vec!["mesh.example".to_owned()]),
             drain_timeout: Some(Span(Duration::from_millis(1500))),
+            registry: Some(
+                "etcd://10.0.0.1,10.0.0.2:80/fleet"
+                    .parse()
+                    .expect("an address"),
+            ),
             locality: LocalityOptions {
                 zone: Some("eu-1a".to_owned()),
                 ..LocalityOptions::default()

@@ -5,7 +5,7 @@ use comfy_table::Cell;
 use super::{NONE, join, number, pairs, render, text, yes_no};
 use crate::state::report::{
     BpfReport, Connection, ConnectionList, CoverageList, EndpointExplanation, Explanation,
-    RequestExplanation, Status,
+    RegistryReport, RequestExplanation, Status,
 };
 
 pub(in crate::command) fn connections(list: &ConnectionList) -> String {
@@ -192,7 +192,34 @@ pub(in crate::command) fn status(status: &Status) -> String {
             status.proxied_connections.to_string(),
         ),
         ("Faults", join(faults)),
+        (
+            "Shared registry",
+            status
+                .registry
+                .as_ref()
+                .map_or_else(|| NONE.to_owned(), shared),
+        ),
     ])
+}
+
+/// How the registry is that several nodes share.
+fn shared(registry: &RegistryReport) -> String {
+    let state = if registry.connected {
+        format!("connected, write {}", registry.revision)
+    } else {
+        format!(
+            "away for {}s: {}",
+            registry.staleness_seconds, registry.error
+        )
+    };
+    let mut text = format!("{} as {}, {state}", registry.address, registry.node);
+    if registry.queued > 0 {
+        text = format!("{text}; {} endpoints queued", registry.queued);
+    }
+    for refused in &registry.refused {
+        text = format!("{text}; refused {}: {}", refused.key, refused.reason);
+    }
+    text
 }
 
 pub(in crate::command) fn bpf(report: &BpfReport) -> String {

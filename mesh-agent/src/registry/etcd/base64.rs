@@ -27,7 +27,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 /// The bytes of `text`; `None` where it is not Base64.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     let bare = text.trim_end_matches(PADDING);
-    if text.len() % 4 != 0 || text.len() - bare.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - bare.len() > 2 {
         return None;
     }
     let mut bytes = Vec::with_capacity(bare.len() / 4 * 3 + 2);

@@ -117,18 +117,9 @@ impl Client {
     ) -> Result<Ranged, Error> {
         let range = Range {
             key: Text(first),
-            range_end: end_of(prefix),
+            end: end_of(prefix),
             limit: Number(limit),
             revision: Number(revision),
-        };
-        self.ask("kv/range", &range, Repeat::Safe).await
-    }
-
-    /// One key.
-    pub(super) async fn get(&self, key: &str) -> Result<Ranged, Error> {
-        let range = Range {
-            key: key.into(),
-            ..Range::default()
         };
         self.ask("kv/range", &range, Repeat::Safe).await
     }
@@ -156,20 +147,12 @@ impl Client {
         }
     }
 
-    /// Ends a lease, and with it its keys.
-    pub(super) async fn revoke(&self, id: i64) -> Result<(), Error> {
-        let id = LeaseId { id: Number(id) };
-        let answer: Result<serde_json::Value, _> =
-            self.ask("lease/revoke", &id, Repeat::Safe).await;
-        answer.map(drop)
-    }
-
     /// Every change of the keys that begin with `prefix`, from the write `revision` on.
     pub(super) async fn watch(&self, prefix: &str, revision: i64) -> Result<Watch, Error> {
         let watch = wire::Watch {
             create_request: WatchCreate {
                 key: prefix.into(),
-                range_end: end_of(prefix),
+                end: end_of(prefix),
                 start_revision: Number(revision),
                 progress_notify: true,
                 fragment: true,

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::lines::TooLong;
+use crate::state::Refusal;
 
 /// Why etcd has not done what was asked, as far as is known.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,30 @@ pub enum Error {
     /// A message of a watch has no end.
     #[error("a watch was given up")]
     Line(#[from] TooLong),
+    /// Another agent has the name of this node.
+    #[error(
+        "another agent is node {0} already (or was, within its lease): give each its own --node"
+    )]
+    NameTaken(String),
+    /// It is not the registry that this node has followed.
+    #[error(
+        "the shared registry was replaced or emptied: {key} is not {name}. What this node knows goes on to hold. Restore the registry, or put {name} at {key} to take it as it is"
+    )]
+    Replaced {
+        /// The key that names it.
+        key: String,
+        /// What this node has followed.
+        name: String,
+    },
+    /// The store of this node refuses what etcd says.
+    #[error("what the shared registry says cannot be kept: {0}")]
+    Store(Refusal),
+    /// The lease has run out in the middle.
+    #[error("the lease of this node has run out")]
+    LeaseLost,
+    /// The writes from which a watch was to go on are not known any more.
+    #[error("the writes since then are not known any more")]
+    Compacted,
     /// The watch has ended.
     #[error("the watch has ended: {0}")]
     Ended(String),
@@ -80,7 +105,14 @@ impl Error {
             | Self::Timeout { .. }
             | Self::Answer { .. } => true,
             Self::Refused { code, .. } => *code == UNAVAILABLE || *code == DEADLINE_EXCEEDED,
-            Self::TooLarge { .. } | Self::Line(_) | Self::Ended(_) => false,
+            Self::TooLarge { .. }
+            | Self::Line(_)
+            | Self::NameTaken(_)
+            | Self::Replaced { .. }
+            | Self::Store(_)
+            | Self::LeaseLost
+            | Self::Compacted
+            | Self::Ended(_) => false,
         }
     }
 
@@ -97,17 +129,18 @@ impl Error {
 
     /// Whether the write that was asked for is not known any more.
     pub(super) fn is_compacted(&self) -> bool {
-        matches!(self, Self::Refused { code: OUT_OF_RANGE, message } if message.contains("compacted"))
+        match self {
+            Self::Compacted => true,
+            Self::Refused { code, message } => {
+                *code == OUT_OF_RANGE && message.contains("compacted")
+            }
+            _ => false,
+        }
     }
 
     /// Whether there is such a lease already.
     pub(super) fn is_lease_taken(&self) -> bool {
         matches!(self, Self::Refused { message, .. } if message.contains("lease already exists"))
-    }
-
-    /// Whether there is no such lease.
-    pub(super) fn is_lease_gone(&self) -> bool {
-        matches!(self, Self::Refused { message, .. } if message.contains("lease not found"))
     }
 
     /// The label in the metric of errors.
@@ -119,6 +152,11 @@ impl Error {
             Self::Answer { .. } => "answer",
             Self::TooLarge { .. } | Self::Line(_) => "too-large",
             Self::Refused { .. } => "refused",
+            Self::NameTaken(_) => "name-taken",
+            Self::Replaced { .. } => "replaced",
+            Self::Store(_) => "store",
+            Self::LeaseLost => "lease",
+            Self::Compacted => "compacted",
             Self::Ended(_) => "ended",
         }
     }
@@ -165,7 +203,6 @@ mod tests {
             .is_compacted()
         );
         assert!(refused(9, "etcdserver: lease already exists").is_lease_taken());
-        assert!(refused(5, "etcdserver: requested lease not found").is_lease_gone());
         assert!(refused(14, "etcdserver: no leader").is_of_member());
         assert!(!refused(7, "etcdserver: permission denied").is_of_member());
     }

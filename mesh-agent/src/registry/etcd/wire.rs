@@ -86,6 +86,9 @@ pub(super) struct KeyValue {
     pub(super) key: Text,
     #[serde(default)]
     pub(super) value: Text,
+    /// The write that made the key.
+    #[serde(default)]
+    pub(super) create_revision: Number,
     /// The write that made this value.
     #[serde(default)]
     pub(super) mod_revision: Number,
@@ -99,7 +102,8 @@ pub(super) struct KeyValue {
 pub(super) struct Range {
     pub(super) key: Text,
     /// The first key that is not meant any more; empty: only `key`.
-    pub(super) range_end: Text,
+    #[serde(rename = "range_end")]
+    pub(super) end: Text,
     pub(super) limit: Number,
     /// As it was after this write; zero: as it is.
     pub(super) revision: Number,
@@ -141,6 +145,12 @@ pub(super) enum Compare {
         mod_revision: Number,
         result: Equality,
     },
+    /// The lease of `key`.
+    Lease {
+        key: Text,
+        lease: Number,
+        result: Equality,
+    },
     /// The value of `key`.
     Value {
         key: Text,
@@ -155,8 +165,6 @@ pub(super) enum Compare {
 pub(super) enum Equality {
     /// They are the same.
     Equal,
-    /// The one there is greater: with zero, there is one.
-    Greater,
 }
 
 impl Compare {
@@ -169,12 +177,12 @@ impl Compare {
         }
     }
 
-    /// There is a value.
-    pub(super) fn exists(key: &str) -> Self {
-        Self::Mod {
+    /// It goes with this lease.
+    pub(super) fn goes_with(key: &str, lease: i64) -> Self {
+        Self::Lease {
             key: key.into(),
-            mod_revision: Number(0),
-            result: Equality::Greater,
+            lease: Number(lease),
+            result: Equality::Equal,
         }
     }
 
@@ -239,8 +247,6 @@ pub(super) struct LeaseId {
 /// The answer to `lease/grant` and, in a [`Streamed`], to `lease/keepalive`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Lease {
-    #[serde(default)]
-    pub(super) header: Header,
     /// Seconds that are left; zero: there is no such lease.
     #[serde(default, rename = "TTL")]
     pub(super) ttl: Number,
@@ -268,7 +274,8 @@ pub(super) struct Watch {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct WatchCreate {
     pub(super) key: Text,
-    pub(super) range_end: Text,
+    #[serde(rename = "range_end")]
+    pub(super) end: Text,
     /// The first write to be told about.
     pub(super) start_revision: Number,
     pub(super) progress_notify: bool,
@@ -296,8 +303,6 @@ pub(super) struct Refused {
 /// A message of a watch.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Watched {
-    #[serde(default)]
-    pub(super) header: Header,
     #[serde(default)]
     pub(super) canceled: bool,
     #[serde(default)]
@@ -356,7 +361,7 @@ mod tests {
             compare: vec![
                 Compare::is_at("a", 7),
                 Compare::holds("b", "x"),
-                Compare::exists("c"),
+                Compare::goes_with("c", 9),
             ],
             success: vec![
                 Operation::Put {
@@ -373,7 +378,7 @@ mod tests {
             "compare": [
                 {"target": "MOD", "key": "YQ==", "mod_revision": "7", "result": "EQUAL"},
                 {"target": "VALUE", "key": "Yg==", "value": "eA==", "result": "EQUAL"},
-                {"target": "MOD", "key": "Yw==", "mod_revision": "0", "result": "GREATER"},
+                {"target": "LEASE", "key": "Yw==", "lease": "9", "result": "EQUAL"},
             ],
             "success": [
                 {"request_put": {"key": "YQ==", "value": "aGk=", "lease": "77"}},
@@ -410,7 +415,6 @@ mod tests {
         assert_eq!(events.events[0].kind, EventKind::Put);
         assert_eq!(events.events[0].kv.lease, Number(77));
         assert_eq!(events.events[1].kind, EventKind::Delete);
-        assert_eq!(events.header.revision, Number(4));
         let compacted = read(
             r#"{"result":{"header":{"raft_term":"2"},"canceled":true,"compact_revision":"3"}}"#,
         );
