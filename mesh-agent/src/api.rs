@@ -5,6 +5,7 @@
 
 mod body;
 mod document;
+mod graph;
 mod guard;
 mod node;
 mod objects;

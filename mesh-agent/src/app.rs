@@ -9,8 +9,10 @@ mod control;
 mod enrolment;
 mod memory;
 mod node;
+mod observed;
 mod parts;
 mod programmed;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;

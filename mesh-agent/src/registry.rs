@@ -1,7 +1,11 @@
-//! Where the objects of the registry come from, beside the API: sources, and the way of a change to the one that keeps it.
-//!
-//! Every source ends in [`Store::apply`](crate::state::Store::apply), so that an object is judged the same wherever it
-//! comes from.
+//! Where objects come from beside the API: each source ends in [`Store::apply_all`](crate::state::Store::apply_all), and
+//! says how it is on the [`Board`].
 
+mod board;
+pub mod edges;
 pub mod etcd;
-mod metrics;
+pub mod export;
+pub mod folder;
+pub mod metrics;
+
+pub use board::Board;

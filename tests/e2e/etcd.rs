@@ -137,10 +137,8 @@ fn what_is_registered_on_one_node_is_reached_from_another_and_goes_with_its_node
         (&json!("etcd"), &json!("blue"))
     );
     assert_eq!(three.registry(1)["connected"], true);
-    assert_eq!(
-        three.nodes[1].metrics().sum("mesh_registry_connected", &[]),
-        1.0
-    );
+    let metrics = three.nodes[1].metrics();
+    assert!(metrics.sum("mesh_registry_connected", &[]) > 0.5);
     assert_eventually!(
         three.nodes[1]
             .agent()
@@ -197,7 +195,28 @@ fn while_etcd_is_away_no_request_fails_and_all_converge_after() {
         })
         .collect();
 
-    // It hangs for longer than the leases last.
+    hang(&three);
+    die(&three);
+
+    for load in loads {
+        let report = load.stop();
+        assert_eq!(report.failed, 0, "{report:?}");
+        assert!(report.succeeded > 1_000, "{report:?}");
+        assert!(
+            report.by_server["red"] > 0 && report.by_server["green"] > 0,
+            "{report:?}"
+        );
+    }
+    assert!(
+        three.nodes[0]
+            .agent()
+            .log()
+            .contains("the shared registry is away")
+    );
+}
+
+/// etcd hangs for longer than leases last.
+fn hang(three: &Three) {
     three.fleet.freeze_etcd();
     let away = Instant::now();
     assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
@@ -227,8 +246,10 @@ fn while_etcd_is_away_no_request_fails_and_all_converge_after() {
         (0..3).all(|index| three.endpoints(index).len() == 3),
         Duration::from_secs(20)
     );
+}
 
-    // It is killed, and comes back.
+/// etcd is killed, and comes back.
+fn die(three: &Three) {
     three.fleet.kill_etcd();
     let away = Instant::now();
     assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
@@ -249,22 +270,6 @@ fn while_etcd_is_away_no_request_fails_and_all_converge_after() {
             .unwrap()
             .len()
             == 2
-    );
-
-    for load in loads {
-        let report = load.stop();
-        assert_eq!(report.failed, 0, "{report:?}");
-        assert!(report.succeeded > 1_000, "{report:?}");
-        assert!(
-            report.by_server["red"] > 0 && report.by_server["green"] > 0,
-            "{report:?}"
-        );
-    }
-    assert!(
-        three.nodes[0]
-            .agent()
-            .log()
-            .contains("the shared registry is away")
     );
 }
 

@@ -24,6 +24,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf"]),
     ("aya_obj", &["ebpf"]),
     ("clap", &["config"]),
+    ("clap_complete", &["config"]),
     ("hyper", &["api", "command", "proxy", "registry"]),
     ("hyper_util", &["api", "command", "proxy", "registry"]),
     ("prometheus_client", &["metrics"]),

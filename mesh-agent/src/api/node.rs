@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::state::graph::Graph;
 use crate::state::object::ObjectKey;
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
@@ -20,6 +21,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
+
+    /// Who needs and who calls whom; with `namespace`, where one end is in it.
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError>;
 
     /// Circuit breakers.
     fn breakers(&self) -> BreakerList;

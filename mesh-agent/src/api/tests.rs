@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::objects::paths as objects_paths;
 use super::{Config, Node, NodeError, Server};
-use crate::state::Store;
+use crate::state::graph::{self, Graph, Observed};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestExplanation,
     RequestQuestion, Status,
 };
+use crate::state::{Snapshot, Store};
 
 /// A node that has fixed answers.
 #[derive(Default)]
@@ -51,6 +52,11 @@ impl Node for FixedNode {
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
         Ok(ConnectionList::default())
+    }
+
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError> {
+        let snapshot = Snapshot::default();
+        Ok(graph::graph(&snapshot, &Observed::new(), namespace))
     }
 
     fn breakers(&self) -> BreakerList {

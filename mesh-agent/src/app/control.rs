@@ -19,6 +19,7 @@ use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::stale::Stale;
 use crate::net::clock;
 use crate::proxy::{Direct, Proxy};
+use crate::registry::edges::Edges;
 use crate::state::change::NoticeKind;
 use crate::state::{Manifest, Notice};
 
@@ -33,7 +34,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
-    let server = server.with_writer(parts.writer.clone());
+    let server = server.with_writer(parts.sources.writer.clone());
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -44,13 +45,7 @@ pub(super) async fn spawn(
     tasks.spawn(enrol(Arc::clone(parts)));
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
-    if let Some(etcd) = parts.node.etcd.clone() {
-        tasks.spawn(async move {
-            etcd.run()
-                .await
-                .context("the link to the shared registry has stopped")
-        });
-    }
+    parts.sources.spawn(tasks);
     Ok(())
 }
 
@@ -81,8 +76,10 @@ async fn report(parts: Arc<Parts>) -> Result<()> {
     let closed = Arc::clone(&parts.node.closed);
     let access_log = parts.access_log.clone();
     let proxy = Arc::clone(&parts.proxy);
+    let edges = parts.node.edges.clone();
     let sink = move |record: &Record| {
         count(&proxy, record);
+        see(&edges, record);
         if record.is_logged() && access_log.is_enabled() {
             access_log.write(record.line(Format::Json, &clock::timestamp()));
         }
@@ -102,6 +99,20 @@ fn count(proxy: &Proxy, record: &Record) {
             bytes_sent: record.bytes_sent,
             bytes_received: record.bytes_received,
         });
+    }
+}
+
+/// Counts who connects to whom: whatever the verdict, where it is over or was refused.
+fn see(edges: &Edges, record: &Record) {
+    let verdict = match record.kind {
+        Kind::Closed => record.verdict,
+        Kind::Denied => Some(Verdict::Deny),
+        Kind::AuditDenied | Kind::DeniedInbound | Kind::Bypassed => None,
+    };
+    if let (Some(workload), Some(service), Some(verdict)) =
+        (&record.source.workload, &record.service, verdict)
+    {
+        edges.count(workload, service, verdict);
     }
 }
 

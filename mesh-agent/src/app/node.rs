@@ -26,8 +26,11 @@ use crate::metrics::Registry;
 use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
+use crate::registry::Board;
+use crate::registry::edges::Edges;
 use crate::registry::etcd::Etcd;
 use crate::state::Store;
+use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
@@ -36,6 +39,7 @@ use crate::state::report::{
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
+use super::observed;
 
 /// The agent, as the API sees it.
 pub(super) struct Node {
@@ -51,8 +55,12 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// Who was seen to connect to whom.
+    pub(super) edges: Edges,
     /// The registry that several nodes share.
     pub(super) etcd: Option<Arc<Etcd>>,
+    /// How the sources of objects are.
+    pub(super) board: Board,
     /// Stale connections that were reset.
     pub(super) resets: Arc<AtomicU64>,
 }
@@ -186,6 +194,7 @@ impl api::Node for Node {
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
             registry: self.etcd.as_ref().map(|it| it.report()),
+            sources: self.board.read(),
         }
     }
 
@@ -228,6 +237,18 @@ impl api::Node for Node {
         );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
+    }
+
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError> {
+        let (mut observed, uncounted) = observed::observed(&self.store, &self.edges, &self.proxy);
+        let open = connections::connections(
+            &self.numbers(),
+            &self.namespaces(),
+            Storages::of(self.datapath.tables()),
+        );
+        observed::add_open(&mut observed, &open);
+        let graph = graph::graph(&self.store.snapshot(), &observed, namespace);
+        Ok(Graph { uncounted, ..graph })
     }
 
     fn breakers(&self) -> BreakerList {

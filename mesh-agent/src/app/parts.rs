@@ -22,16 +22,17 @@ use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
-use crate::registry::etcd;
-use crate::registry::etcd::{Etcd, TlsFiles};
 use crate::state;
 use crate::state::report::MapReport;
-use crate::state::{Snapshot, Store, Writer};
+use crate::state::store::Start;
+use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
 use super::node::{Node, Progress};
+use super::observed;
 use super::programmed::Programmed;
+use super::sources::Sources;
 
 /// What runs.
 pub(super) struct Parts {
@@ -41,10 +42,10 @@ pub(super) struct Parts {
     pub(super) node: Arc<Node>,
     /// Settings of the API.
     pub(super) api: api::Config,
-    /// The way of what the API is asked to change.
-    pub(super) writer: Writer,
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
+    /// Where objects come from.
+    pub(super) sources: Sources,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -56,16 +57,13 @@ impl Parts {
         telemetry: Telemetry,
         control: &Handle,
     ) -> Result<Self> {
-        if settings.reset {
-            ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
-        }
         let store = open_store(settings)?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let (mut registry, resets) = registry(access_log.clone());
-        let (etcd, writer) = shared_registry(settings, &store, &mut registry)?;
-        let source = Source {
+        let sources = Sources::open(settings, &store, &mut registry)?;
+        let source = Counts {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
         };
@@ -81,6 +79,7 @@ impl Parts {
             conns,
             &mut registry,
         )?);
+        let edges = observed::register(&mut registry, &store, &proxy);
         let control = ("control".to_owned(), control.clone());
         metrics::runtime::register(&mut registry, proxy.runtimes().into_iter().chain([control]));
         let enrolment = Enrolment::new(
@@ -104,15 +103,17 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
-            etcd,
+            edges,
+            etcd: sources.etcd.clone(),
+            board: sources.board.clone(),
             resets,
         });
         Ok(Self {
             proxy,
             node,
             api: api_config(settings),
-            writer,
             access_log,
+            sources,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -161,7 +162,7 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     (registry, resets)
 }
 
-/// Nothing has been done yet; nothing will be where the registry was lost.
+/// The start: blocked where the registry is lost.
 fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
     let progress = Progress::new();
     if store.is_new() && enrolment.is_kernel_populated() {
@@ -183,54 +184,21 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
-    Ok(Arc::new(Store::open_or_reset(
-        &settings.state_dir,
-        config,
-        settings.reset,
-    )?))
-}
-
-/// The registry that several nodes share, if there is one, and the way of changes to it. Where there is none any more, what
-/// came from it belongs to the API.
-fn shared_registry(
-    settings: &Settings,
-    store: &Arc<Store>,
-    registry: &mut Registry,
-) -> Result<(Option<Arc<Etcd>>, Writer)> {
-    let Some(address) = &settings.registry else {
-        let count = store.release(state::source::Source::Etcd)?;
-        if count > 0 {
-            tracing::info!(
-                count,
-                "objects of the shared registry belong to this node now"
-            );
-        }
-        return Ok((None, Writer::local(Arc::clone(store))));
-    };
-    let own = settings
-        .registry_cert
-        .clone()
-        .zip(settings.registry_key.clone());
-    let authorities = settings.registry_ca.clone();
-    let config = etcd::Config {
-        address: address.clone(),
-        tls: authorities.map(|authorities| TlsFiles { authorities, own }),
-        ttl: settings.registry_ttl,
-        node: node_name(settings)?,
-        state_dir: settings.state_dir.clone(),
-    };
-    let (etcd, writer) = Etcd::open(config, Arc::clone(store), registry)?;
-    Ok((Some(Arc::new(etcd)), writer))
-}
-
-/// The configured name of this node, or that of the machine.
-fn node_name(settings: &Settings) -> Result<String> {
-    if let Some(node) = &settings.locality.node {
-        return Ok(node.clone());
+    if settings.reset {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
     }
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = name.context("cannot read the name of this machine; give --node")?;
-    Ok(name.trim().to_owned())
+    let start = match (settings.reset, settings.restore) {
+        (true, _) => Start::Reset,
+        (false, true) => Start::Restore,
+        (false, false) => Start::Keep,
+    };
+    let store = Store::start(&settings.state_dir, config, start)?;
+    if store.is_restored() {
+        tracing::warn!(
+            "registry was restored from its last export: what was written after it is lost"
+        );
+    }
+    Ok(Arc::new(store))
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {
@@ -295,12 +263,12 @@ fn access_log(settings: &Settings) -> AccessLog {
 }
 
 /// Where a scrape reads what the kernel counts.
-struct Source {
+struct Counts {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
 }
 
-impl ebpf::metrics::Source for Source {
+impl ebpf::metrics::Source for Counts {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
     }

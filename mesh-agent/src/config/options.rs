@@ -113,6 +113,9 @@ pub struct Options {
     /// How long endpoints of this node outlive its agent in the shared registry [default: 15s]
     #[arg(long, env = "MESH_REGISTRY_TTL", value_name = "TIME")]
     pub registry_ttl: Option<Span>,
+    /// Where objects come from beside the API.
+    #[command(flatten)]
+    pub sources: SourceOptions,
 
     /// Where this node is.
     #[command(flatten)]
@@ -121,6 +124,15 @@ pub struct Options {
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
+}
+
+/// Where objects come from beside the API, as the user wrote it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SourceOptions {
+    /// Folder of YAML and JSON files with objects, followed while the agent runs
+    #[arg(long = "source", env = "MESH_SOURCE", value_name = "DIR")]
+    pub files: Option<PathBuf>,
 }
 
 /// Where this node is, as the user wrote it.
@@ -240,6 +252,9 @@ impl Options {
             registry_cert: self.registry_cert.or(below.registry_cert),
             registry_key: self.registry_key.or(below.registry_key),
             registry_ttl: self.registry_ttl.or(below.registry_ttl),
+            sources: SourceOptions {
+                files: self.sources.files.or(below.sources.files),
+            },
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

@@ -26,6 +26,7 @@ mod lease;
 mod lines;
 mod link;
 mod listing;
+mod metrics;
 mod outbox;
 mod pause;
 mod tls;
@@ -50,13 +51,14 @@ pub use lines::TooLong;
 pub use tls::{TlsError, TlsFiles};
 
 use crate::metrics::Registry;
-use crate::registry::metrics::{self, Metrics, Readings};
+use crate::registry::Board;
 use crate::state::report::RegistryReport;
 use crate::state::writer::{MAX_WISHES, Wish};
 use crate::state::{Store, Writer};
 use client::Client;
 use identity::Identity;
 use link::{Link, Place};
+use metrics::{Metrics, Readings};
 
 /// Settings of the shared registry.
 #[derive(Clone, Debug)]
@@ -101,6 +103,7 @@ impl Etcd {
     pub fn open(
         config: Config,
         store: Arc<Store>,
+        board: Board,
         registry: &mut Registry,
     ) -> Result<(Self, Writer), OpenError> {
         let address = config.address.to_string();
@@ -116,6 +119,7 @@ impl Etcd {
             node: config.node,
             lease,
             ttl: config.ttl,
+            board,
         };
         let client = Client::new(config.address, config.tls.as_ref())?;
         let counters = Metrics::default();

@@ -1,71 +1,153 @@
-//! What is counted of a registry that several nodes share.
+//! Metrics of the sources.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use std::fmt;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::Board;
 use crate::metrics::Registry;
+use crate::state::graph::Undeclared;
+use crate::state::report::SourceReport;
 
-/// Counters of the shared registry.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Metrics {
-    resyncs: Counter,
-    errors: Family<ErrorLabels, Counter>,
+/// Registers them; they are read from the board when somebody asks.
+pub fn register(registry: &mut Registry, board: Board) {
+    registry.register_collector(Sources { board });
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ErrorLabels {
-    /// One of the few words of [`Error::reason`](super::etcd::Error).
-    reason: &'static str,
+/// Registers what is told of calls that no service declares. They are found when somebody asks.
+pub fn register_edges(
+    registry: &mut Registry,
+    find: impl Fn() -> Vec<Undeclared> + Send + Sync + 'static,
+) {
+    registry.register_collector(Calls(find));
 }
 
-impl Metrics {
-    /// Counts an error.
-    pub(super) fn count(&self, reason: &'static str) {
-        self.errors.get_or_create(&ErrorLabels { reason }).inc();
+/// Pairs of services that have series of their own.
+const MAX_SERIES: usize = 1_000;
+
+struct Calls<F>(F);
+
+impl<F> fmt::Debug for Calls<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calls").finish_non_exhaustive()
     }
+}
 
-    /// Counts that everything was read again.
-    pub(super) fn resynced(&self) {
-        self.resyncs.inc();
+impl<F: Fn() -> Vec<Undeclared> + Send + Sync + 'static> Collector for Calls<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let found = (self.0)();
+        let (name, help) = (
+            "mesh_undeclared_edges",
+            "Pairs of services of which one was seen to call the other without declaring it",
+        );
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(found.len() as u64).encode(metric)?;
+        for (name, help, read) in COUNTS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for it in found.iter().take(MAX_SERIES) {
+                let labels = [
+                    ("source_service_namespace", it.source.namespace.as_str()),
+                    ("source_service", it.source.name.as_str()),
+                    (
+                        "destination_service_namespace",
+                        it.destination.namespace.as_str(),
+                    ),
+                    ("destination_service", it.destination.name.as_str()),
+                ];
+                ConstCounter::new(read(it)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// What is read when somebody asks.
-pub(super) struct Readings {
-    /// Whether every change is heard now.
-    pub(super) is_connected: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Seconds since it was.
-    pub(super) staleness_seconds: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// Endpoints that the registry has yet to hear of.
-    pub(super) queued: Box<dyn Fn() -> u64 + Send + Sync>,
+/// Name, meaning, and how it is read.
+type Count = (&'static str, &'static str, fn(&Undeclared) -> u64);
+
+const COUNTS: [Count; 2] = [
+    (
+        "mesh_undeclared_edge_connections",
+        "Connections of a service to one that it does not declare, once they have ended or were refused",
+        |it| it.traffic.total(),
+    ),
+    (
+        "mesh_undeclared_edge_requests",
+        "Requests of a service to one that it does not declare, of the last ten minutes at least",
+        |it| it.traffic.requests,
+    ),
+];
+
+#[derive(Debug)]
+struct Sources {
+    board: Board,
 }
 
-/// Registers the families.
-pub(super) fn register(registry: &mut Registry, metrics: &Metrics, readings: Readings) {
-    registry.register(
-        "mesh_registry_resyncs",
-        "Times that the shared registry was read as a whole",
-        metrics.resyncs.clone(),
-    );
-    registry.register(
-        "mesh_registry_errors",
-        "Failures of the link to the shared registry, by reason",
-        metrics.errors.clone(),
-    );
-    registry.register_gauge(
-        "mesh_registry_connected",
-        "Whether every change of the shared registry is heard now",
-        move || u64::from((readings.is_connected)()),
-    );
-    registry.register_gauge(
-        "mesh_registry_staleness_seconds",
-        "Seconds since the shared registry was heard; 0 while it is",
-        readings.staleness_seconds,
-    );
-    registry.register_gauge(
-        "mesh_registry_queued",
-        "Endpoints of this node that the shared registry has yet to hear of",
-        readings.queued,
-    );
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let reports = self.board.read();
+        for (name, help, read) in GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for report in &reports {
+                let labels = [("source", report.source.name())];
+                let metric = family.encode_family(&labels)?;
+                ConstGauge::new(read(report)).encode(metric)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name, meaning, and how it is read.
+type Gauge = (&'static str, &'static str, fn(&SourceReport) -> u64);
+
+const GAUGES: [Gauge; 3] = [
+    (
+        "mesh_registry_rejected",
+        "Objects and files of a source that are refused now",
+        |it| it.rejected,
+    ),
+    (
+        "mesh_registry_source_objects",
+        "Objects of a source that are in force or that it holds on to",
+        |it| it.objects,
+    ),
+    (
+        "mesh_registry_source_up",
+        "Whether a source can be read: 1 or 0",
+        |it| u64::from(it.error.is_none()),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Source;
+
+    #[test]
+    fn every_source_has_its_series() {
+        let board = Board::default();
+        let mut registry = Registry::new();
+        register(&mut registry, board.clone());
+        let report = SourceReport {
+            source: Source::Files,
+            objects: 3,
+            rejected: 2,
+            ..SourceReport::default()
+        };
+        board.post(Source::Files, report);
+
+        let text = registry.encode().expect("it encodes");
+
+        for line in [
+            "mesh_registry_rejected{source=\"files\"} 2",
+            "mesh_registry_source_objects{source=\"files\"} 3",
+            "mesh_registry_source_up{source=\"files\"} 1",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! Who refers to whom: from a service or route to the objects that name it, so that a change reaches them without a
 //! look at all others.
 //!
-//! Only references within a namespace are here: others are never in force.
+//! Only references within a namespace are here, but for what services need: others are never in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::graph::dependencies;
 use super::object::{Kind, ObjectKey};
 use super::reference::{Backend, Route};
 use super::{Manifest, Snapshot};
@@ -35,6 +36,8 @@ pub(super) enum Role {
     Target,
     /// A traffic policy fails over to the service.
     Failover,
+    /// A service needs the service.
+    Dependency,
 }
 
 type Referrers = BTreeSet<Arc<Node>>;
@@ -100,8 +103,9 @@ const fn refers(kind: Kind) -> bool {
         | Kind::GrpcRoute
         | Kind::TcpRoute
         | Kind::TlsRoute
-        | Kind::TrafficPolicy => true,
-        Kind::Service | Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => false,
+        | Kind::TrafficPolicy
+        | Kind::Service => true,
+        Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => false,
     }
 }
 
@@ -122,10 +126,12 @@ fn references(manifest: &Manifest) -> BTreeSet<(Role, Node)> {
                 .chain([(Role::Target, Node::new(target.kind, &key))])
                 .collect()
         }
-        Manifest::Service(_)
-        | Manifest::Endpoint(_)
-        | Manifest::Workload(_)
-        | Manifest::AuthorizationPolicy(_) => BTreeSet::new(),
+        Manifest::Service(service) => dependencies(service)
+            .map(|key| (Role::Dependency, Node::new(Kind::Service, &key)))
+            .collect(),
+        Manifest::Endpoint(_) | Manifest::Workload(_) | Manifest::AuthorizationPolicy(_) => {
+            BTreeSet::new()
+        }
     }
 }
 

@@ -201,18 +201,18 @@ pub struct Metadata {
     /// When it was made, RFC 3339. Written by the agent.
     #[serde(default)]
     pub creation_timestamp: String,
-    /// Whose it is. Written by the agent.
-    #[serde(default)]
-    pub source: Source,
-    /// What holds it there: of `files` the file, as a path in the folder. Written by the agent.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub origin: String,
     /// The same, by the name that goes with `updatedAt`. Written by the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub created_at: String,
     /// When somebody wrote the object last (not its status), RFC 3339. Written by the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub updated_at: String,
+    /// Whose it is. Written by the agent.
+    #[serde(default)]
+    pub source: Source,
+    /// What holds it there: of `files` the file, as a path in the folder. Written by the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
 }
 
 fn default_namespace() -> String {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Snapshot;
+use super::{Snapshot, Source};
 
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -245,6 +245,42 @@ pub struct Status {
     /// The registry that several nodes share, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<RegistryReport>,
+    /// Where objects come from beside the API, and how that is.
+    #[serde(default)]
+    pub sources: Vec<SourceReport>,
+}
+
+/// How a source of objects is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceReport {
+    /// The source.
+    pub source: Source,
+    /// Where it is: a folder, an address.
+    pub place: String,
+    /// Why it cannot be read now; what it said last stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Objects that are its.
+    pub objects: u64,
+    /// Objects and files of it that are refused.
+    pub rejected: u64,
+    /// The first 100 of them.
+    #[serde(default)]
+    pub rejections: Vec<RejectionReport>,
+}
+
+/// Something in a source that is refused. Its last good version stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectionReport {
+    /// Where it is: of a file `FILE:LINE`.
+    pub place: String,
+    /// Kind and key, where they can be told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub object: String,
+    /// The field and what is wrong with it.
+    pub message: String,
 }
 
 /// How the registry is that several nodes share.
@@ -265,17 +301,6 @@ pub struct RegistryReport {
     pub queued: u64,
     /// Why it is not connected, or what went wrong last.
     pub error: String,
-    /// Keys whose values are refused, with the reason; at most 100.
-    pub refused: Vec<RefusedKey>,
-}
-
-/// A key of the shared registry whose value is refused. What it said before goes on to hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RefusedKey {
-    /// The key.
-    pub key: String,
-    /// What is wrong with its value.
-    pub reason: String,
 }
 
 /// A policy that injects faults.

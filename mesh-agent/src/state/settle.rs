@@ -1,6 +1,7 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
 pub(super) mod addresses;
+mod dependencies;
 pub(super) mod life;
 mod route;
 mod traffic_policy;
@@ -69,6 +70,7 @@ impl Settle for Service {
             addresses::allotted(self, snapshot, config)?
         };
         life::judge_service(self, snapshot);
+        dependencies::judge(self, snapshot);
         let programmed = if self
             .spec
             .ports
@@ -94,13 +96,14 @@ impl Settle for Service {
         }
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         let key = self.key();
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::Service(key.clone()));
         let wanted = self.spec.ports.iter().map(|it| it.name.clone()).collect();
         number_ports(draft, &wanted, |name| Subject::Port(key.clone(), name));
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, old);
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -110,6 +113,7 @@ impl Settle for Service {
             Subject::Port(key.clone(), name)
         });
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, Some(self));
     }
 }
 

@@ -1,10 +1,11 @@
 //! The one writer: validates a change, persists it, publishes the next snapshot.
 
+mod intent;
+mod opening;
+mod preview;
 mod version;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
-use std::path::Path;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -21,16 +22,17 @@ use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
 use super::resource::with_kind;
 use super::service::Service;
-use super::settle::{Settle, addresses, life};
+use super::settle::{Settle, life};
 use super::source::{self, Origin, Source};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
-use version::{adopt_stamp, expect_version, has_same_intent, is_foreign, is_of, stamp};
+use intent::{expect_version, has_same_intent, is_foreign, is_of};
+use version::{adopt_stamp, stamp};
 
-pub use super::persist::OpenError;
+pub use super::persist::{ExportError, OpenError, Start};
 
 /// Writes that a watcher may lag behind before it has to list again; as many are kept for those who come back.
 const MAX_NOTICES: usize = 1024;
@@ -58,6 +60,7 @@ pub struct Store {
     config: Config,
     clock: fn() -> Timestamp,
     is_new: bool,
+    is_restored: bool,
 }
 
 struct Writer {
@@ -80,21 +83,6 @@ pub struct Subscription {
 }
 
 impl Store {
-    /// Opens or makes the store in `directory`.
-    pub fn open(directory: &Path, config: Config) -> Result<Self, OpenError> {
-        Self::open_or_reset(directory, config, false)
-    }
-
-    /// The same; with `reset` what is there is set aside first.
-    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
-        let loaded = persist::open(directory, reset)?;
-        let store = Self::new(Some(loaded.disk), loaded.snapshot, config);
-        Ok(Self {
-            is_new: loaded.is_new,
-            ..store
-        })
-    }
-
     /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
@@ -126,14 +114,8 @@ impl Store {
             config,
             clock: Timestamp::now,
             is_new: true,
+            is_restored: false,
         }
-    }
-
-    /// Whether nothing was there when the store was opened. Beside pinned maps that are not empty this means that
-    /// the registry was lost.
-    #[must_use]
-    pub const fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// The current view.
@@ -177,7 +159,7 @@ impl Store {
         origin: impl Into<Origin>,
         change: Change,
     ) -> Result<Applied, Refusal> {
-        let mut applied = self.apply_all(&origin.into(), [change]);
+        let mut applied = self.apply_all([(origin.into(), change)]);
         applied.pop().unwrap_or(Ok(Applied::Unchanged))
     }
 
@@ -185,20 +167,10 @@ impl Store {
     /// so is every one.
     pub fn apply_all(
         &self,
-        origin: &Origin,
-        changes: impl IntoIterator<Item = Change>,
-    ) -> Vec<Result<Applied, Refusal>> {
-        let changes = changes.into_iter();
-        self.apply_each(changes.map(|change| (origin.clone(), change)))
-    }
-
-    /// The same for changes of several origins.
-    pub fn apply_each(
-        &self,
         changes: impl IntoIterator<Item = (Origin, Change)>,
     ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
-        let mut draft = self.new_draft();
+        let mut draft = self.begin();
         let mut results = Vec::new();
         for (origin, change) in changes {
             results.push(self.draft(&mut draft, &origin, change));
@@ -209,37 +181,18 @@ impl Store {
         results
     }
 
-    /// What would come of a change, and whether it would write anything. Touches nothing.
-    pub fn preview(&self, origin: &Origin, change: Change) -> Result<(Applied, bool), Refusal> {
-        let mut draft = self.new_draft();
-        let applied = self.draft(&mut draft, origin, change)?;
-        Ok((applied, !draft.notices.is_empty()))
-    }
-
-    /// Another virtual address for a service instead of `refused`, from the same range, that is none of `taken`.
-    pub fn allot_instead(
-        &self,
-        key: &ObjectKey,
-        refused: IpAddr,
-        taken: &BTreeSet<IpAddr>,
-    ) -> Option<IpAddr> {
-        let ranges = &self.config.virtual_ranges;
-        let range = ranges.iter().find(|it| it.contains(&refused))?;
-        let used = addresses::in_use(&self.snapshot());
-        virtual_address::allot(range, key, |it| used.contains(&it) || taken.contains(&it))
-    }
-
     /// Gives the objects of a source that is not there any more to the API, and says how many there were.
     pub fn release(&self, source: Source) -> Result<usize, Refusal> {
         let mut writer = self.lock();
-        let mut draft = self.new_draft();
+        let mut draft = self.begin();
         let count = source::release(&mut draft, source);
         self.finish(&mut writer, draft)?;
         Ok(count)
     }
 
-    fn new_draft(&self) -> Draft {
-        Draft::new(&self.snapshot(), format!("{:.0}", (self.clock)()))
+    fn begin(&self) -> Draft {
+        let now = format!("{:.0}", (self.clock)());
+        Draft::new(&self.snapshot(), now)
     }
 
     fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {

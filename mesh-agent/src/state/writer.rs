@@ -82,7 +82,18 @@ impl Writer {
         }
     }
 
-    /// The same for threads that may block (those of `spawn_blocking`), and for nothing else.
+    /// What would come of a change. Nothing is written, and nobody else is asked.
+    pub fn rehearse(&self, change: Change) -> Result<Applied, Refusal> {
+        let source = if self.shared.is_some() && is_shared(&change) {
+            Source::Etcd
+        } else {
+            Source::Api
+        };
+        let (applied, _) = self.store.preview(&source.into(), change)?;
+        Ok(applied)
+    }
+
+    /// The same as `apply` for threads that may block (those of `spawn_blocking`), and for nothing else.
     pub fn apply_blocking(&self, change: Change) -> Result<Applied, Refusal> {
         if self.shared.is_none() || !is_shared(&change) {
             return self.store.apply(change);

@@ -125,7 +125,7 @@ async fn done(link: &Arc<Link>, entries: Vec<(ObjectKey, Entry)>, revision: i64)
         });
         let notes = queued.map(|(key, _)| (origin(&link.node), share(key, true)));
         // What the disk refuses is told once more after the next start.
-        drop(link.store.apply_each(notes));
+        drop(link.store.apply_all(notes));
         for (key, entry) in &entries {
             if entry.word == Word::Put {
                 let mut known = link.known();

@@ -147,10 +147,11 @@ fn apply(link: &Link, steps: Vec<Step>, shown: Vec<Shown>) -> Result<(), Error> 
     }
     // Last: a check is one of an endpoint that is there.
     changes.extend(checks(link, shown));
-    let results = link.store.apply_each(changes);
+    let results = link.store.apply_all(changes);
     for (step, result) in steps_made.into_iter().zip(results) {
         judge(link, step, result)?;
     }
+    link.post_report();
     Ok(())
 }
 

@@ -13,10 +13,11 @@ use super::document::Shared;
 use super::error::Error;
 use super::identity::Identity;
 use super::layout::Layout;
+use super::metrics::Metrics;
 use super::outbox::{Outbox, Reserved, Word};
-use crate::registry::metrics::Metrics;
+use crate::registry::Board;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
-use crate::state::report::{RefusedKey, RegistryReport};
+use crate::state::report::{RegistryReport, RejectionReport, SourceReport};
 use crate::state::source::{Origin, Source};
 use crate::state::{Change, Refusal, Snapshot, Store};
 
@@ -51,6 +52,7 @@ pub(super) struct Link {
     /// Services whose addresses no node has allotted for all yet.
     unsettled: Mutex<BTreeSet<ObjectKey>>,
     address: String,
+    board: Board,
 }
 
 /// Whether etcd is heard.
@@ -98,6 +100,7 @@ pub(super) struct Place {
     pub(super) lease: i64,
     pub(super) ttl: Duration,
     pub(super) identity: Identity,
+    pub(super) board: Board,
 }
 
 impl Link {
@@ -126,6 +129,7 @@ impl Link {
             outbox: Mutex::default(),
             unsettled: Mutex::default(),
             address: place.address,
+            board: place.board,
         }
     }
 
@@ -199,6 +203,7 @@ impl Link {
             };
             is_news
         });
+        self.post_report();
         self.work.notify_one();
     }
 
@@ -228,6 +233,30 @@ impl Link {
             contact.is_up = false;
             contact.error = text;
         });
+        self.post_report();
+    }
+
+    /// Says on the board how this source is.
+    pub(super) fn post_report(&self) {
+        let error = Some(self.contact.borrow().error.clone()).filter(|it| !it.is_empty());
+        let known = self.known();
+        let refused = known.refused.iter().take(MAX_REPORTED);
+        let report = SourceReport {
+            source: Source::Etcd,
+            place: self.address.clone(),
+            error,
+            objects: known.values.len() as u64,
+            rejected: known.refused.len() as u64,
+            rejections: refused
+                .map(|((kind, key), (reason, _))| RejectionReport {
+                    place: self.layout.object(*kind, key),
+                    object: format!("{kind} {key}"),
+                    message: reason.clone(),
+                })
+                .collect(),
+        };
+        drop(known);
+        self.board.post(Source::Etcd, report);
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -270,8 +299,6 @@ impl Link {
 
     pub(super) fn report(&self) -> RegistryReport {
         let contact = self.contact.borrow().clone();
-        let known = self.known();
-        let refused = known.refused.iter().take(MAX_REPORTED);
         RegistryReport {
             address: self.address.clone(),
             node: self.node.clone(),
@@ -280,12 +307,6 @@ impl Link {
             revision: *self.seen.borrow(),
             queued: self.outbox().len() as u64,
             error: contact.error,
-            refused: refused
-                .map(|((kind, key), (reason, _))| RefusedKey {
-                    key: self.layout.object(*kind, key),
-                    reason: reason.clone(),
-                })
-                .collect(),
         }
     }
 }

@@ -490,8 +490,8 @@ async fn bad_value_hurts_only_itself_and_is_told() {
         a.service("y").unwrap().status.addresses,
         written.status.addresses
     );
-    let refused = a.etcd.report().refused;
-    let keys: Vec<_> = refused.iter().map(|it| it.key.as_str()).collect();
+    let refused = a.rejections();
+    let keys: Vec<_> = refused.iter().map(|it| it.place.as_str()).collect();
     assert_eq!(
         keys,
         [
@@ -499,8 +499,8 @@ async fn bad_value_hurts_only_itself_and_is_told() {
             "mesh/objects/Service/shop/x"
         ]
     );
-    assert!(refused[0].reason.contains("not JSON"), "{refused:?}");
-    assert!(refused[1].reason.contains("spec.ports"), "{refused:?}");
+    assert!(refused[0].message.contains("not JSON"), "{refused:?}");
+    assert!(refused[1].message.contains("spec.ports"), "{refused:?}");
     assert_eq!(
         a.service("web").unwrap().spec,
         good.spec,
@@ -511,7 +511,7 @@ async fn bad_value_hurts_only_itself_and_is_told() {
         r#"{"spec": {"ports": [{"name": "a", "port": 1}]}}"#,
     );
     eventually("it is right now", || a.service("x")).await;
-    assert_eq!(a.etcd.report().refused.len(), 1);
+    assert_eq!(a.rejections().len(), 1);
 }
 
 #[tokio::test]

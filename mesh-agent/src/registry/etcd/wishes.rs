@@ -179,7 +179,9 @@ async fn locally(
             Source::Etcd => origin(&link.node),
             Source::Api | Source::Files => Origin::from(source),
         };
-        let results = link.store.apply_all(&origin, changes);
+        let results = link
+            .store
+            .apply_all(changes.into_iter().map(|it| (origin.clone(), it)));
         results.into_iter().next().unwrap_or(Ok(Applied::Unchanged))
     });
     let made = made.await;

@@ -18,8 +18,10 @@ use tokio::task::JoinHandle;
 use super::super::base64;
 use super::super::{Config, Etcd, TlsFiles};
 use crate::metrics::Registry;
+use crate::registry::Board;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::{Condition, Kind, ObjectKey};
+use crate::state::report::RejectionReport;
 use crate::state::service::Service;
 use crate::state::{Change, Store, Writer, decode, store};
 
@@ -47,6 +49,7 @@ pub(super) struct Member {
     pub(super) store: Arc<Store>,
     pub(super) etcd: Arc<Etcd>,
     pub(super) writer: Writer,
+    pub(super) board: Board,
     config: Config,
     _folder: TempDir,
     task: Option<JoinHandle<()>>,
@@ -131,17 +134,25 @@ impl Member {
             node: name.to_owned(),
             state_dir: folder.path().to_owned(),
         };
-        let (etcd, writer) = open(&config, &store);
+        let board = Board::default();
+        let (etcd, writer) = open(&config, &store, &board);
         let mut node = Self {
             store,
             etcd,
             writer,
+            board,
             config,
             _folder: folder,
             task: None,
         };
         node.resume();
         node
+    }
+
+    /// What is refused.
+    pub(super) fn rejections(&self) -> Vec<RejectionReport> {
+        let mut reports = self.board.read();
+        reports.pop().unwrap().rejections
     }
 
     pub(super) fn service(&self, name: &str) -> Option<Arc<Service>> {
@@ -161,7 +172,7 @@ impl Member {
 
     /// Lets a new agent go on with the same store.
     pub(super) fn run(&mut self) {
-        (self.etcd, self.writer) = open(&self.config, &self.store);
+        (self.etcd, self.writer) = open(&self.config, &self.store, &self.board);
         self.resume();
     }
 
@@ -182,9 +193,15 @@ impl Drop for Member {
     }
 }
 
-fn open(config: &Config, store: &Arc<Store>) -> (Arc<Etcd>, Writer) {
+fn open(config: &Config, store: &Arc<Store>, board: &Board) -> (Arc<Etcd>, Writer) {
     let mut registry = Registry::new();
-    let (etcd, writer) = Etcd::open(config.clone(), Arc::clone(store), &mut registry).unwrap();
+    let (etcd, writer) = Etcd::open(
+        config.clone(),
+        Arc::clone(store),
+        board.clone(),
+        &mut registry,
+    )
+    .unwrap();
     (Arc::new(etcd), writer)
 }
 

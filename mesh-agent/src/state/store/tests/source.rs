@@ -125,7 +125,8 @@ fn of_many_changes_each_is_made_or_refused_alone() {
     let origin = Origin::from(Source::Etcd);
     let wrong = Change::Put(read(Kind::Service, "bad", &json!({"ports": []})));
 
-    let results = store.apply_all(&origin, [change("a", 80), wrong, change("b", 80)]);
+    let changes = [change("a", 80), wrong, change("b", 80)];
+    let results = store.apply_all(changes.map(|it| (origin.clone(), it)));
 
     let is_made: Vec<bool> = results.iter().map(Result::is_ok).collect();
     assert_eq!(is_made, [true, false, true]);
