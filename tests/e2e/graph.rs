@@ -45,7 +45,7 @@ fn declared_and_seen_edges_are_shown_and_undeclared_ones_are_counted() {
     let graph = || api.get("/api/v1/graph?namespace=shop");
     let to_cache = || edge(&graph(), "Service front", "Service cache");
     assert_eventually!(to_cache()["open"] == 1);
-    drop(kept);
+    kept.close();
     assert_eventually!(to_cache()["verdicts"]["direct"] == 1);
     assert_eq!(to_cache()["undeclared"], true);
     assert_eq!(to_cache()["declared"], false);
@@ -105,11 +105,11 @@ fn readiness_names_what_is_not_up() {
     let answer = readiness();
     assert_eq!(answer.status, 503, "{}", answer.body);
     let dependencies = answer.json()["dependencies"].clone();
-    assert_eq!(dependencies[0]["ready"], true);
+    assert_eq!(dependencies[0]["ready"], true, "{}", answer.body);
     assert_eq!(dependencies[1]["name"], "db");
     assert_eq!(dependencies[1]["reason"], "NoEndpoint");
 
-    node.apply(&[db.clone()]);
+    node.apply(std::slice::from_ref(&db));
     assert_eq!(readiness().status, 200);
     node.apply(&[with(db, &json!({"maintenance": {"reason": "new disk"}}))]);
     assert_eq!(

@@ -4,11 +4,13 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Context;
-use super::problem::Problem;
+use super::problem::{PROBLEM_JSON, Problem};
 use super::views::ask;
 use crate::state::Refusal;
 use crate::state::graph::Graph;
@@ -50,7 +52,7 @@ pub(super) struct ReadinessQuery {
 /// Whether everything that a service needs is up, and what that needs, and so on: 200, or 503 with what is not.
 #[utoipa::path(get, path = "/api/v1/namespaces/{namespace}/readiness", tag = "registry",
     params(("namespace" = String, Path, description = "Namespace of the service."), ReadinessQuery), responses(
-    (status = 200, body = Readiness), (status = 503, body = Readiness),
+    (status = 200, body = Readiness), (status = 503, body = NotReady, content_type = "application/problem+json"),
     (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn readiness(
     State(context): State<Context>,
@@ -63,10 +65,25 @@ pub(super) async fn readiness(
         let kind = Kind::Service;
         return Err(Refusal::NotFound { kind, key }.into());
     };
-    let status = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    Ok((status, Json(readiness)).into_response())
+    if readiness.ready {
+        return Ok(Json(readiness).into_response());
+    }
+    let missing = readiness.dependencies.iter().filter(|it| !it.ready);
+    let missing: Vec<String> = missing
+        .map(|it| format!("{}/{} ({})", it.namespace, it.name, it.reason))
+        .collect();
+    let detail = format!("{key} is not ready, it waits for {}", missing.join(", "));
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "NotReady", detail);
+    let problem = NotReady { problem, readiness };
+    let problem_json = [(CONTENT_TYPE, PROBLEM_JSON)];
+    Ok((StatusCode::SERVICE_UNAVAILABLE, problem_json, Json(problem)).into_response())
+}
+
+/// The readiness of a service that is not ready: a problem with more members (RFC 9457, 3.2).
+#[derive(Serialize, ToSchema)]
+pub(super) struct NotReady {
+    #[serde(flatten)]
+    problem: Problem,
+    #[serde(flatten)]
+    readiness: Readiness,
 }

@@ -39,8 +39,10 @@ pub struct Folder {
     files: BTreeMap<String, (Stamp, Contents)>,
     /// What was said last of everything that is wrong.
     said: Vec<Rejection>,
-    /// What was said last of the folder itself.
+    /// What was said last of the folder itself, or of the disk of the registry.
     error: Option<String>,
+    /// Why the registry took nothing at the last try.
+    disk: Option<String>,
     /// The write of the store after which nothing was left to be done; `None`: something may be.
     settled: Option<u64>,
     /// When the store was brought to the files last.
@@ -62,6 +64,7 @@ impl Folder {
             files: BTreeMap::new(),
             said: Vec::new(),
             error: None,
+            disk: None,
             settled: None,
             tried: None,
             objects: 0,
@@ -92,22 +95,19 @@ impl Folder {
 
     /// Looks once, and brings the store to what it sees. Blocks.
     fn look(&mut self) {
-        let has_news = match look::list(&self.directory) {
+        let (has_news, error) = match look::list(&self.directory) {
             Ok(listing) => {
                 let has_news = self.take(&listing);
                 self.listing = listing;
                 self.is_listed = true;
-                self.say_error(None);
-                has_news
+                (has_news, None)
             }
-            Err(error) => {
-                self.say_error(Some(error.to_string()));
-                false
-            }
+            Err(error) => (false, Some(error.to_string())),
         };
         if self.is_listed && (has_news || self.is_worth_another_try()) {
             self.apply();
         }
+        self.say_error(error.or_else(|| self.disk.clone()));
         self.post();
     }
 
@@ -164,9 +164,7 @@ impl Folder {
         self.tried = Some(Instant::now());
         let snapshot = self.store.snapshot();
         self.settled = outcome.disk.is_none().then_some(snapshot.revision);
-        if let Some(refusal) = outcome.disk {
-            self.say_error(Some(refusal.to_string()));
-        }
+        self.disk = outcome.disk.map(|refusal| refusal.to_string());
         let owned = snapshot.manifests();
         let owned = owned.filter(|it| it.metadata().source == Source::Files);
         self.objects = owned.count() as u64;

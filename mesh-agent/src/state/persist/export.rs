@@ -7,9 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
-use super::rows;
+use super::{FILE_NAME, rows};
 use crate::state::Snapshot;
 use crate::state::id::{Ids, Subject};
 use crate::state::object::Kind;
@@ -51,6 +52,7 @@ pub enum ExportError {
 
 /// Writes the export: wholly, or not at all.
 pub(in crate::state) fn write(directory: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    expect_room(directory)?;
     let path = directory.join(EXPORT_NAME);
     let draft_path = path.with_extension("yaml.new");
     let written = write_whole(&draft_path, snapshot).and_then(|()| {
@@ -62,6 +64,17 @@ pub(in crate::state) fn write(directory: &Path, snapshot: &Snapshot) -> io::Resu
         drop(fs::remove_file(&draft_path));
     }
     written
+}
+
+/// Leaves the last room to the registry itself, which is never smaller than its export.
+fn expect_room(directory: &Path) -> io::Result<()> {
+    let needed = fs::metadata(directory.join(FILE_NAME)).map_or(0, |it| it.len());
+    let disk = statvfs(directory)?;
+    let room = disk.blocks_available().saturating_mul(disk.fragment_size());
+    if room < needed {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
 }
 
 fn write_whole(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
