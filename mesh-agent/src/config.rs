@@ -75,6 +75,13 @@ pub struct Settings {
     /// Ranges from which virtual addresses of services are allotted. Default: 240.240.0.0/16 and `fd00:240:240::/64`. Too
     /// small a range refuses services when it is used up; one that is in use elsewhere hides what is there.
     pub virtual_range: Vec<IpNet>,
+    /// Whether the agent answers questions for names of workloads that do not refuse. Default: on. Off: names of services
+    /// are known to nobody, unless another resolver knows them.
+    pub dns: Switch,
+    /// How long a client may remember an answer about the mesh. Default: 5 s. Too short asks often; too long lets clients
+    /// dial what is gone.
+    #[serde(serialize_with = "span::serialize")]
+    pub dns_ttl: Duration,
     /// Whether registry and pinned state are forgotten at the start. A flag only: in the file or the environment it would
     /// forget at every start.
     #[serde(skip)]

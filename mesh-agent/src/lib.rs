@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 
 pub mod api;
+pub mod dns;
 pub mod ebpf;
 pub mod proxy;
 pub mod registry;

@@ -54,6 +54,7 @@ use crate::net::netns::Netns;
 use crate::net::socket;
 use crate::state::Notice;
 use crate::state::Store;
+use crate::state::object::ObjectKey;
 use crate::state::report::{RequestExplanation, RequestQuestion};
 
 pub use config::Config;
@@ -270,14 +271,17 @@ impl Proxy {
             .unwrap_or(0)
     }
 
-    /// Explains where a request to `destination` would go now; `None` where no service answers there.
+    /// Explains where a request of the workload `source` to `destination` would go now; `None` where no service answers
+    /// there.
     pub fn explain(
         &self,
+        source: &ObjectKey,
         destination: SocketAddr,
         question: &RequestQuestion,
     ) -> Result<Option<RequestExplanation>, explain::Error> {
         let view = self.shared.views.load();
-        explain::explain(&view, &self.shared.config, destination, question)
+        let ends = (source.namespace.as_str(), destination);
+        explain::explain(&view, &self.shared.config, ends, question)
     }
 
     /// Connections of clients that are open.

@@ -22,6 +22,7 @@ pub mod object;
 pub mod persist;
 pub mod policy;
 pub mod reference;
+pub mod reference_grant;
 pub mod report;
 pub mod resource;
 pub mod route;
@@ -51,6 +52,7 @@ use http_route::HttpRoute;
 use links::Links;
 use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
+use reference_grant::ReferenceGrant;
 use resource::{Resource, with_kind};
 use service::Service;
 use stream_route::{TcpRoute, TlsRoute};
@@ -81,6 +83,8 @@ pub struct Snapshot {
     pub tcp_routes: Objects<TcpRoute>,
     /// All TLS routes.
     pub tls_routes: Objects<TlsRoute>,
+    /// All grants.
+    pub reference_grants: Objects<ReferenceGrant>,
     /// All traffic policies.
     pub traffic_policies: Objects<TrafficPolicy>,
     /// The numbers by which the kernel knows them.

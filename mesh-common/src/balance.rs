@@ -20,9 +20,21 @@ pub enum Balancing {
 /// How many slots are tried before the service counts as having no endpoint that takes connections.
 const TRIES: u32 = 8;
 
-/// Picks an endpoint of `service` for a socket of `family` (4 or 6): its number and value.
+/// Picks an endpoint of `service` for a socket of `family` (4 or 6): its number and value. `current` is the number of
+/// the one that the socket has already, or zero.
 #[inline(always)]
-pub fn pick<T: Tables>(tables: &T, service: &Service, family: u32) -> Option<(u32, Endpoint)> {
+pub fn pick<T: Tables>(
+    tables: &T,
+    service: &Service,
+    family: u32,
+    current: u32,
+) -> Option<(u32, Endpoint)> {
+    if current != 0
+        && let Some(endpoint) = tables.endpoint(current)
+        && serves(&endpoint, service, family)
+    {
+        return Some((current, endpoint));
+    }
     let slots = if family == 4 {
         service.slots_v4
     } else {
@@ -50,6 +62,14 @@ pub fn pick<T: Tables>(tables: &T, service: &Service, family: u32) -> Option<(u3
         Some(other) if is_less_loaded(tables, &other, &picked) => Some(other),
         _ => Some(picked),
     }
+}
+
+/// Whether an endpoint still serves those who have it: a draining one does.
+#[inline(always)]
+fn serves(endpoint: &Endpoint, service: &Service, family: u32) -> bool {
+    endpoint.port_id == service.port_id
+        && endpoint.state != State::Failed as u8
+        && endpoint.address.is_v4() == (family == 4)
 }
 
 /// The first endpoint that takes connections, from slot `first` (modulo `slots`) on.

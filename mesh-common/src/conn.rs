@@ -4,7 +4,8 @@ use crate::address::SocketAddress;
 use crate::workload::Caller;
 
 /// The verdict about one socket's connection, and who asked. Written at connect for every verdict; copied to the
-/// accepted socket where both ends are on this node.
+/// accepted socket where both ends are on this node. Of a datagram socket that is not connected: the verdict about
+/// where it sent last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Conn {
@@ -49,6 +50,10 @@ impl Conn {
     pub const ACCELERATED: u8 = 1 << 2;
     /// Counted as open for its endpoint; cleared when the count is taken back.
     pub const COUNTED: u8 = 1 << 3;
+    /// Datagrams of this socket were sent elsewhere than where it addressed them: answers are looked up in `REPLIES`.
+    pub const TRANSLATED: u8 = 1 << 4;
+    /// Somebody whom policy protects sent datagrams to this socket: `REPLIES` knows who may be answered.
+    pub const CALLED: u8 = 1 << 5;
 
     /// Whether `flag` is set.
     #[must_use]

@@ -16,9 +16,11 @@ pub struct Endpoint {
     pub padding: u8,
     /// Its weight, at least 1.
     pub weight: u32,
+    /// Number of the service's port that it serves; an endpoint may be moved to another service.
+    pub port_id: u32,
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 16 + 2 + 1 + 1 + 4);
+const _: () = assert!(size_of::<Endpoint>() == 16 + 2 + 1 + 1 + 4 + 4);
 
 impl Endpoint {
     /// Its address and port.

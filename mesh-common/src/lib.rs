@@ -21,6 +21,7 @@ pub mod balance;
 pub mod conn;
 pub mod endpoint;
 pub mod event;
+pub mod flow;
 pub mod names;
 pub mod policy;
 pub mod redirect;
@@ -31,7 +32,7 @@ pub mod verdict;
 pub mod workload;
 
 /// Version of every layout in this crate; part of the name of the directory of pinned maps.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Implements aya's `Pod` for types that live in maps.
 #[cfg(feature = "user")]
@@ -48,7 +49,7 @@ macro_rules! pod {
 #[cfg(feature = "user")]
 mod user {
     use crate::{
-        address, conn, endpoint, event, policy, redirect, service, settings, stats, workload,
+        address, conn, endpoint, event, flow, policy, redirect, service, settings, stats, workload,
     };
 
     pod!(
@@ -58,7 +59,12 @@ mod user {
         conn::Tuple,
         endpoint::Endpoint,
         event::Event,
+        flow::Flow,
+        flow::FlowKey,
+        flow::Query,
+        flow::QueryKey,
         policy::Policy,
+        policy::PolicyKey,
         redirect::Peer,
         redirect::Redirect,
         service::ListenerKey,

@@ -10,6 +10,14 @@ pub mod program {
     pub const GETPEERNAME4: &str = "mesh_getpeer4";
     /// `getpeername` on an IPv6 socket.
     pub const GETPEERNAME6: &str = "mesh_getpeer6";
+    /// A datagram sent to an IPv4 address.
+    pub const SENDMSG4: &str = "mesh_sendmsg4";
+    /// A datagram sent to an IPv6 address.
+    pub const SENDMSG6: &str = "mesh_sendmsg6";
+    /// The source of a datagram is shown to an IPv4 socket.
+    pub const RECVMSG4: &str = "mesh_recvmsg4";
+    /// The source of a datagram is shown to an IPv6 socket.
+    pub const RECVMSG6: &str = "mesh_recvmsg6";
     /// Life of a TCP socket.
     pub const SOCK_OPS: &str = "mesh_sock_ops";
     /// A message sent on a paired socket.
@@ -20,11 +28,15 @@ pub mod program {
     pub const EGRESS: &str = "mesh_egress";
 
     /// All of them.
-    pub const ALL: [&str; 8] = [
+    pub const ALL: [&str; 12] = [
         CONNECT4,
         CONNECT6,
         GETPEERNAME4,
         GETPEERNAME6,
+        SENDMSG4,
+        SENDMSG6,
+        RECVMSG4,
+        RECVMSG6,
         SOCK_OPS,
         SK_MSG,
         SK_LOOKUP,
@@ -52,12 +64,16 @@ pub mod map {
     pub const OPEN: &str = "OPEN";
     /// Number of a service's port to its round-robin cursor.
     pub const CURSORS: &str = "CURSORS";
-    /// [`SocketAddress`](crate::address::SocketAddress) to [`Policy`](crate::policy::Policy).
+    /// [`PolicyKey`](crate::policy::PolicyKey) to [`Policy`](crate::policy::Policy).
     pub const POLICY: &str = "POLICY";
     /// Socket to [`Conn`](crate::conn::Conn).
     pub const CONN: &str = "CONN";
     /// [`Tuple`](crate::conn::Tuple) to [`Conn`](crate::conn::Conn), from SYN to accept.
     pub const PENDING: &str = "PENDING";
+    /// [`FlowKey`](crate::flow::FlowKey) to [`Flow`](crate::flow::Flow).
+    pub const REPLIES: &str = "REPLIES";
+    /// [`QueryKey`](crate::flow::QueryKey) to [`Query`](crate::flow::Query).
+    pub const QUERIES: &str = "QUERIES";
     /// [`ListenerKey`](crate::service::ListenerKey) to a listener of the agent.
     pub const LISTENERS: &str = "LISTENERS";
     /// [`Tuple`](crate::conn::Tuple) to a paired socket.
@@ -72,8 +88,9 @@ pub mod map {
     pub const STATS: &str = "STATS";
 
     /// All of them.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 20] = [
         SETTINGS, WORKLOADS, CGROUPS, IDENTITIES, SERVICES, SLOTS, ENDPOINTS, OPEN, CURSORS,
-        POLICY, CONN, PENDING, LISTENERS, SOCKETS, PEERS, REDIRECTS, EVENTS, STATS,
+        POLICY, CONN, PENDING, REPLIES, QUERIES, LISTENERS, SOCKETS, PEERS, REDIRECTS, EVENTS,
+        STATS,
     ];
 }

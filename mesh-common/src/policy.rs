@@ -1,7 +1,7 @@
 //! L4 policy: values of `POLICY`, and the algebra that decides.
 //!
-//! The key is an address and port that a policy protects: a service's virtual address and port, each of its
-//! endpoints' address and port, or with port 0 a workload's address. Deny beats Allow; where any Allow rule
+//! The key is an address, port and protocol that a policy protects: a service's virtual address and port, each of its
+//! endpoints' address and port, or with port and protocol 0 a workload's address. Deny beats Allow; where any Allow rule
 //! stands, what none of them admits is refused; audited rules only count.
 
 use crate::address::{Address, SocketAddress};
@@ -9,6 +9,48 @@ use crate::workload::Caller;
 
 /// Most rules of one key; more are refused when the policy is written.
 pub const MAX_RULES: usize = 64;
+
+/// Key of `POLICY`: what is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PolicyKey {
+    /// The address.
+    pub address: Address,
+    /// The port, in host byte order; zero for a whole workload.
+    pub port: u16,
+    /// IP protocol number; zero for a whole workload.
+    pub protocol: u8,
+    /// Always zero.
+    pub padding: u8,
+}
+
+const _: () = assert!(size_of::<PolicyKey>() == 16 + 2 + 1 + 1);
+
+impl PolicyKey {
+    /// Key of the policy of one port.
+    #[must_use]
+    #[inline(always)]
+    pub const fn port(at: &SocketAddress, protocol: u8) -> Self {
+        Self {
+            address: at.address,
+            port: at.port,
+            protocol,
+            padding: 0,
+        }
+    }
+
+    /// Key of the policy of a whole workload.
+    #[must_use]
+    #[inline(always)]
+    pub const fn workload(address: Address) -> Self {
+        Self {
+            address,
+            port: 0,
+            protocol: 0,
+            padding: 0,
+        }
+    }
+}
 
 /// The rules of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,13 +214,6 @@ impl Seen {
 #[inline(always)]
 const fn refuses(seen: u32) -> bool {
     seen & DENIED != 0 || seen & (HAS_ALLOW | ALLOWED) == HAS_ALLOW
-}
-
-/// Key of the policy of a whole workload.
-#[must_use]
-#[inline(always)]
-pub const fn workload_key(address: Address) -> SocketAddress {
-    SocketAddress::new(address, 0)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a workload dials: keys and values of `SERVICES`, `SLOTS` and `LISTENERS`.
 
-use crate::address::Address;
+use crate::address::{Address, SocketAddress};
 
 /// Key of `SERVICES`: what was dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,7 +10,7 @@ pub struct ServiceKey {
     pub address: Address,
     /// The port, in host byte order.
     pub port: u16,
-    /// IP protocol number: 6 for TCP.
+    /// IP protocol number: [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// Always zero.
     pub padding: u8,
@@ -18,8 +18,25 @@ pub struct ServiceKey {
 
 const _: () = assert!(size_of::<ServiceKey>() == 16 + 2 + 1 + 1);
 
+impl ServiceKey {
+    /// What a socket of IP protocol `protocol` dials at `to`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(to: &SocketAddress, protocol: u8) -> Self {
+        Self {
+            address: to.address,
+            port: to.port,
+            protocol,
+            padding: 0,
+        }
+    }
+}
+
 /// IP protocol number of TCP (and of MPTCP, whose subflows are TCP).
 pub const TCP: u8 = 6;
+
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
 
 /// Value of `SERVICES`: one port of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,7 +91,7 @@ const _: () = assert!(size_of::<SlotKey>() == 4 * 4);
 /// Most slots that one service port has per address family. Weights are scaled so that they fit.
 pub const MAX_SLOTS: u32 = 4096;
 
-/// Key of `LISTENERS`: the agent's outbound listener of a network namespace.
+/// Key of `LISTENERS`: a listener of the agent in a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct ListenerKey {
@@ -82,11 +99,33 @@ pub struct ListenerKey {
     pub netns: u64,
     /// 4 or 6.
     pub family: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// A [`Role`].
+    pub role: u32,
 }
 
 const _: () = assert!(size_of::<ListenerKey>() == 8 + 4 + 4);
 
+/// What the agent listens for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Role {
+    /// What workloads dial, at [`OUTBOUND_PORT`].
+    Outbound = 0,
+    /// Questions for names, at [`RESOLVER_PORT`]. Only the TCP listener is known to the kernel: the UDP sockets live and
+    /// die with it.
+    Resolver = 1,
+}
+
 /// Port of the outbound listener in every workload's network namespace, on 127.0.0.1 and `::1`.
 pub const OUTBOUND_PORT: u16 = 15001;
+
+/// Port at which resolvers listen.
+pub const DNS_PORT: u16 = 53;
+
+/// First port at which the agent answers questions for names, on 127.0.0.1 and `::1`; over TCP the only one. Of UDP
+/// there are [`RESOLVER_PORTS`].
+pub const RESOLVER_PORT: u16 = 15053;
+
+/// How many resolvers one datagram socket that is not connected can ask at the same time, each through a port of its own
+/// beginning at [`RESOLVER_PORT`]. No resolver library asks more than three (`MAXNS` of glibc and musl).
+pub const RESOLVER_PORTS: u16 = 4;

@@ -39,6 +39,8 @@ impl Workload {
     pub const ACCELERATED: u32 = 1 << 1;
     /// Only services of the mesh may be dialled.
     pub const EGRESS_LOCKED: u32 = 1 << 2;
+    /// Its questions for names go to the agent.
+    pub const DNS: u32 = 1 << 3;
 
     /// Whether `flag` is set.
     #[must_use]

@@ -1,14 +1,15 @@
-//! Who calls `connect`: the workload of the network namespace or, in the agent's own, of the cgroup.
+//! Who calls `connect`, or sends a datagram: the workload of the network namespace or, in the agent's own, of the cgroup.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
 use aya_ebpf::programs::SockAddrContext;
+use mesh_common::service::{TCP, UDP};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::Facts;
 use mesh_common::workload::Workload;
 
-use crate::context::{SOCK_STREAM, bound_address, field, user_address};
+use crate::context::{SOCK_DGRAM, SOCK_STREAM, bound_address, field, user_address};
 use crate::maps::{CGROUPS, WORKLOADS};
 use crate::tables::settings;
 
@@ -17,7 +18,11 @@ const MAX_LEVELS: i32 = 16;
 
 /// What is known of the call, if a workload of the mesh makes it.
 #[inline(always)]
-pub(crate) fn facts(ctx: &SockAddrContext, socket: *mut bpf_sock, family: u32) -> Option<Facts> {
+pub(crate) fn facts(
+    ctx: &SockAddrContext,
+    socket: *mut bpf_sock,
+    family: u32,
+) -> Option<Facts<'static>> {
     let settings = settings()?;
     if settings.has(Settings::PASS_ALL) {
         return None;
@@ -31,13 +36,25 @@ pub(crate) fn facts(ctx: &SockAddrContext, socket: *mut bpf_sock, family: u32) -
         unsafe { WORKLOADS.get(netns) }?
     };
     Some(Facts {
-        workload: *workload,
+        workload,
         destination: user_address(ctx.sock_addr, family),
         bound: bound_address(socket, family),
         netns,
-        is_stream: field!(ctx.sock_addr, type_) == SOCK_STREAM,
+        protocol: protocol(ctx),
+        is_answer: false,
+        endpoint: 0,
         is_bound_to_device: field!(socket, bound_dev_if) != 0,
     })
+}
+
+/// What the socket speaks. Datagram sockets may also speak ICMP or UDP-Lite, stream sockets MPTCP.
+#[inline(always)]
+fn protocol(ctx: &SockAddrContext) -> u8 {
+    match field!(ctx.sock_addr, type_) {
+        SOCK_STREAM => TCP,
+        SOCK_DGRAM if field!(ctx.sock_addr, protocol) == u32::from(UDP) => UDP,
+        _ => 0,
+    }
 }
 
 /// The workload whose cgroup the calling process is in, deepest first.

@@ -11,9 +11,9 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::event::{Event, Kind};
-use mesh_common::service::OUTBOUND_PORT;
+use mesh_common::service::{OUTBOUND_PORT, RESOLVER_PORT};
 use mesh_common::stats::Counter;
-use mesh_common::verdict::{Decision, Facts, Verdict, decide};
+use mesh_common::verdict::{Decision, Facts, Reason, Verdict, decide};
 
 use crate::caller::facts;
 use crate::context::{AF_INET, AF_INET6, dialling_socket, set_user_address, store, stored};
@@ -22,9 +22,9 @@ use crate::count::bump;
 use crate::maps::CONN;
 use crate::tables::Maps;
 
-/// Verdict of a connect program: carry on with the call.
-const ALLOW: i32 = 1;
-/// Verdict of a connect program: the call fails.
+/// Verdict of a connect or sendmsg program: carry on with the call.
+pub(crate) const ALLOW: i32 = 1;
+/// Verdict of a connect or sendmsg program: the call fails.
 const REFUSE: i32 = 0;
 /// Its error.
 const ECONNREFUSED: i32 = 111;
@@ -61,8 +61,8 @@ fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
     };
     let mut decision = Decision::default();
     settle(&facts, &mut decision);
-    if facts.is_stream {
-        remember(ctx, &facts, &decision);
+    if facts.protocol != 0 {
+        remember(ctx, &facts, &decision, 0);
     }
     count_and_report(&facts, &decision);
     match decision.verdict {
@@ -72,46 +72,54 @@ fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
             ALLOW
         }
         Verdict::Proxy => {
-            set_user_address(ctx.sock_addr, family, &outbound_listener(&facts));
+            let port = match decision.reason {
+                Reason::Dns => RESOLVER_PORT,
+                _ => OUTBOUND_PORT,
+            };
+            set_user_address(ctx.sock_addr, family, &listener(&facts.destination, port));
             ALLOW
         }
-        Verdict::Deny => {
-            // SAFETY: the helper has no conditions.
-            let _set = unsafe { bpf_set_retval(-ECONNREFUSED) };
-            REFUSE
-        }
+        Verdict::Deny => refuse(),
     }
 }
 
-/// Where the agent listens for what a workload dials.
+/// Makes the call fail.
 #[inline(always)]
-fn outbound_listener(facts: &Facts) -> SocketAddress {
-    let address = if facts.destination.address.is_v4() {
+pub(crate) fn refuse() -> i32 {
+    // SAFETY: the helper has no conditions.
+    let _set = unsafe { bpf_set_retval(-ECONNREFUSED) };
+    REFUSE
+}
+
+/// Where the agent listens in the workload's namespace, on loopback of the destination's family.
+#[inline(always)]
+pub(crate) fn listener(destination: &SocketAddress, port: u16) -> SocketAddress {
+    let address = if destination.address.is_v4() {
         Address::LOOPBACK_V4
     } else {
         Address::LOOPBACK_V6
     };
-    SocketAddress::new(address, OUTBOUND_PORT)
+    SocketAddress::new(address, port)
 }
 
 /// A function of its own, for the sake of the kernel's limit on the stack of one function.
 #[inline(never)]
-fn settle(facts: &Facts, decision: &mut Decision) {
+pub(crate) fn settle(facts: &Facts<'_>, decision: &mut Decision) {
     *decision = decide(&Maps, facts);
 }
 
-/// Writes down the verdict and who asked, for the hooks that follow and for the agent.
+/// Writes down the verdict, who asked, and `flags`, for the hooks that follow and for the agent.
 #[inline(never)]
-fn remember(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) {
+pub(crate) fn remember(ctx: &SockAddrContext, facts: &Facts<'_>, decision: &Decision, flags: u8) {
     let conn = Conn {
         original: facts.destination,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
         direction: Direction::Dialled as u8,
         flags: if decision.is_accelerated {
-            Conn::ACCELERATED
+            flags | Conn::ACCELERATED
         } else {
-            0
+            flags
         },
         workload: facts.workload.id,
         service: decision.service,
@@ -130,7 +138,7 @@ fn remember(ctx: &SockAddrContext, facts: &Facts, decision: &Decision) {
 }
 
 #[inline(never)]
-fn count_and_report(facts: &Facts, decision: &Decision) {
+pub(crate) fn count_and_report(facts: &Facts<'_>, decision: &Decision) {
     let subject = facts.workload.id;
     count::add(subject, decision.verdict as u16, decision.reason as u16, 1);
     let kind = if matches!(decision.verdict, Verdict::Deny) {

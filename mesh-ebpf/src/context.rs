@@ -16,6 +16,8 @@ pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 /// `SOCK_STREAM`.
 pub(crate) const SOCK_STREAM: u32 = 1;
+/// `SOCK_DGRAM`.
+pub(crate) const SOCK_DGRAM: u32 = 2;
 
 /// Reads one field of a context: `field!(pointer, name)`.
 macro_rules! field {
@@ -104,6 +106,23 @@ pub(crate) fn bound_address(socket: *mut bpf_sock, family: u32) -> Address {
     } else {
         words!(socket, src_ip6)
     }
+}
+
+/// Whether a datagram socket is connected.
+#[inline(always)]
+pub(crate) fn is_connected(socket: *mut bpf_sock) -> bool {
+    field!(socket, dst_port) != 0
+}
+
+/// Whether a socket is connected to `peer`. Of a `family` that is known when the program is compiled.
+#[inline(always)]
+pub(crate) fn is_connected_to(socket: *mut bpf_sock, family: u32, peer: &SocketAddress) -> bool {
+    let address = if family == AF_INET {
+        Address::v4(field!(socket, dst_ip4))
+    } else {
+        words!(socket, dst_ip6)
+    };
+    u16::from_be(field!(socket, dst_port)) == peer.port && address == peer.address
 }
 
 /// The socket of a `bpf_sock_ops`, if it is a full one.

@@ -1,4 +1,5 @@
-//! The guard: a SYN that leaves a workload without a verdict is counted and, where egress is locked, dropped.
+//! The guard: a SYN that leaves a workload without a verdict is counted and, where egress is locked, dropped. Besides, a
+//! connected socket's questions for names are announced to the agent.
 //!
 //! It sees sockets that are older than the enrolment, raw sockets, and what runs outside the hooks' reach. It does not
 //! see packet sockets (`AF_PACKET`).
@@ -18,11 +19,12 @@ use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Tables as _};
 use mesh_common::workload::Workload;
 
-use crate::context::{SOCK_STREAM, field, store, stored};
+use crate::context::{SOCK_STREAM, field, is_connected, store, stored};
 use crate::count::{bump, emit};
 use crate::globals::HAS_SKB_NETNS;
 use crate::maps::{CGROUPS, CONN, WORKLOADS};
-use crate::packet::dialled;
+use crate::packet::opening;
+use crate::query;
 use crate::tables::{Maps, settings};
 
 /// Verdict of an egress program: the packet leaves.
@@ -35,9 +37,19 @@ const MAX_LEVELS: i32 = 16;
 #[cgroup_skb(egress)]
 pub(crate) fn mesh_egress(ctx: SkBuffContext) -> i32 {
     let skb: *mut __sk_buff = ctx.skb.skb;
-    let Some((source, destination)) = dialled(skb) else {
+    let Some(opening) = opening(skb) else {
         return ALLOW;
     };
+    let (source, destination) = (opening.source, opening.destination);
+    if !opening.is_connection {
+        if let Some(socket) = sender(skb)
+            && is_connected(socket)
+            && let Some(conn) = stored(&CONN, socket)
+        {
+            query::tell_connected(conn, &source, destination.port);
+        }
+        return ALLOW;
+    }
     if destination.address.is_loopback() || has_verdict(skb) {
         return ALLOW;
     }

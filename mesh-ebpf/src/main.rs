@@ -41,6 +41,12 @@ mod packet;
 #[cfg(target_arch = "bpf")]
 mod pair;
 #[cfg(target_arch = "bpf")]
+mod query;
+#[cfg(target_arch = "bpf")]
+mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod sendmsg;
+#[cfg(target_arch = "bpf")]
 mod sk_lookup;
 #[cfg(target_arch = "bpf")]
 mod sk_msg;

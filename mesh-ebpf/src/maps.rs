@@ -7,10 +7,11 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, RingBuf, SockHash};
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::Policy;
+use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
+use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::redirect::{Peer, Redirect};
 use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
@@ -66,10 +67,10 @@ pub(crate) static CURSORS: HashMap<u32, u64> =
 /// Written by the agent, read at connect and by `sk_lookup`. Full: the policy is not in force, and its condition says
 /// so.
 #[map]
-pub(crate) static POLICY: HashMap<SocketAddress, Policy> =
+pub(crate) static POLICY: HashMap<PolicyKey, Policy> =
     HashMap::with_max_entries(64 * 1024, BPF_F_NO_PREALLOC);
 
-/// Written at connect, by `sock_ops` (accepted sockets) and by the agent (its own sockets); read by every hook and, by
+/// Written at connect, when a datagram is sent, by `sock_ops` (accepted sockets) and by the agent (its own sockets); read by every hook and, by
 /// file descriptor, by the agent. Dies with the socket; never full.
 #[btf_map]
 pub(crate) static CONN: SkStorage<Conn> = SkStorage::new();
@@ -78,6 +79,16 @@ pub(crate) static CONN: SkStorage<Conn> = SkStorage::new();
 /// the oldest entry goes; each is needed for one round trip.
 #[map]
 pub(crate) static PENDING: LruHashMap<Tuple, Conn> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Written when a datagram is sent or received, read when the next one is. Full: the entry that was not used for longest
+/// goes; its socket's next datagram is balanced anew, and a late answer shows the endpoint that sent it.
+#[map]
+pub(crate) static REPLIES: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Written when a question for names is sent to the agent, read by the agent when it arrives. Full: the entry that was not
+/// used for longest goes; each is needed until the agent has read the datagram.
+#[map]
+pub(crate) static QUERIES: LruHashMap<QueryKey, Query> = LruHashMap::with_max_entries(16 * 1024, 0);
 
 /// Written by the agent, emptied by the kernel when the agent dies; read at connect to see whether it lives. Full: the
 /// enrolment is refused.

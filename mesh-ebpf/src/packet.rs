@@ -1,9 +1,9 @@
-//! What a packet says of itself: does it open a connection, and between whom?
+//! What a packet says of itself: does it open a connection, or ask the agent for a name, and between whom?
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use mesh_common::address::{Address, SocketAddress};
-use mesh_common::service::TCP;
+use mesh_common::service::{RESOLVER_PORT, RESOLVER_PORTS, TCP, UDP};
 
 use crate::context::field;
 
@@ -15,39 +15,48 @@ const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// Source and destination, if the packet opens a connection.
+/// Two addresses, and whether they are those of a connection that opens; else of a question to the agent.
+pub(crate) struct Opening {
+    pub(crate) is_connection: bool,
+    pub(crate) source: SocketAddress,
+    pub(crate) destination: SocketAddress,
+}
+
+/// Source and destination, if the packet opens a connection or asks the agent for a name.
 #[inline(always)]
-pub(crate) fn dialled(skb: *mut __sk_buff) -> Option<(SocketAddress, SocketAddress)> {
+pub(crate) fn opening(skb: *mut __sk_buff) -> Option<Opening> {
     let protocol = field!(skb, protocol);
     if is_segment_of_old(skb, protocol) {
         return None;
     }
-    let (source, destination, header) = if protocol == ETH_P_IP {
+    let (next, header) = if protocol == ETH_P_IP {
         let first: u8 = load(skb, 0)?;
-        if load::<u8>(skb, 9)? != TCP {
-            return None;
-        }
-        let source = Address::v4(load(skb, 12)?);
-        (
-            source,
-            Address::v4(load(skb, 16)?),
-            u32::from(first & 15) * 4,
-        )
+        (load::<u8>(skb, 9)?, u32::from(first & 15) * 4)
     } else if protocol == ETH_P_IPV6 {
-        if load::<u8>(skb, 6)? != TCP {
-            return None;
-        }
-        (load(skb, 8)?, load(skb, 24)?, 40)
+        (load::<u8>(skb, 6)?, 40)
     } else {
         return None;
     };
-    if load::<u8>(skb, header + 13)? & (SYN | ACK) != SYN {
+    let port = u16::from_be(load(skb, header + 2)?);
+    let is_opening = match next {
+        TCP => load::<u8>(skb, header + 13)? & (SYN | ACK) == SYN,
+        UDP => (RESOLVER_PORT..RESOLVER_PORT + RESOLVER_PORTS).contains(&port),
+        _ => false,
+    };
+    if !is_opening {
         return None;
     }
-    Some((
-        SocketAddress::new(source, u16::from_be(load(skb, header)?)),
-        SocketAddress::new(destination, u16::from_be(load(skb, header + 2)?)),
-    ))
+    let (source, destination) = if protocol == ETH_P_IP {
+        let source = Address::v4(load(skb, 12)?);
+        (source, Address::v4(load(skb, 16)?))
+    } else {
+        (load(skb, 8)?, load(skb, 24)?)
+    };
+    Some(Opening {
+        is_connection: next == TCP,
+        source: SocketAddress::new(source, u16::from_be(load(skb, header)?)),
+        destination: SocketAddress::new(destination, port),
+    })
 }
 
 /// Whether this is plainly not a SYN: of nearly every packet that can be said by looking at two bytes in place.

@@ -7,8 +7,8 @@ use aya_ebpf::programs::SkLookupContext;
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::conn::{Conn, Tuple};
 use mesh_common::event::{Event, Kind};
-use mesh_common::policy::{Authorization, workload_key};
-use mesh_common::service::TCP;
+use mesh_common::policy::{Authorization, PolicyKey};
+use mesh_common::service::{TCP, UDP};
 use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Tables as _, Verdict};
@@ -19,11 +19,13 @@ use crate::count::{bump, emit};
 use crate::maps::PENDING;
 use crate::tables::{Maps, settings};
 
-/// A SYN looks for its listener. Dropping it answers with a reset: the caller's connection is refused.
+/// A SYN looks for its listener, or a datagram for a socket that is not connected. Dropping a SYN answers with a reset:
+/// the caller's connection is refused. Of a datagram nobody hears again.
 #[sk_lookup]
 pub(crate) fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
     let lookup: *mut bpf_sk_lookup = ctx.lookup;
-    if field!(lookup, protocol) != u32::from(TCP) {
+    let protocol = field!(lookup, protocol);
+    if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
         return SK_PASS;
     }
     let (local, remote) = ends(lookup);
@@ -33,7 +35,11 @@ pub(crate) fn mesh_sk_lookup(ctx: SkLookupContext) -> u32 {
     if is_local || settings().is_none_or(|settings| settings.has(Settings::PASS_ALL)) {
         return SK_PASS;
     }
-    admit(&local, &remote)
+    if protocol == u32::from(UDP) {
+        admit_datagram(&local, &remote)
+    } else {
+        admit(&local, &remote)
+    }
 }
 
 #[inline(always)]
@@ -94,12 +100,36 @@ fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
     SK_PASS
 }
 
+/// Only what policy says of the port: what it says of a whole workload cannot be asked here, where a datagram to the
+/// workload and an answer to one of its own look alike. It is asked where the datagram is sent. There are as many
+/// refusals as somebody likes to cause: they are counted, and not told one by one.
+#[inline(never)]
+fn admit_datagram(local: &SocketAddress, remote: &SocketAddress) -> u32 {
+    let party = stranger(&remote.address);
+    let key = PolicyKey::port(local, UDP);
+    let authorization = Maps.authorize(&key, &party.caller, &remote.address, local.port);
+    let callee = Maps
+        .identity(&local.address)
+        .map_or(0, |workload| workload.id);
+    if authorization.is_denied {
+        bump(callee, Counter::InboundDeny, Reason::Policy);
+        return SK_DROP;
+    }
+    // Who is on this node was counted when it sent.
+    if authorization.is_audited && party.workload == 0 {
+        bump(callee, Counter::AuditDeny, Reason::Policy);
+    }
+    SK_PASS
+}
+
 /// What policy says of the port and of the whole workload.
 #[inline(always)]
 fn authorize(local: &SocketAddress, remote: &SocketAddress, party: &Party) -> Authorization {
     let (caller, source) = (&party.caller, &remote.address);
-    let exact = Maps.authorize(local, caller, source, local.port);
-    let whole = Maps.authorize(&workload_key(local.address), caller, source, local.port);
+    let exact = PolicyKey::port(local, TCP);
+    let exact = Maps.authorize(&exact, caller, source, local.port);
+    let whole = PolicyKey::workload(local.address);
+    let whole = Maps.authorize(&whole, caller, source, local.port);
     Authorization {
         is_denied: exact.is_denied | whole.is_denied,
         is_audited: exact.is_audited | whole.is_audited,

@@ -4,11 +4,11 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem, bpf_sk_release,
 };
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::balance;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::{Authorization, MAX_RULES, Policy, Seen};
-use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
+use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Seen};
+use mesh_common::service::{ListenerKey, Role, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{Liveness, Tables};
 use mesh_common::workload::{Caller, Workload};
@@ -49,7 +49,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -62,9 +62,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn pick(&self, service: &Service, family: u32) -> Option<(u32, Endpoint)> {
+    fn pick(&self, service: &Service, family: u32, current: u32) -> Option<(u32, Endpoint)> {
         let mut endpoint = Endpoint::default();
-        match mesh_choose(service, family, &raw mut endpoint) {
+        match mesh_choose(service, family, current, &raw mut endpoint) {
             0 => None,
             id => Some((id, endpoint)),
         }
@@ -99,8 +99,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn liveness(&self, netns: u64, family: u32) -> Liveness {
-        if !has_listener(netns, family) {
+    fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness {
+        if !has_listener(netns, family, role as u32) {
             return Liveness::Absent;
         }
         let Some(settings) = settings() else {
@@ -130,13 +130,14 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 pub(crate) extern "C" fn mesh_choose(
     service: *const Service,
     family: u32,
+    current: u32,
     endpoint: *mut Endpoint,
 ) -> u32 {
     // SAFETY: the verifier checks what callers pass.
     let (Some(service), Some(endpoint)) = (unsafe { (service.as_ref(), endpoint.as_mut()) }) else {
         return 0;
     };
-    match balance::pick(&Maps, service, family) {
+    match balance::pick(&Maps, service, family, current) {
         Some((id, picked)) => {
             *endpoint = picked;
             id
@@ -165,7 +166,7 @@ const AUDITED: u32 = 1 << 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn mesh_ask(
-    key: *const SocketAddress,
+    key: *const PolicyKey,
     caller: *const Caller,
     source: *const Address,
     port: u32,
@@ -221,11 +222,11 @@ extern "C" fn step(index: u64, question: *mut Question<'_>) -> i64 {
 
 /// Whether the agent listens; its sockets leave the map when it dies.
 #[inline(never)]
-fn has_listener(netns: u64, family: u32) -> bool {
+fn has_listener(netns: u64, family: u32, role: u32) -> bool {
     let key = ListenerKey {
         netns,
         family,
-        padding: 0,
+        role,
     };
     // SAFETY: the map and the key are what the helper expects; the kernel checks their sizes.
     let socket = unsafe {

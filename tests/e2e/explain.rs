@@ -1,4 +1,4 @@
-//! What the agent explains is what the kernel does: random registries, and connections of every kind.
+//! What the agent explains is what the kernel does: random registries, and connections and datagrams of every kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -58,14 +58,17 @@ fn explain_says_what_the_kernel_does() {
             let caller = world.random.below(CALLERS.len());
             let dialled = world.destination();
             let (namespace, name) = CALLERS[caller];
-            let explained = node
-                .api()
-                .explain(&format!("{namespace}/{name}"), &dialled.to_string());
-            drop(
-                callers[caller]
-                    .connect(dialled)
-                    .map(mesh_tests::pod::Conn::close),
-            );
+            let (source, destination) = (format!("{namespace}/{name}"), dialled.to_string());
+            let explained = if world.random.happens(30) {
+                let explained = node.api().explain_datagram(&source, &destination);
+                send(&callers[caller], dialled, world.random.happens(50));
+                explained
+            } else {
+                let explained = node.api().explain(&source, &destination);
+                let conn = callers[caller].connect(dialled);
+                drop(conn.map(mesh_tests::pod::Conn::close));
+                explained
+            };
             let after = world.counts();
             let text = |field: &str| explained[field].as_str().unwrap_or_default().to_owned();
             let (verdict, reason) = (text("verdict"), text("reason"));
@@ -86,6 +89,19 @@ fn explain_says_what_the_kernel_does() {
         let count = outcomes.get(&(verdict.to_owned(), reason.to_owned()));
         assert!(count >= Some(&10), "{verdict} {reason} in {outcomes:?}");
     }
+}
+
+/// Sends a datagram with a new socket, perhaps a connected one. Whether it arrives does not matter.
+fn send(caller: &Pod, to: SocketAddr, connect: bool) {
+    if connect {
+        drop(caller.connect_datagrams(to));
+        return;
+    }
+    let socket = match to {
+        SocketAddr::V4(_) => caller.datagrams(),
+        SocketAddr::V6(_) => caller.datagrams_v6(),
+    };
+    drop(socket.send_to(to, "hello"));
 }
 
 /// What the random cases must have led to, each ten times at least: else they say nothing about it.
@@ -179,6 +195,7 @@ impl World<'_> {
         let ports = json!([
             { "name": "one", "port": 80, "protocol": self.random.of(&["http", "tcp", "auto"]) },
             { "name": "two", "port": 443, "protocol": self.random.of(&["tls", "tcp", "grpc"]) },
+            { "name": "three", "port": 80, "protocol": "udp" },
         ]);
         let spec = json!({
             "addresses": addresses,
@@ -209,7 +226,11 @@ impl World<'_> {
         let spec = json!({
             "service": format!("service-{service}"),
             "address": address,
-            "ports": { "one": self.random.of(&ports), "two": self.random.of(&ports) },
+            "ports": {
+                "one": self.random.of(&ports),
+                "two": self.random.of(&ports),
+                "three": self.random.of(&ports),
+            },
             "weight": self.random.below(4),
             "draining": self.random.happens(5),
         });

@@ -2,9 +2,10 @@
 
 use mesh_tests::assert_eventually;
 use mesh_tests::pod::Pod;
-use serde_json::Value;
+use mesh_tests::registry::object;
+use serde_json::{Value, json};
 
-use crate::shop::{Shop, web};
+use crate::shop::{Shop, WEB, web};
 
 /// Sends raw bytes, and reads until the proxy closes.
 fn raw(client: &Pod, request: &str) -> String {
@@ -19,6 +20,15 @@ fn hostile_requests_are_refused_counted_and_logged() {
         return;
     };
     shop.open_web();
+    // Paths that servers read in two ways are refused where a rule tells paths apart.
+    let parent = json!({"group": "", "kind": "Service", "name": "web"});
+    let backend = json!([{"name": "web", "port": 80}]);
+    let rules = json!([{"backendRefs": backend}, {"matches": [{"path": {"value": "/admin"}}]}]);
+    let spec = json!({"parentRefs": [parent], "rules": rules});
+    let mut route = object("HTTPRoute", "web", &spec);
+    route["apiVersion"] = json!("gateway.networking.k8s.io/v1");
+    shop.node.apply(&[route]);
+    assert_eventually!(shop.client.get(&format!("{WEB}admin")).status == 500);
     let requests = [
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",

@@ -25,6 +25,10 @@ fn every_program_and_map_is_in_the_kernel() {
         "mesh_connect6",
         "mesh_getpeer4",
         "mesh_getpeer6",
+        "mesh_sendmsg4",
+        "mesh_sendmsg6",
+        "mesh_recvmsg4",
+        "mesh_recvmsg6",
         "mesh_sock_ops",
         "mesh_sk_msg",
         "mesh_sk_lookup",
@@ -41,6 +45,7 @@ fn every_program_and_map_is_in_the_kernel() {
         "ENDPOINTS",
         "POLICY",
         "PENDING",
+        "REPLIES",
         "STATS",
     ] {
         assert!(maps.contains(map), "{map}: {report}");
@@ -52,7 +57,7 @@ fn everything_is_pinned_under_the_version_of_the_schema() {
     let Some(node) = Node::start() else { return };
     let entries = std::fs::read_dir(node.pin_dir()).unwrap();
     let versions: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(versions, ["v1"]);
+    assert_eq!(versions, ["v2"]);
 }
 
 #[test]

@@ -4,6 +4,12 @@
     clippy::indexing_slicing,
     reason = "a test that finds something else than it wants fails loudly"
 )]
+#![expect(
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters are whole numbers, written as floating point"
+)]
 
 mod acceleration;
 mod api;
@@ -11,6 +17,7 @@ mod balancing;
 mod cleanup;
 mod command;
 mod connect;
+mod dns;
 mod etcd;
 mod exec;
 mod explain;
@@ -20,8 +27,10 @@ mod harness;
 mod http;
 mod hygiene;
 mod lifecycle;
+mod limits;
 mod load;
 mod metrics;
+mod namespaces;
 mod objects;
 mod policy;
 mod registry;
@@ -31,3 +40,4 @@ mod shaping;
 mod shop;
 mod stale;
 mod tcp;
+mod udp;

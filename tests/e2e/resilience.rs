@@ -8,7 +8,7 @@ use mesh_tests::protocol::{HttpAnswer, ServerKind};
 use mesh_tests::registry::{endpoint, object, service};
 use serde_json::{Value, json};
 
-use crate::shop::{CACHE_PORT, Shop, WEB, cache};
+use crate::shop::{CACHE_PORT, Shop, WEB, cache, steady, web};
 
 /// Port of the web servers.
 const PORT: u16 = 8_080;
@@ -222,6 +222,20 @@ fn a_server_that_fails_its_check_gets_no_requests() {
     assert_eventually!(is(&shop, "web-2", "passing"));
     assert_eventually!(hits(&shop, 20).len() == 2);
     assert_eventually!(shop.node.agent().log().contains("endpoint is unwell"));
+    // Where nobody looks any more nothing is known, and nobody is left alone for what was.
+    shop.node.apply(&[guard("web", &sick)]);
+    assert_eventually!(is(&shop, "web-2", "critical"));
+    shop.node.apply(&[guard(
+        "web",
+        &json!({"outlierDetection": {"consecutive5xx": 5}}),
+    )]);
+    assert_eventually!(is(&shop, "web-2", "passing"));
+    assert_eventually!(hits(&shop, 20).len() == 2);
+    shop.node.apply(&[guard("web", &sick)]);
+    assert_eventually!(is(&shop, "web-2", "critical"));
+    shop.node.delete(&guard("web", &sick));
+    assert_eventually!(health(&shop, "web-2").0.is_empty());
+    assert_eventually!(hits(&shop, 20).len() == 2);
 }
 
 #[test]
@@ -309,4 +323,32 @@ fn deadlines_are_kept_and_passed_on() {
     assert!(count(&shop, "istio_requests_total", &[("response_flags", "UT")]) > 1.0);
     let agent = shop.node.agent();
     assert_eventually!(agent.log().matches(r#""reason":"deadline""#).count() == 2);
+}
+
+#[test]
+fn a_policy_that_changes_under_load_fails_no_request() {
+    let Some(shop) = open(2, &json!({})) else {
+        return;
+    };
+    let load = shop.client.load(steady(true, web(), true));
+    let policies = [
+        json!({"loadBalancing": {"algorithm": "PeakEwma", "slowStart": {"window": "1s"}}}),
+        json!({"retries": {"attempts": 1, "on": ["5xx"]}, "hedging": {"after": "p95"},
+            "outlierDetection": {"consecutive5xx": 3}}),
+        json!({"circuitBreaker": {"maxConnections": 64, "failures": {"per": "Service"}},
+            "rateLimits": [{"requests": 1_000_000, "per": "1s"}], "adaptiveConcurrency": {}}),
+        json!({"healthCheck": {"http": {"path": "/"}, "interval": "100ms", "timeout": "100ms"},
+            "priority": "High", "timeouts": {"request": "5s"}}),
+    ];
+    for round in 0..20 {
+        let policy = guard("web", &policies[round % policies.len()]);
+        shop.node.apply(std::slice::from_ref(&policy));
+        hits(&shop, 10);
+        if round % 5 == 4 {
+            shop.node.delete(&policy);
+        }
+    }
+    let report = load.stop();
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert_eq!(report.by_server.len(), 2, "{report:?}");
 }

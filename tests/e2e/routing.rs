@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::shop::{Shop, WEB, steady, web};
 
 /// A route that is attached to the service `web`, or another parent.
-fn route(kind: &str, parent: &str, rules: &Value) -> Value {
+pub(crate) fn route(kind: &str, parent: &str, rules: &Value) -> Value {
     let parent = json!({"group": "", "kind": "Service", "name": parent});
     let mut route = object(kind, "r", &json!({"parentRefs": [parent], "rules": rules}));
     let version = if kind == "TCPRoute" { "v1alpha2" } else { "v1" };
@@ -18,12 +18,12 @@ fn route(kind: &str, parent: &str, rules: &Value) -> Value {
     route
 }
 
-fn to(name: &str) -> Value {
+pub(crate) fn to(name: &str) -> Value {
     json!([{"name": name, "port": 80}])
 }
 
 /// The service `web` with the servers `web-1`.., and a service for each server of its own.
-fn open(servers: usize, names: &[&str]) -> Option<Shop> {
+pub(crate) fn open(servers: usize, names: &[&str]) -> Option<Shop> {
     let shop = Shop::open(servers)?;
     let mut objects = vec![service("web", &["240.240.0.10"], "http", 80, "http")];
     for ((index, name), pod) in (0..).zip(names).zip(shop.servers.iter().cycle()) {
@@ -37,7 +37,7 @@ fn open(servers: usize, names: &[&str]) -> Option<Shop> {
     Some(shop)
 }
 
-fn ask(shop: &Shop, method: &str, target: &str, headers: &[(&str, &str)]) -> HttpAnswer {
+pub(crate) fn ask(shop: &Shop, method: &str, target: &str, headers: &[(&str, &str)]) -> HttpAnswer {
     let url = format!("{}{}", WEB.trim_end_matches('/'), target);
     shop.client.request(method, &url, headers, "").unwrap()
 }

@@ -118,6 +118,15 @@ impl<'a> Api<'a> {
         ))
     }
 
+    /// What the agent says about a datagram.
+    #[must_use]
+    #[track_caller]
+    pub fn explain_datagram(&self, source: &str, destination: &str) -> Value {
+        self.get(&format!(
+            "/api/v1/explain?source={source}&destination={destination}&transport=udp"
+        ))
+    }
+
     /// Coverage of a workload.
     #[must_use]
     #[track_caller]

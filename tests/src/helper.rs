@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
 use crate::client::{self, Connection};
+use crate::datagram;
 use crate::protocol::{Answer, Command, Failure, Reply, Task};
+use crate::resolver;
 use crate::server::Server;
 use crate::{hold, load, stream};
 
@@ -51,6 +53,7 @@ struct Helper {
     next: AtomicU64,
     servers: Mutex<HashMap<u64, Server>>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    datagrams: Mutex<HashMap<u64, Arc<UdpSocket>>>,
     loads: Mutex<Arc<AtomicBool>>,
     held: Mutex<Vec<TcpStream>>,
 }
@@ -66,6 +69,10 @@ impl Helper {
             | Task::Receive { .. }
             | Task::FinishSending { .. }
             | Task::Close { .. } => self.converse(task).await,
+            Task::OpenDatagrams { .. }
+            | Task::SendDatagram { .. }
+            | Task::ReceiveDatagram { .. } => self.exchange(task).await,
+            Task::Ask(question) => resolver::ask(question).await.map(Answer::Named),
             Task::Http(call) => client::call(call).await.map(Answer::Http),
             Task::Load(load) => {
                 let stop = Arc::clone(&self.loads.lock().unwrap());
@@ -147,6 +154,31 @@ impl Helper {
             }
             _ => Err(unknown("task")),
         }
+    }
+
+    async fn exchange(&self, task: Task) -> Result<Answer, Failure> {
+        match task {
+            Task::OpenDatagrams { bind, connect } => {
+                let number = self.number();
+                let (socket, connected) = datagram::open(number, bind, connect).await?;
+                let socket = Arc::new(socket);
+                self.datagrams.lock().unwrap().insert(number, socket);
+                Ok(Answer::Connected(connected))
+            }
+            Task::SendDatagram { socket, to, text } => {
+                datagram::send(&*self.datagram_socket(socket)?, to, &text).await
+            }
+            Task::ReceiveDatagram { socket, millis } => {
+                datagram::receive(&*self.datagram_socket(socket)?, millis).await
+            }
+            _ => Err(unknown("task")),
+        }
+    }
+
+    fn datagram_socket(&self, number: u64) -> Result<Arc<UdpSocket>, Failure> {
+        let sockets = self.datagrams.lock().unwrap();
+        let socket = sockets.get(&number).map(Arc::clone);
+        socket.ok_or_else(|| unknown("socket"))
     }
 
     fn connection(&self, number: u64) -> Result<Arc<Connection>, Failure> {

@@ -88,6 +88,9 @@ impl Node {
         netns.set(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
+            // Else a new link finds no neighbours for whom it forwards until its own address has been tried for two seconds.
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
             // Every unroutable packet is told about, however many there are.
             ("net/ipv4/icmp_ratelimit", "0"),
         ]);

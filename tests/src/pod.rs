@@ -19,8 +19,10 @@ use crate::netns::NetNs;
 use crate::protocol::{self, Answer, Connected, Failure, HttpCall, Load, Report, Task};
 use crate::requirements;
 
+mod datagrams;
 mod tasks;
 
+pub use datagrams::Datagrams;
 pub use tasks::{Conn, Running, Server, mapped};
 
 /// What a command to a pod may take before the test fails.

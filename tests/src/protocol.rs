@@ -1,10 +1,16 @@
 //! What the tests tell a pod's helper process, and what it answers: one JSON value per line, matched by number.
 
+mod load;
+mod names;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use load::{Load, Pace, Report};
+pub use names::{How, Named, Question};
 
 /// A command with its number.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +83,31 @@ pub enum Task {
         /// The number of the connection.
         conn: u64,
     },
+    /// Makes a datagram socket and keeps it.
+    OpenDatagrams {
+        /// What it is bound to.
+        bind: SocketAddr,
+        /// What it is connected to, if it is.
+        connect: Option<SocketAddr>,
+    },
+    /// Sends a datagram.
+    SendDatagram {
+        /// The number of the socket.
+        socket: u64,
+        /// Where to; of a connected socket, nowhere in particular.
+        to: Option<SocketAddr>,
+        /// The bytes.
+        text: String,
+    },
+    /// Receives a datagram, and asks for its source.
+    ReceiveDatagram {
+        /// The number of the socket.
+        socket: u64,
+        /// How long to wait.
+        millis: u64,
+    },
+    /// Asks resolvers for a name, each question on the same socket.
+    Ask(Question),
     /// One HTTP exchange on a connection of its own.
     Http(HttpCall),
     /// Many exchanges for a while.
@@ -184,6 +215,16 @@ pub enum ServerKind {
     Deaf,
     /// Accepts and resets.
     Resetting,
+    /// Answers questions for names, over UDP and TCP: see [`crate::resolver`].
+    Resolver {
+        /// Its name.
+        name: String,
+    },
+    /// Answers datagrams with its name and what it received.
+    Datagrams {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// One HTTP request.
@@ -247,65 +288,12 @@ fn find<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
         .map_or("", |(_, value)| value)
 }
 
-/// Many exchanges.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Load {
-    /// HTTP/1.1, else 16 bytes there and back.
-    pub http: bool,
-    /// What is dialled.
-    pub address: SocketAddr,
-    /// At a time.
-    pub connections: u64,
-    /// Whether a connection is used again.
-    pub keep_alive: bool,
-    /// The end, unless stopped before.
-    pub millis: u64,
-    /// Between two exchanges of a connection.
-    pub pause_micros: u64,
-}
-
-/// Requests at a fixed rate.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Pace {
-    /// What is dialled.
-    pub address: SocketAddr,
-    /// Requests a second on average; the time between two is drawn anew for each.
-    pub rate: u32,
-    /// Connections that carry them.
-    pub connections: u32,
-    /// For how long.
-    pub millis: u64,
-}
-
-/// What came of many exchanges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Exchanges that worked.
-    pub succeeded: u64,
-    /// Exchanges that did not.
-    pub failed: u64,
-    /// HTTP: by the server's name.
-    pub by_server: BTreeMap<String, u64>,
-    /// What failed, how often.
-    pub errors: BTreeMap<String, u64>,
-    /// The longest time without a success.
-    pub longest_gap_millis: u64,
-    /// How long it took.
-    pub elapsed_micros: u64,
-    /// Half of the exchanges took less.
-    pub p50_nanos: u64,
-    /// All but one in a hundred took less.
-    pub p99_nanos: u64,
-    /// Bytes sent.
-    pub bytes: u64,
-}
-
 /// What a server has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// Connections accepted.
+    /// Connections accepted, or datagrams received.
     pub connections: u64,
-    /// Connections by the address that they came from.
+    /// The same by the address that they came from.
     pub sources: BTreeMap<String, u64>,
 }
 
@@ -327,6 +315,15 @@ pub enum Answer {
     Connected(Connected),
     /// Bytes received; fewer than asked for at the end of the stream.
     Received(String),
+    /// A datagram came.
+    Datagram {
+        /// What the socket was told of its source.
+        from: SocketAddr,
+        /// The bytes.
+        text: String,
+    },
+    /// What resolvers answered, in the order in which the answers came.
+    Named(Vec<Named>),
     /// An HTTP response.
     Http(HttpAnswer),
     /// What came of many exchanges.

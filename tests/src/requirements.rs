@@ -48,6 +48,21 @@ fn missing(needs_agent: bool) -> Option<String> {
     ))
 }
 
+/// Whether a program is there that a single test wants besides; `package` is the one of Debian that has it.
+#[must_use]
+pub fn has(program: &str, package: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    assert!(
+        is_there || std::env::var_os(REQUIRE).is_none_or(|value| value == "0"),
+        "{REQUIRE} is set, but `{program}` is missing: install {package}"
+    );
+    if !is_there {
+        eprintln!("skipped: `{program}` is missing: install {package}");
+    }
+    is_there
+}
+
 /// The agent: `MESH_AGENT`, or what was built with the tests.
 #[must_use]
 pub fn agent() -> PathBuf {

@@ -9,7 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::datagram;
 use crate::protocol::{Seen, ServerKind};
+use crate::resolver;
 use crate::stream::{is_pattern, receive};
 
 mod http;
@@ -23,6 +25,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(kind: ServerKind, address: SocketAddr) -> io::Result<Self> {
+        if let ServerKind::Datagrams { name } = kind {
+            return Self::start_datagrams(name, address);
+        }
+        if let ServerKind::Resolver { name } = kind {
+            return Self::start_resolver(name, address);
+        }
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
         } else {
@@ -38,6 +46,28 @@ impl Server {
             address,
             seen,
             task,
+        })
+    }
+
+    fn start_datagrams(name: String, address: SocketAddr) -> io::Result<Self> {
+        let socket = datagram::bind(address)?;
+        let address = socket.local_addr()?;
+        let seen = Arc::default();
+        let task = tokio::spawn(datagram::answer(socket, name, Arc::clone(&seen)));
+        Ok(Self {
+            address,
+            seen,
+            task,
+        })
+    }
+
+    fn start_resolver(name: String, address: SocketAddr) -> io::Result<Self> {
+        let seen = Arc::default();
+        let serve = resolver::serve(name, address, Arc::clone(&seen))?;
+        Ok(Self {
+            address,
+            seen,
+            task: tokio::spawn(serve),
         })
     }
 
@@ -100,7 +130,9 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             std::future::pending::<()>().await;
             Ok(())
         }
-        ServerKind::Resetting => stream.set_zero_linger(),
+        ServerKind::Resetting | ServerKind::Datagrams { .. } | ServerKind::Resolver { .. } => {
+            stream.set_zero_linger()
+        }
     }
 }
 

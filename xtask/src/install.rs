@@ -17,6 +17,8 @@ const NODE_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("etcd", "etcd-server"),
     ("openssl", "openssl"),
+    ("dig", "bind9-dnsutils"),
+    ("musl-gcc", "musl-tools"),
 ];
 /// Envoy is no Debian package: its venv is made by `python3`.
 const BENCH_PROGRAMS: &[(&str, &str)] = &[

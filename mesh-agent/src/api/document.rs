@@ -20,6 +20,7 @@ use crate::state::grpc_route::GrpcRouteSpec;
 use crate::state::http_route::HttpRouteSpec;
 use crate::state::object::{Kind, Object};
 use crate::state::policy::{AuthorizationPolicySpec, AuthorizationPolicyStatus};
+use crate::state::reference_grant::{ReferenceGrantSpec, ReferenceGrantStatus};
 use crate::state::route::RouteStatus;
 use crate::state::service::{ServiceSpec, ServiceStatus};
 use crate::state::stream_route::{TcpRouteSpec, TlsRouteSpec};
@@ -64,6 +65,10 @@ pub(super) fn with_objects(mut document: OpenApi) -> OpenApi {
     register_object::<GrpcRouteSpec, RouteStatus>(components, Kind::GrpcRoute.name());
     register_object::<TcpRouteSpec, RouteStatus>(components, Kind::TcpRoute.name());
     register_object::<TlsRouteSpec, RouteStatus>(components, Kind::TlsRoute.name());
+    register_object::<ReferenceGrantSpec, ReferenceGrantStatus>(
+        components,
+        Kind::ReferenceGrant.name(),
+    );
     register_object::<TrafficPolicySpec, TrafficPolicyStatus>(
         components,
         Kind::TrafficPolicy.name(),

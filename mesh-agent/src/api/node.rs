@@ -8,6 +8,7 @@ use crate::state::graph::Graph;
 use crate::state::object::ObjectKey;
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    Transport,
 };
 
 /// The agent, as far as the API shows it. The methods may block for a short while: they are called on a thread for
@@ -33,6 +34,7 @@ pub trait Node: Send + Sync + 'static {
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        transport: Transport,
         request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError>;
 

@@ -27,7 +27,7 @@ use crate::state::graph::{self, Graph, Observed};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestExplanation,
-    RequestQuestion, Status,
+    RequestQuestion, Status, Transport,
 };
 use crate::state::{Snapshot, Store};
 
@@ -67,8 +67,13 @@ impl Node for FixedNode {
         &self,
         _: &ObjectKey,
         destination: SocketAddr,
+        transport: Transport,
         request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError> {
+        let verb = match transport {
+            Transport::Tcp => "dialled",
+            Transport::Udp => "sent",
+        };
         let shown = |it: &RequestQuestion| RequestExplanation {
             path: it.path.clone(),
             reason: it.method.clone(),
@@ -78,7 +83,7 @@ impl Node for FixedNode {
         Ok(Explanation {
             request: request.map(shown),
             verdict: "pass".to_owned(),
-            reason: format!("dialled-{}", destination.port()),
+            reason: format!("{verb}-{}", destination.port()),
             ..Explanation::default()
         })
     }

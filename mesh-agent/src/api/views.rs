@@ -21,6 +21,7 @@ use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
+    Transport,
 };
 
 /// The `OpenMetrics` text format.
@@ -85,6 +86,10 @@ pub(super) struct ExplainQuery {
     /// What it dials, `address:port`; IPv6 in brackets.
     #[param(example = "240.240.0.10:80")]
     destination: String,
+    /// How it dials: `tcp` (the default) or `udp`.
+    #[serde(default)]
+    #[param(inline)]
+    transport: Transport,
     /// Method of a request to explain; `GET` where a path or a header is given.
     #[param(example = "GET")]
     method: Option<String>,
@@ -162,8 +167,10 @@ pub(super) async fn explain(
         };
         return Err(Problem::from(error).with_field("source"));
     }
+    let transport = query.transport;
     let request = query.request()?;
-    let explain = move |node: &dyn Node| node.explain(&source, destination, request.as_ref());
+    let explain =
+        move |node: &dyn Node| node.explain(&source, destination, transport, request.as_ref());
     Ok(Json(ask(&context, explain).await??))
 }
 

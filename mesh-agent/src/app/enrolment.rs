@@ -3,33 +3,39 @@
 //! A workload is never half captured: its listeners stand before the kernel learns of it, and go only after the kernel
 //! has forgotten it. Everything here blocks for short whiles and runs on one blocking thread at a time.
 
+mod obstacle;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use mesh_common::service::ListenerKey;
+use mesh_common::service::{ListenerKey, Role};
 use tracing::{info, warn};
 
+use crate::dns::Dns;
 use crate::ebpf::coverage;
 use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::mirror::{Enrolled, Mirror, Place, SyncReport};
 use crate::ebpf::{Datapath, Error as DatapathError};
 use crate::net::netns::Netns;
-use crate::proxy::{Listeners, Proxy};
+use crate::proxy::Proxy;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use crate::state::workload::Workload;
 use crate::state::{Change, Snapshot, Store};
+
+use obstacle::Obstacle;
 
 /// Keeps the workloads enrolled that the registry names.
 pub(super) struct Enrolment {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
     proxy: Arc<Proxy>,
+    /// Answers questions for names, unless that is switched off.
+    dns: Option<Arc<Dns>>,
     mirror: Mirror,
     /// The agent's own network namespace.
     host: Arc<Netns>,
@@ -51,43 +57,12 @@ pub(super) struct Standing {
     pub(super) older: BTreeMap<ObjectKey, u64>,
 }
 
-/// Why a workload cannot be enrolled now. It is tried again.
-#[derive(Debug, thiserror::Error)]
-enum Obstacle {
-    #[error("cannot open {}", path.display())]
-    Open { path: PathBuf, source: io::Error },
-    #[error("{} is the agent's own network namespace: enrol by cgroup there", path.display())]
-    OwnNamespace { path: PathBuf },
-    #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
-    OutsideCgroup { path: PathBuf, root: PathBuf },
-    #[error("cannot listen in {}", path.display())]
-    Listen { path: PathBuf, source: io::Error },
-    #[error("cannot hook {}", path.display())]
-    Hook {
-        path: PathBuf,
-        source: DatapathError,
-    },
-}
-
-impl Obstacle {
-    /// The `reason` of the condition.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Open { .. } => "NotFound",
-            Self::OwnNamespace { .. } => "OwnNamespace",
-            Self::OutsideCgroup { .. } => "OutsideCgroup",
-            Self::Listen { .. } => "ListenFailed",
-            Self::Hook { .. } => "HookFailed",
-        }
-    }
-}
-
 impl Enrolment {
     /// Nothing is enrolled until the first [`Enrolment::run`].
     pub(super) fn new(
         store: Arc<Store>,
         datapath: Arc<Datapath>,
-        proxy: Arc<Proxy>,
+        (proxy, dns): (Arc<Proxy>, Option<Arc<Dns>>),
         mirror: Mirror,
         host: Arc<Netns>,
     ) -> Self {
@@ -96,6 +71,7 @@ impl Enrolment {
             store,
             datapath,
             proxy,
+            dns,
             mirror,
             host,
             listening: BTreeMap::new(),
@@ -119,6 +95,7 @@ impl Enrolment {
         let snapshot = self.store.snapshot();
         let mut next = Standing::default();
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
+        next.enrolled.answers_names = self.dns.is_some();
         let mut obstacles = BTreeMap::new();
         for (key, workload) in snapshot.workloads.iter() {
             match self.prepare(workload) {
@@ -211,7 +188,13 @@ impl Enrolment {
         };
         let listeners = self.proxy.listen(Arc::clone(netns)).map_err(listen)?;
         self.listening.insert(cookie, Arc::clone(netns));
-        self.hook(netns, &listeners)
+        let listeners = [listeners.v4, listeners.v6];
+        let hooked = self
+            .datapath
+            .attach_netns(&cookie.to_string(), netns.as_fd())
+            .and_then(|()| self.announce(cookie, Role::Outbound, &listeners))
+            .and_then(|()| self.answer_names(netns));
+        hooked
             .map_err(|source| Obstacle::Hook {
                 path: path.to_owned(),
                 source,
@@ -219,16 +202,38 @@ impl Enrolment {
             .inspect_err(|_| self.unlisten(cookie))
     }
 
-    /// Makes the kernel send the namespace's connections to the listeners.
-    fn hook(&self, netns: &Netns, listeners: &Listeners) -> Result<(), DatapathError> {
-        self.datapath
-            .attach_netns(&netns.cookie().to_string(), netns.as_fd())?;
-        for (family, socket) in [(4, &listeners.v4), (6, &listeners.v6)] {
+    /// Answers questions for names in a namespace. Where that cannot be, they go where they are sent, and the kernel
+    /// counts them as those of an agent that is absent.
+    fn answer_names(&self, netns: &Arc<Netns>) -> Result<(), DatapathError> {
+        let Some(dns) = &self.dns else {
+            return Ok(());
+        };
+        match dns.listen(Arc::clone(netns)) {
+            Ok(listeners) => {
+                let listeners = [listeners.v4, listeners.v6];
+                self.announce(netns.cookie(), Role::Resolver, &listeners)
+            }
+            Err(error) => {
+                warn!(netns = netns.cookie(), %error, "cannot answer questions for names");
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the kernel of the listeners in a namespace, over IPv4 and IPv6.
+    fn announce(
+        &self,
+        netns: u64,
+        role: Role,
+        listeners: &[Option<OwnedFd>; 2],
+    ) -> Result<(), DatapathError> {
+        for (family, socket) in [4, 6].into_iter().zip(listeners) {
             if let Some(socket) = socket {
+                let role = role as u32;
                 let key = ListenerKey {
-                    netns: netns.cookie(),
+                    netns,
                     family,
-                    padding: 0,
+                    role,
                 };
                 self.datapath.add_listener(key, socket.as_fd())?;
             }
@@ -237,11 +242,12 @@ impl Enrolment {
     }
 
     fn forget_listeners(&self, cookie: u64) {
-        for family in [4, 6] {
+        let roles = [Role::Outbound, Role::Resolver].map(|role| role as u32);
+        for (family, role) in [4, 6].iter().flat_map(|it| roles.map(|role| (*it, role))) {
             let key = ListenerKey {
                 netns: cookie,
                 family,
-                padding: 0,
+                role,
             };
             if let Err(error) = self.datapath.remove_listener(key) {
                 warn!(
@@ -266,6 +272,9 @@ impl Enrolment {
         self.forget_listeners(cookie);
         self.unhook(cookie);
         self.proxy.unlisten(cookie);
+        if let Some(dns) = &self.dns {
+            dns.unlisten(cookie);
+        }
     }
 
     /// Takes down what no workload needs any more.

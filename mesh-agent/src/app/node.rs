@@ -34,7 +34,7 @@ use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
-    RequestQuestion, Status,
+    RequestQuestion, Status, Transport,
 };
 use crate::telemetry::Telemetry;
 
@@ -261,6 +261,7 @@ impl api::Node for Node {
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
+        transport: Transport,
         request: Option<&RequestQuestion>,
     ) -> Result<Explanation, NodeError> {
         let snapshot = self.store.snapshot();
@@ -271,7 +272,7 @@ impl api::Node for Node {
             tables: self.datapath.tables(),
             now_ns: clock::monotonic_ns(),
         };
-        let explained = explain::explain(&view, source, destination);
+        let explained = explain::explain(&view, source, destination, transport);
         let mut explanation = explained.map_err(|error| match error {
             explain::Error::UnknownWorkload(key) => NodeError::NotFound {
                 what: format!("workload {key}"),
@@ -281,7 +282,7 @@ impl api::Node for Node {
         if let Some(request) = request
             && explanation.verdict == Verdict::Proxy.as_str()
         {
-            let asked = self.proxy.explain(destination, request);
+            let asked = self.proxy.explain(source, destination, request);
             explanation.request = asked.map_err(|error| NodeError::Invalid {
                 field: error.field().to_owned(),
                 message: error.to_string(),

@@ -12,6 +12,8 @@ use tokio::runtime::Handle;
 use crate::api;
 use crate::config;
 use crate::config::Settings;
+use crate::dns;
+use crate::dns::Dns;
 use crate::ebpf;
 use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
@@ -80,12 +82,13 @@ impl Parts {
             &mut registry,
         )?);
         let edges = observed::register(&mut registry, &store, &proxy);
-        let control = ("control".to_owned(), control.clone());
-        metrics::runtime::register(&mut registry, proxy.runtimes().into_iter().chain([control]));
+        let dns = start_dns(settings, &store, &datapath, &mut registry)?;
+        let runtimes = runtimes(&proxy, dns.as_deref(), control);
+        metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),
-            Arc::clone(&proxy),
+            (Arc::clone(&proxy), dns),
             mirror,
             Arc::clone(&host),
         );
@@ -169,6 +172,40 @@ fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progre
         progress.block(registry_is_lost(settings));
     }
     progress
+}
+
+/// Every runtime, with its name.
+fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, Handle)> {
+    let mut runtimes = proxy.runtimes();
+    runtimes.push(("control".to_owned(), control.clone()));
+    let names = dns.and_then(Dns::runtime);
+    runtimes.extend(names.map(|runtime| ("dns".to_owned(), runtime)));
+    runtimes
+}
+
+/// What answers questions for names, unless it is switched off.
+fn start_dns(
+    settings: &Settings,
+    store: &Arc<Store>,
+    datapath: &Arc<Datapath>,
+    registry: &mut Registry,
+) -> Result<Option<Arc<Dns>>> {
+    if settings.dns == config::Switch::Off {
+        return Ok(None);
+    }
+    let config = dns::Config {
+        ttl: settings.dns_ttl,
+        ..dns::Config::default()
+    };
+    let dns = Dns::start(
+        config,
+        Arc::clone(store),
+        Arc::<Datapath>::clone(datapath),
+        Arc::<Datapath>::clone(datapath),
+        dns::metrics::Metrics::register(registry),
+    );
+    let dns = dns.context("cannot start the resolver")?;
+    Ok(Some(Arc::new(dns)))
 }
 
 /// Why nothing is mirrored from a registry that was not there.

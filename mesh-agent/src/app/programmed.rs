@@ -8,7 +8,6 @@ use tracing::warn;
 use crate::ebpf::mirror::SyncReport;
 use crate::state::id::Subject;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
-use crate::state::service::Protocol;
 use crate::state::{Change, Store};
 
 /// Keeps the conditions `Programmed` and `Accepted` true to what the last syncs said.
@@ -45,32 +44,10 @@ impl Programmed {
             self.condition(fault, ConditionStatus::False, fault.reason, message.clone());
         }
         for fault in self.wrong.keys().filter(|fault| !wrong.contains_key(fault)) {
-            if !self.is_wrong_otherwise(fault) {
-                self.condition(
-                    fault,
-                    ConditionStatus::True,
-                    fault.condition(),
-                    String::new(),
-                );
-            }
+            let reason = fault.condition();
+            self.condition(fault, ConditionStatus::True, reason, String::new());
         }
         self.wrong = wrong;
-    }
-
-    /// Whether the condition is false for a reason that the store knows: a port that is not steered yet.
-    fn is_wrong_otherwise(&self, fault: &Fault) -> bool {
-        let snapshot = self.store.snapshot();
-        let service = snapshot
-            .services
-            .get(&fault.key)
-            .filter(|_| fault.kind == Kind::Service);
-        service.is_some_and(|service| {
-            service
-                .spec
-                .ports
-                .iter()
-                .any(|port| port.protocol == Protocol::Udp)
-        })
     }
 
     fn condition(&self, fault: &Fault, status: ConditionStatus, reason: &str, message: String) {

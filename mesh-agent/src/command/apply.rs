@@ -52,6 +52,7 @@ pub(super) async fn delete(delete: &Delete) -> Result<(), Error> {
         KindName::Grpcroute => Kind::GrpcRoute,
         KindName::Tcproute => Kind::TcpRoute,
         KindName::Tlsroute => Kind::TlsRoute,
+        KindName::Referencegrant => Kind::ReferenceGrant,
         KindName::Trafficpolicy => Kind::TrafficPolicy,
     };
     let path = path_of(kind.plural(), Some(&delete.namespace), Some(&delete.name))?;

@@ -79,6 +79,9 @@ pub(super) async fn coverage(filter: &Filter) -> Result<(), Error> {
 
 pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
     let mut path = explain_path(&explain.source, &explain.destination.to_string())?;
+    if explain.udp {
+        path.push_str("&transport=udp");
+    }
     let parts = [("method", &explain.method), ("path", &explain.path)];
     let parts = parts
         .into_iter()

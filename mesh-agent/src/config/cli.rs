@@ -202,6 +202,9 @@ pub struct Explain {
     pub source: String,
     /// What it connects to: ADDR:PORT
     pub destination: SocketAddr,
+    /// It sends datagrams
+    #[arg(long)]
+    pub udp: bool,
     /// Method of a request on that connection
     #[arg(long, value_name = "METHOD")]
     pub method: Option<String>,
@@ -352,6 +355,9 @@ pub enum KindName {
     /// A TLS route.
     #[value(alias = "tlsroutes")]
     Tlsroute,
+    /// A grant.
+    #[value(alias = "referencegrants")]
+    Referencegrant,
     /// A traffic policy.
     #[value(alias = "trafficpolicies")]
     Trafficpolicy,

@@ -117,6 +117,14 @@ pub struct Options {
     #[command(flatten)]
     pub sources: SourceOptions,
 
+    /// Whether the agent answers questions for names of workloads that do not refuse [default: on]
+    #[arg(long, env = "MESH_DNS", value_name = "SWITCH")]
+    pub dns: Option<Switch>,
+
+    /// How long an answer about the mesh may be remembered [default: 5s]
+    #[arg(long, env = "MESH_DNS_TTL", value_name = "TIME")]
+    pub dns_ttl: Option<Span>,
+
     /// Where this node is.
     #[command(flatten)]
     pub locality: LocalityOptions,
@@ -255,6 +263,8 @@ impl Options {
             sources: SourceOptions {
                 files: self.sources.files.or(below.sources.files),
             },
+            dns: self.dns.or(below.dns),
+            dns_ttl: self.dns_ttl.or(below.dns_ttl),
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

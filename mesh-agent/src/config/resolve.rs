@@ -37,6 +37,8 @@ pub(super) fn resolve(
         drain_timeout: or_default(options.drain_timeout, 30_000),
         stale_grace: or_default(options.stale_grace, 10_000),
         virtual_range: options.virtual_range.unwrap_or_else(virtual_ranges),
+        dns: options.dns.unwrap_or(Switch::On),
+        dns_ttl: or_default(options.dns_ttl, 5_000),
         reset,
         registry: options.registry,
         registry_ca: options.registry_ca,

@@ -53,6 +53,9 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
     if settings.stale_grace > MAX_DRAIN {
         refuse("staleGrace", "use at most 1h".to_owned());
     }
+    if settings.dns_ttl > MAX_DNS_TTL {
+        refuse("dnsTtl", "use at most 1h".to_owned());
+    }
     let locality = &settings.locality;
     for (key, name) in [
         ("locality.region", &locality.region),
@@ -220,6 +223,7 @@ const MIB: usize = 1 << 20;
 const MIN_TOKEN: usize = 16;
 /// More threads than any node has processors.
 const MAX_WORKERS: usize = 1024;
+const MAX_DNS_TTL: Duration = Duration::from_hours(1);
 const MAX_DRAIN: Duration = Duration::from_hours(1);
 /// etcd makes no lease shorter than its own elections allow: 2 s as it is configured by default.
 const REGISTRY_TTL: std::ops::RangeInclusive<Duration> =

@@ -16,7 +16,7 @@ use super::{Error, sys};
 
 /// Hooks of the cgroup, in the order in which they are attached: what hands over and counts stands before `connect`
 /// sends the first connection anywhere.
-pub(super) const CGROUP_HOOKS: [(&str, AttachType); 6] = [
+pub(super) const CGROUP_HOOKS: [(&str, AttachType); 10] = [
     (program::SOCK_OPS, AttachType::BPF_CGROUP_SOCK_OPS),
     (
         program::GETPEERNAME4,
@@ -27,6 +27,10 @@ pub(super) const CGROUP_HOOKS: [(&str, AttachType); 6] = [
         AttachType::BPF_CGROUP_INET6_GETPEERNAME,
     ),
     (program::EGRESS, AttachType::BPF_CGROUP_INET_EGRESS),
+    (program::RECVMSG4, AttachType::BPF_CGROUP_UDP4_RECVMSG),
+    (program::RECVMSG6, AttachType::BPF_CGROUP_UDP6_RECVMSG),
+    (program::SENDMSG4, AttachType::BPF_CGROUP_UDP4_SENDMSG),
+    (program::SENDMSG6, AttachType::BPF_CGROUP_UDP6_SENDMSG),
     (program::CONNECT4, AttachType::BPF_CGROUP_INET4_CONNECT),
     (program::CONNECT6, AttachType::BPF_CGROUP_INET6_CONNECT),
 ];

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use mesh_common::conn::Conn;
+use mesh_common::flow::{Query, QueryKey};
 
 use super::{Datapath, TableError};
-use crate::net::conn::ConnTable;
+use crate::net::conn::{ConnTable, QueryTable};
 
 impl ConnTable for Datapath {
     fn conn(&self, socket: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
@@ -21,6 +22,12 @@ impl ConnTable for Datapath {
             .conn
             .insert(&socket.as_raw_fd(), conn)
             .map_err(to_io_error)
+    }
+}
+
+impl QueryTable for Datapath {
+    fn query(&self, key: &QueryKey) -> io::Result<Option<Query>> {
+        self.tables().queries.get(key).map_err(to_io_error)
     }
 }
 

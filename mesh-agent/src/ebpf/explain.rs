@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::Authorization;
-use mesh_common::service::{ListenerKey, Mode, Service, ServiceKey, SlotKey, TCP};
+use mesh_common::policy::{Authorization, PolicyKey};
+use mesh_common::service::{ListenerKey, Mode, Role, Service, ServiceKey, SlotKey, TCP, UDP};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::{self, Decision, Facts, Liveness, Reason, Verdict};
 use mesh_common::workload::{Caller, Workload};
@@ -16,7 +16,7 @@ use super::{TableError, Tables};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
-use crate::state::report::Explanation;
+use crate::state::report::{Explanation, Transport};
 use crate::traffic::authz;
 
 #[cfg(test)]
@@ -49,12 +49,13 @@ pub enum Error {
 /// Reason of a workload that the kernel does not steer.
 const NOT_ENROLLED: &str = "not-enrolled";
 
-/// Explains what would happen if `source` dialled `destination` over TCP. Takes nothing: the next connection gets the
-/// endpoint that it would have got.
+/// Explains what would happen if `source` dialled `destination` with a new socket. Takes nothing: the next connection
+/// gets the endpoint that it would have got.
 pub fn explain(
     view: &View<'_>,
     source: &ObjectKey,
     destination: SocketAddr,
+    transport: Transport,
 ) -> Result<Explanation, Error> {
     if !view.snapshot.workloads.contains_key(source) {
         return Err(Error::UnknownWorkload(source.clone()));
@@ -76,11 +77,13 @@ pub fn explain(
         Some(_) if settings.has(Settings::PASS_ALL) => unsteered(Reason::PassAll.as_str()),
         Some(workload) => {
             let facts = Facts {
-                workload,
+                workload: &workload,
                 destination: destination.into(),
                 bound: Address::UNSPECIFIED,
                 netns,
-                is_stream: true,
+                protocol: number(transport),
+                is_answer: false,
+                endpoint: 0,
                 is_bound_to_device: false,
             };
             decide(&maps, view.snapshot, &facts)
@@ -89,6 +92,13 @@ pub fn explain(
     match maps.trouble.into_inner() {
         Some(error) => Err(Error::Tables(error)),
         None => Ok(explanation),
+    }
+}
+
+const fn number(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
     }
 }
 
@@ -101,14 +111,9 @@ fn unsteered(reason: &str) -> Explanation {
 }
 
 /// Decides over any tables, and names what the decision speaks of.
-fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts) -> Explanation {
+fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts<'_>) -> Explanation {
     let decision = verdict::decide(tables, facts);
-    let service = tables.service(&ServiceKey {
-        address: facts.destination.address,
-        port: facts.destination.port,
-        protocol: TCP,
-        padding: 0,
-    });
+    let service = tables.service(&ServiceKey::new(&facts.destination, facts.protocol));
     let key = service.and_then(|service| match snapshot.ids.subject(service.id) {
         Some(Subject::Service(key)) => Some(key),
         _ => None,
@@ -128,10 +133,11 @@ fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts) ->
 }
 
 /// The policies that speak of what was dialled, and of the endpoint that was picked.
-fn policies(snapshot: &Snapshot, facts: &Facts, decision: &Decision) -> Vec<String> {
-    let mut keys = authz::policies_for(snapshot, facts.destination);
+fn policies(snapshot: &Snapshot, facts: &Facts<'_>, decision: &Decision) -> Vec<String> {
+    let mut keys = authz::policies_for(snapshot, facts.destination, facts.protocol);
     if decision.endpoint != 0 {
-        keys.extend(authz::policies_for(snapshot, decision.destination));
+        let picked = decision.destination;
+        keys.extend(authz::policies_for(snapshot, picked, facts.protocol));
     }
     keys.sort();
     keys.dedup();
@@ -142,14 +148,16 @@ fn policies(snapshot: &Snapshot, facts: &Facts, decision: &Decision) -> Vec<Stri
 fn endpoints(
     snapshot: &Snapshot,
     key: &ObjectKey,
-    facts: &Facts,
+    facts: &Facts<'_>,
     decision: &Decision,
 ) -> Vec<String> {
     let Some(service) = snapshot.services.get(key) else {
         return Vec::new();
     };
     let mut ports = service.spec.ports.iter();
-    let Some(port) = ports.find(|port| port.port == facts.destination.port) else {
+    let Some(port) = ports.find(|port| {
+        port.port == facts.destination.port && port.protocol.transport() == facts.protocol
+    }) else {
         return Vec::new();
     };
     let is_v4 = facts.destination.address.is_v4();
@@ -200,7 +208,7 @@ impl verdict::Tables for Maps<'_> {
 
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -225,11 +233,11 @@ impl verdict::Tables for Maps<'_> {
         rand::random()
     }
 
-    fn liveness(&self, netns: u64, family: u32) -> Liveness {
+    fn liveness(&self, netns: u64, family: u32, role: Role) -> Liveness {
         let key = ListenerKey {
             netns,
             family,
-            padding: 0,
+            role: role as u32,
         };
         // Sockets cannot be looked up from user space, but keys can be listed.
         let listeners = self.read(self.tables.listeners.keys().map(Some));

@@ -10,9 +10,9 @@ pub use desired::{Enrolled, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::Policy;
+use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::service::{Service, ServiceKey, SlotKey};
 use mesh_common::workload::Workload;
 
@@ -20,7 +20,7 @@ use mesh_common::workload::Workload;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// `POLICY`.
-    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
+    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
     /// `ENDPOINTS`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Keys of `OPEN`; the kernel owns the values.
@@ -101,9 +101,9 @@ impl Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// New or changed rules.
-    PutPolicy(SocketAddress, Arc<Policy>),
+    PutPolicy(PolicyKey, Arc<Policy>),
     /// No rules any more.
-    RemovePolicy(SocketAddress),
+    RemovePolicy(PolicyKey),
     /// New or changed endpoint.
     PutEndpoint(u32, Endpoint),
     /// Endpoint that is gone.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
 use mesh_common::endpoint::Endpoint;
+use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::names::map;
-use mesh_common::policy::Policy;
+use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::redirect::{Peer, Redirect};
 use mesh_common::service::{ListenerKey, Service, ServiceKey, SlotKey};
 use mesh_common::settings::Settings;
@@ -39,11 +40,15 @@ pub struct Tables {
     /// Round-robin cursors by number of the port.
     pub cursors: Table<u32, u64>,
     /// Who may call.
-    pub policy: Table<SocketAddress, Policy>,
+    pub policy: Table<PolicyKey, Policy>,
     /// By file descriptor of the socket.
     pub conn: Table<i32, Conn>,
     /// Between SYN and accept.
     pub pending: Table<Tuple, Conn>,
+    /// What datagram sockets exchange with whom.
+    pub replies: Table<FlowKey, Flow>,
+    /// Whom questions for names are for.
+    pub queries: Table<QueryKey, Query>,
     /// The agent's listeners, by file descriptor (write only).
     pub listeners: Table<ListenerKey, u32>,
     /// Paired sockets (keys only).
@@ -72,6 +77,8 @@ impl Tables {
             policy: Table::open(directory, map::POLICY)?,
             conn: Table::open(directory, map::CONN)?,
             pending: Table::open(directory, map::PENDING)?,
+            replies: Table::open(directory, map::REPLIES)?,
+            queries: Table::open(directory, map::QUERIES)?,
             listeners: Table::open(directory, map::LISTENERS)?,
             sockets: Table::open(directory, map::SOCKETS)?,
             peers: Table::open(directory, map::PEERS)?,
@@ -93,6 +100,8 @@ impl Tables {
             report(&self.cursors)?,
             report(&self.policy)?,
             report(&self.pending)?,
+            report(&self.replies)?,
+            report(&self.queries)?,
             report(&self.listeners)?,
             report(&self.sockets)?,
             report(&self.peers)?,

@@ -1,9 +1,10 @@
-//! What the proxy asks the kernel about sockets: a trait, so that the whole proxy runs in tests with fixed answers.
+//! What the proxy and the resolver ask the kernel about sockets: traits, so that both run in tests with fixed answers.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use mesh_common::conn::Conn;
+use mesh_common::flow::{Query, QueryKey};
 
 /// What the kernel remembers about connections. `ebpf` implements it; tests bring their own.
 pub trait ConnTable: Send + Sync {
@@ -13,4 +14,10 @@ pub trait ConnTable: Send + Sync {
     /// Writes what the hooks shall know of a socket of the agent, before it connects. `conn.flags` holds
     /// [`Conn::OWN`].
     fn mark(&self, socket: BorrowedFd<'_>, conn: &Conn) -> io::Result<()>;
+}
+
+/// What the kernel remembers about datagrams that ask for names. `ebpf` implements it; tests bring their own.
+pub trait QueryTable: Send + Sync {
+    /// Whom a datagram was for that came to the agent. `None` where no hook has sent it there.
+    fn query(&self, key: &QueryKey) -> io::Result<Option<Query>>;
 }

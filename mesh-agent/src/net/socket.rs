@@ -47,6 +47,22 @@ pub fn dial(netns: &Netns, address: SocketAddr, source: Option<IpAddr>) -> io::R
     Ok(socket)
 }
 
+/// A datagram socket inside `netns` that can reach `address`, non-blocking.
+pub fn datagram(netns: &Netns, address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    netns.run(|| Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP)))?
+}
+
+/// A datagram socket at `address` inside `netns`, non-blocking.
+pub fn bind_datagram(netns: &Netns, address: SocketAddr) -> io::Result<Socket> {
+    let socket = datagram(netns, address)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 /// Takes one connection from a listener: non-blocking, closed on exec, bound to no runtime yet.
 pub fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     // SAFETY: a null address is allowed and means that the caller does not want it.

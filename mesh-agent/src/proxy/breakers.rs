@@ -1,5 +1,6 @@
 //! Circuit breakers and retry budgets as operators see them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,18 +50,22 @@ impl Seen {
 }
 
 impl View {
-    /// Every policy that is in force.
-    pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.values()
+    /// Every policy that is in force, of services, routes and rules, each once.
+    pub(super) fn policies(&self) -> Vec<&Arc<Policy>> {
+        let mut seen = HashSet::new();
+        let policies = self.policies.values().chain(self.routes.policies());
+        policies
+            .filter(|policy| seen.insert(Arc::as_ptr(policy)))
+            .collect()
     }
 
     /// Every breaker, each once.
     pub(super) fn breakers(&self) -> Vec<Seen> {
         let mut seen: Vec<Seen> = Vec::new();
+        let mut known = HashSet::new();
         for policy in self.policies() {
             for guard in &policy.guards {
-                let is_known = seen.iter().any(|it| Arc::ptr_eq(&it.guard, guard));
-                if let (Some(breaker), false) = (guard.breaker(), is_known) {
+                if let (Some(breaker), true) = (guard.breaker(), known.insert(Arc::as_ptr(guard))) {
                     seen.push(Seen::new(guard, None, breaker));
                 }
             }

@@ -1,5 +1,7 @@
 //! Where a request would go now: the choice of the request path, made for a question.
 
+mod limits;
+
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 
@@ -7,12 +9,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::config::Config;
 use super::policy::Policy;
-use super::view::routes::Choice;
+use super::view::routes::{Choice, HttpRoutes};
 use super::view::{Endpoint, ServicePort, View};
 use crate::state::report::{
     BackendExplanation, EndpointExplanation, RequestExplanation, RequestQuestion,
 };
 use crate::traffic::path;
+use crate::traffic::path::Rejected;
 use crate::traffic::route::Request;
 use crate::traffic::route::filter::Filters;
 
@@ -42,11 +45,11 @@ impl Error {
     }
 }
 
-/// Explains a request to `destination`; `None` where no service answers there.
+/// Explains a request of a caller in the namespace `caller` to `destination`; `None` where no service answers there.
 pub(super) fn explain(
     view: &View,
     config: &Config,
-    destination: SocketAddr,
+    (caller, destination): (&str, SocketAddr),
     question: &RequestQuestion,
 ) -> Result<Option<RequestExplanation>, Error> {
     let bad_path = || Error::Path(question.path.clone());
@@ -54,14 +57,18 @@ pub(super) fn explain(
         .ok()
         .ok_or_else(|| Error::Method(question.method.clone()))?;
     let uri = Uri::from_str(&question.path).ok().ok_or_else(bad_path)?;
-    let path = path::normalize(uri.path(), config.path_normalization)
-        .ok()
-        .ok_or_else(bad_path)?;
     let headers = headers(&question.headers)?;
     let host = headers.get(http::header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
     let Some(port) = view.port(&destination.into()) else {
         return Ok(None);
+    };
+    let http = port.http_routes(caller);
+    let mode = config.path_normalization;
+    let mode = mode.resolved(http.is_some_and(HttpRoutes::tells_paths_apart));
+    let path = match path::normalize(uri.path(), mode) {
+        Ok(path) => path,
+        Err(rejected) => return Ok(Some(refused(uri.path(), rejected))),
     };
     let request = Request {
         host: host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name)),
@@ -73,7 +80,17 @@ pub(super) fn explain(
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
     };
-    Ok(Some(explain_to(view, port, &request)))
+    Ok(Some(explain_to(view, port, http, &request)))
+}
+
+/// A request that does not get as far as the routes.
+fn refused(path: &str, rejected: Rejected) -> RequestExplanation {
+    RequestExplanation {
+        status: Some(400),
+        reason: format!("bad-request: {rejected}"),
+        path: path.to_owned(),
+        ..RequestExplanation::default()
+    }
 }
 
 fn headers(from: &[(String, String)]) -> Result<HeaderMap, Error> {
@@ -86,14 +103,18 @@ fn headers(from: &[(String, String)]) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-fn explain_to(view: &View, port: &ServicePort, request: &Request<'_>) -> RequestExplanation {
-    let http = port.routes.as_ref().and_then(|routes| routes.http.as_ref());
+fn explain_to(
+    view: &View,
+    port: &ServicePort,
+    http: Option<&HttpRoutes>,
+    request: &Request<'_>,
+) -> RequestExplanation {
     let Some(http) = http else {
         return RequestExplanation {
             reason: "no-routes".to_owned(),
             path: request.path.to_owned(),
-            backends: vec![backend(port, (1, 1))],
-            ..limits(&port.policy)
+            backends: vec![backend(port, (1, 1), false)],
+            ..held(&port.policy)
         };
     };
     let Some(choice) = http.choose(request) else {
@@ -104,10 +125,15 @@ fn explain_to(view: &View, port: &ServicePort, request: &Request<'_>) -> Request
             ..RequestExplanation::default()
         };
     };
-    explain_choice(view, &choice, request)
+    explain_choice(view, port, &choice, request)
 }
 
-fn explain_choice(view: &View, choice: &Choice<'_>, request: &Request<'_>) -> RequestExplanation {
+fn explain_choice(
+    view: &View,
+    asked: &ServicePort,
+    choice: &Choice<'_>,
+    request: &Request<'_>,
+) -> RequestExplanation {
     let rule = choice.rule;
     let total = rule.backends.total();
     let shares = rule.backends.iter().map(|(share, weight)| {
@@ -123,7 +149,7 @@ fn explain_choice(view: &View, choice: &Choice<'_>, request: &Request<'_>) -> Re
         match port {
             Some(port) => BackendExplanation {
                 filters,
-                ..backend(port, (weight, total))
+                ..backend(port, (weight, total), port.service != asked.service)
             },
             None => BackendExplanation {
                 service: named,
@@ -149,12 +175,12 @@ fn explain_choice(view: &View, choice: &Choice<'_>, request: &Request<'_>) -> Re
         path: request.path.to_owned(),
         filters: words(rule.filters.as_deref()),
         backends: shares.collect(),
-        ..limits(choice.policy)
+        ..held(choice.policy)
     }
 }
 
 /// What policies say.
-fn limits(policy: &Policy) -> RequestExplanation {
+fn held(policy: &Policy) -> RequestExplanation {
     let millis = |length: Option<std::time::Duration>| {
         length.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX))
     };
@@ -162,11 +188,12 @@ fn limits(policy: &Policy) -> RequestExplanation {
         request_timeout_millis: millis(policy.timeouts.request),
         attempt_timeout_millis: millis(policy.timeouts.attempt),
         policies: policy.objects().map(|it| it.key().to_string()).collect(),
+        limits: limits::of_request(policy),
         ..RequestExplanation::default()
     }
 }
 
-fn backend(port: &ServicePort, (weight, of): (u64, u64)) -> BackendExplanation {
+fn backend(port: &ServicePort, (weight, of): (u64, u64), is_another: bool) -> BackendExplanation {
     let endpoints = port.endpoints.iter().map(|it| endpoint(it));
     BackendExplanation {
         service: format!("{}:{}", port.service, port.port),
@@ -180,6 +207,7 @@ fn backend(port: &ServicePort, (weight, of): (u64, u64)) -> BackendExplanation {
             .objects()
             .map(|it| it.key().to_string())
             .collect(),
+        limits: limits::of_backend(&port.policy, is_another),
     }
 }
 

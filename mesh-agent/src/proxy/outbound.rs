@@ -59,7 +59,7 @@ async fn forward(
     port: Arc<ServicePort>,
     mut stream: TcpStream,
 ) -> Result<(), Error> {
-    let way = Way::of(worker, &port);
+    let way = Way::of(worker, &caller, &port);
     // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
     // memory as the largest thing that it may do in place.
     let detecting = Box::pin(detect::detect(
@@ -77,7 +77,9 @@ async fn forward(
         Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
         Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
         Detected::Opaque(first, dialled) => {
-            let (first, routed) = way.follow(worker, &port, &mut stream, first).await;
+            let (first, routed) = way
+                .follow(worker, (&caller, &port), &mut stream, first)
+                .await;
             let result = match routed {
                 Ok(routed) => {
                     let prefixed = Prefixed::new(first, &mut stream);
@@ -98,14 +100,11 @@ async fn forward(
 /// A connection that is one too many.
 async fn turn_away(
     worker: &Arc<Worker>,
-    caller: Caller,
+    mut caller: Caller,
     stream: TcpStream,
     error: Error,
 ) -> Result<(), Error> {
-    let caller = Caller {
-        is_turned_away: true,
-        ..caller
-    };
+    caller.is_turned_away = true;
     explain(worker, caller, stream, error).await
 }
 

@@ -24,7 +24,7 @@ use limits::Limits;
 
 use super::outliers::Outliers;
 use breaker::{Guard, Room};
-use retry::Extra;
+use retry::{Extra, Spending};
 
 /// What holds for a target.
 #[derive(Debug, Default)]
@@ -170,6 +170,22 @@ impl Policy {
     /// Room for connections to the service that this is the policy of.
     pub(crate) fn room(&self) -> Option<&Arc<Room>> {
         self.guards.iter().find_map(|guard| guard.room())
+    }
+
+    /// What the rule of a route says itself of retries.
+    pub(crate) fn retry_of_rule(&self) -> Option<&HttpRouteRetry> {
+        self.rule.as_ref()?.1.as_ref()
+    }
+
+    /// The budget for retries that begins at this level.
+    pub(crate) fn own_budget(&self) -> Option<&Arc<Spending>> {
+        let own = self.extra.budget.as_ref()?;
+        let base = self
+            .base
+            .as_ref()
+            .and_then(|base| base.extra.budget.as_ref());
+        base.is_none_or(|base| !Arc::ptr_eq(base, own))
+            .then_some(own)
     }
 
     /// The object that made this level.

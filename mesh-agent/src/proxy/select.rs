@@ -235,6 +235,9 @@ fn takes_over<'a>(
     failover: &Failover,
 ) -> Option<&'a Arc<ServicePort>> {
     let is_http2 = |port: &ServicePort| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc);
+    if !view.permits(failover.stranger.as_ref(), &failover.service) {
+        return None;
+    }
     let port = view.port_of(&failover.service, failover.port.unwrap_or(wanted.port))?;
     let speaks_same = port.protocol == wanted.protocol || (is_http2(port) && is_http2(wanted));
     speaks_same.then_some(port)

@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::caller::Caller;
 use super::detect::client_hello::{self, Hello};
 use super::error::Error;
 use super::view::ServicePort;
@@ -45,9 +46,8 @@ pub(crate) enum Way {
 
 impl Way {
     /// The way of a connection to `port`.
-    pub(crate) fn of(worker: &Worker, port: &Arc<ServicePort>) -> Self {
-        let streams = port.routes.as_ref().and_then(|it| it.streams.as_ref());
-        match streams {
+    pub(crate) fn of(worker: &Worker, caller: &Caller, port: &Arc<ServicePort>) -> Self {
+        match port.stream_routes(&caller.workload.key.namespace) {
             None => Self::To(Routed {
                 asked: Arc::clone(port),
                 port: Arc::clone(port),
@@ -73,7 +73,7 @@ impl Way {
     pub(crate) async fn follow(
         self,
         worker: &Worker,
-        port: &Arc<ServicePort>,
+        (caller, port): (&Caller, &Arc<ServicePort>),
         stream: &mut TcpStream,
         first: Bytes,
     ) -> (Bytes, Result<Routed, Error>) {
@@ -83,7 +83,7 @@ impl Way {
             Self::ByName => {
                 let mut first = BytesMut::from(first);
                 let name = name(worker, stream, &mut first).await;
-                let streams = port.routes.as_ref().and_then(|it| it.streams.as_ref());
+                let streams = port.stream_routes(&caller.workload.key.namespace);
                 let choose = |name: Option<String>| {
                     let route = streams.and_then(|streams| streams.choose(name.as_deref()));
                     pick(worker, port, route)

@@ -15,13 +15,17 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
+use crate::state::Objects;
+use crate::state::attach;
 use crate::state::endpoint;
 use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
+use crate::state::reference_grant::ReferenceGrant;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
-use crate::traffic::route::split::Target;
+use crate::traffic::route::split::{Stranger, Target};
+use crate::traffic::route::stream::StreamTable;
 use crate::traffic::session;
 
 pub(crate) mod cell;
@@ -34,7 +38,7 @@ pub(crate) mod routes;
 pub(crate) use live::{Active, Live};
 
 use plans::Layouts;
-use routes::{PortRoutes, Routes};
+use routes::{HttpRoutes, PortRoutes, Routes};
 
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -51,7 +55,7 @@ pub(crate) struct View {
     /// Where this node is.
     here: Arc<Locality>,
     /// Where requests and connections for services go, if not to the service itself.
-    routes: Routes,
+    pub(super) routes: Routes,
     /// Callers by number.
     workloads: Table<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
@@ -62,6 +66,8 @@ pub(crate) struct View {
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
     pub(crate) authz: authz::Compiled,
+    /// Which namespaces may send to services of others.
+    grants: Objects<ReferenceGrant>,
 }
 
 impl View {
@@ -90,12 +96,20 @@ impl View {
             .find(|it| it.port == port)
     }
 
-    /// The service port that a route sends to.
+    /// The service port that a route sends to, if it may.
     pub(crate) fn backend(&self, target: &Target) -> Option<&Arc<ServicePort>> {
+        if !self.permits(target.stranger.as_deref(), &target.service) {
+            return None;
+        }
         match target.port {
             Some(port) => self.port_of(&target.service, port),
             None => self.services.get(&target.service)?.first(),
         }
+    }
+
+    /// Whether a service may be sent to; by all who need no permission.
+    pub(crate) fn permits(&self, stranger: Option<&Stranger>, service: &ObjectKey) -> bool {
+        stranger.is_none_or(|it| attach::is_granted(&self.grants, it.kind, &it.namespace, service))
     }
 
     /// The workload with a number.
@@ -158,7 +172,7 @@ pub(crate) struct ServicePort {
     /// How it is balanced, guarded and shaped; one for all ports of the service.
     pub(crate) policy: Arc<Policy>,
     /// Where its requests and connections go, if not to its own endpoints.
-    pub(crate) routes: Option<Arc<PortRoutes>>,
+    routes: Option<Arc<PortRoutes>>,
     /// Whose turn it is, and what was learned.
     pub(crate) memory: Arc<Memory>,
     /// What it was compiled from.
@@ -220,6 +234,16 @@ impl Memory {
 }
 
 impl ServicePort {
+    /// The routes for requests of callers in a namespace; none: they go to the service itself.
+    pub(crate) fn http_routes(&self, caller: &str) -> Option<&HttpRoutes> {
+        self.routes.as_ref()?.http(caller)
+    }
+
+    /// The routes for opaque connections of callers in a namespace; none: they go to the service itself.
+    pub(crate) fn stream_routes(&self, caller: &str) -> Option<&StreamTable> {
+        self.routes.as_ref()?.streams(caller)
+    }
+
     /// The index of the endpoint that a session has this number for.
     pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
         let sessions = self.sessions.get_or_init(|| {

@@ -4,11 +4,13 @@
 //! What is asked here is what the conditions of the objects say: [`settle`](super::settle) writes them by the same
 //! functions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::links::Role;
 use super::object::{Kind, ObjectKey};
-use super::reference::{Backend, Route};
+use super::reference::{Backend, Referrer, Route};
+use super::reference_grant::ReferenceGrant;
 use super::route::ParentReference;
 use super::service::{Mode, Port, Protocol, Service};
 use super::stream_route::{TcpRoute, TlsRoute};
@@ -31,23 +33,36 @@ impl Problem {
 }
 
 impl Snapshot {
-    /// The routes of a kind that are in force for a port of a service, in the order of their keys.
+    /// The routes of a kind that are in force for a port of a service, in the order of their keys: for all callers
+    /// those of the service's own namespace; for callers of another namespace that has routes of its own for the
+    /// service those, if `namespace` is that one (GEP-1426: consumer routes).
     pub fn routes_of<'a, R: Route>(
         &'a self,
         service: &'a Service,
         port: &'a Port,
+        namespace: &'a str,
     ) -> impl Iterator<Item = &'a Arc<R>> {
         let key = service.key();
         let may = R::suits(port.protocol) && service.spec.mode != Mode::Direct;
         self.links()
             .referrers(Role::Parent, Kind::Service, &key)
-            .filter(move |it| may && it.kind == R::KIND)
+            .filter(move |it| may && it.kind == R::KIND && it.key.namespace == namespace)
             .filter_map(|it| R::all(self).get(&it.key))
             .filter(move |route| {
                 let namespace = &route.metadata().namespace;
                 let mut parents = route.parent_refs().iter();
                 parents.any(|it| it.covers(port) && it.names(namespace, &key))
             })
+    }
+
+    /// The other namespaces that have routes for a service, for their own callers.
+    #[must_use]
+    pub fn consumers_of(&self, service: &ObjectKey) -> BTreeSet<&str> {
+        self.links()
+            .referrers(Role::Parent, Kind::Service, service)
+            .map(|it| it.key.namespace.as_str())
+            .filter(|it| *it != service.namespace)
+            .collect()
     }
 
     /// The traffic policy that is in force for a target: a service, a route, or (with `section`) one rule of a route.
@@ -84,20 +99,40 @@ impl Snapshot {
     fn needs_proxy(&self, service: &Service, port: &Port) -> bool {
         let policy = self.traffic_policy_for(Kind::Service, &service.key(), None);
         policy.is_some_and(|it| it.spec.needs_proxy())
-            || self.routes_of::<TcpRoute>(service, port).next().is_some()
-            || self.routes_of::<TlsRoute>(service, port).next().is_some()
+            || self.has_stream_routes(service, port, &service.metadata.namespace)
+            || self
+                .consumers_of(&service.key())
+                .into_iter()
+                .any(|namespace| self.has_stream_routes(service, port, namespace))
     }
 
-    /// The service and port behind a reference from `namespace`, or why there is none: what is sent there fails.
+    fn has_stream_routes(&self, service: &Service, port: &Port, namespace: &str) -> bool {
+        let mut tcp = self.routes_of::<TcpRoute>(service, port, namespace);
+        let mut tls = self.routes_of::<TlsRoute>(service, port, namespace);
+        tcp.next().is_some() || tls.next().is_some()
+    }
+
+    /// The service and port behind a reference, or why there is none: what is sent there fails.
     /// Without a port in the reference the first one that is not `udp`.
     pub fn backend(
         &self,
-        namespace: &str,
+        from: Referrer<'_>,
         backend: &Backend<'_>,
     ) -> Result<(&Arc<Service>, &Port), Problem> {
-        let Some(key) = backend.service(namespace) else {
-            return Err(unnameable(backend));
+        let Some(key) = backend.service(from.namespace) else {
+            let message = format!("a backend is a Service, not a {}", backend.kind);
+            return Err(Problem::new("InvalidKind", message));
         };
+        if from.needs_grant(&key)
+            && !is_granted(&self.reference_grants, from.kind, from.namespace, &key)
+        {
+            let (kind, namespace) = (from.kind, from.namespace);
+            let message = format!(
+                "no ReferenceGrant in {} permits that a {kind} of {namespace} refers to Service {key}",
+                key.namespace
+            );
+            return Err(Problem::new("RefNotPermitted", message));
+        }
         let service = self
             .services
             .get(&key)
@@ -117,13 +152,9 @@ impl Snapshot {
 
     /// Whether a route is attached to what one of its parent references names, or why not.
     pub fn attaches<R: Route>(&self, route: &R, parent: &ParentReference) -> Result<(), Problem> {
-        if !parent.is_service() {
+        let Some(key) = parent.service(&route.metadata().namespace) else {
             let kind = &parent.kind;
             let message = format!("a parent is a Service; this version attaches to no {kind}");
-            return Err(Problem::new("NotSupported", message));
-        }
-        let Some(key) = parent.service(&route.metadata().namespace) else {
-            let message = "a parent in another namespace is not supported yet".to_owned();
             return Err(Problem::new("NotSupported", message));
         };
         let service = self.services.get(&key).ok_or_else(|| {
@@ -189,18 +220,18 @@ fn is_direct(key: &ObjectKey) -> Problem {
     Problem::new("DirectMode", message)
 }
 
-fn unnameable(backend: &Backend<'_>) -> Problem {
-    let is_service = backend.kind == "Service" && matches!(backend.group, "" | "core");
-    if is_service {
-        let namespace = backend.namespace.unwrap_or_default();
-        let message = format!(
-            "nothing permits to refer to Service {namespace}/{}",
-            backend.name
-        );
-        return Problem::new("RefNotPermitted", message);
-    }
-    let message = format!("a backend is a Service, not a {}", backend.kind);
-    Problem::new("InvalidKind", message)
+/// Whether the namespace of `service` permits that objects of `kind` in `namespace` send to it.
+#[must_use]
+pub fn is_granted(
+    grants: &Objects<ReferenceGrant>,
+    kind: Kind,
+    namespace: &str,
+    service: &ObjectKey,
+) -> bool {
+    grants
+        .range(ObjectKey::new(&service.namespace, "")..)
+        .take_while(|(key, _)| key.namespace == service.namespace)
+        .any(|(_, grant)| grant.spec.permits(kind, namespace, &service.name))
 }
 
 fn rule_names<'a, R: Route>(routes: &'a Objects<R>, key: &ObjectKey) -> Option<Vec<&'a str>> {

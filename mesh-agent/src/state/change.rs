@@ -9,6 +9,7 @@ use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::policy::AuthorizationPolicy;
+use super::reference_grant::ReferenceGrant;
 use super::service::Service;
 use super::source::Source;
 use super::stream_route::{TcpRoute, TlsRoute};
@@ -35,6 +36,8 @@ pub enum Manifest {
     TcpRoute(Arc<TcpRoute>),
     /// A TLS route.
     TlsRoute(Arc<TlsRoute>),
+    /// A grant.
+    ReferenceGrant(Arc<ReferenceGrant>),
     /// A traffic policy.
     TrafficPolicy(Arc<TrafficPolicy>),
 }
@@ -52,6 +55,7 @@ impl Manifest {
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::TcpRoute(_) => Kind::TcpRoute,
             Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
         }
     }
@@ -68,6 +72,7 @@ impl Manifest {
             Self::GrpcRoute(object) => &object.metadata,
             Self::TcpRoute(object) => &object.metadata,
             Self::TlsRoute(object) => &object.metadata,
+            Self::ReferenceGrant(object) => &object.metadata,
             Self::TrafficPolicy(object) => &object.metadata,
         }
     }
@@ -83,6 +88,7 @@ impl Manifest {
             Self::GrpcRoute(object) => &mut Arc::make_mut(object).metadata,
             Self::TcpRoute(object) => &mut Arc::make_mut(object).metadata,
             Self::TlsRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::ReferenceGrant(object) => &mut Arc::make_mut(object).metadata,
             Self::TrafficPolicy(object) => &mut Arc::make_mut(object).metadata,
         }
     }
@@ -99,6 +105,7 @@ impl Manifest {
             Self::GrpcRoute(object) => &object.status.conditions,
             Self::TcpRoute(object) => &object.status.conditions,
             Self::TlsRoute(object) => &object.status.conditions,
+            Self::ReferenceGrant(object) => &object.status.conditions,
             Self::TrafficPolicy(object) => &object.status.conditions,
         }
     }

@@ -1,7 +1,8 @@
 //! Who refers to whom: from a service or route to the objects that name it, so that a change reaches them without a
 //! look at all others.
 //!
-//! Only references within a namespace are here, but for what services need: others are never in force.
+//! References to other namespaces are here too, permitted or not: a grant may come and go, and what services need is
+//! looked for everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -94,6 +95,28 @@ impl Links {
             .flat_map(|it| it.iter())
             .map(|it| &**it)
     }
+
+    /// Who of other namespaces sends to services of `namespace`.
+    pub(super) fn foreign_referrers(&self, namespace: &str) -> BTreeSet<&Node> {
+        let first = ObjectKey::new(namespace, "");
+        let in_role = |role| {
+            let first = (role, Node::new(Kind::Service, &first));
+            self.by_target
+                .range(first..)
+                .take_while(move |((its, target), _)| {
+                    *its == role
+                        && target.kind == Kind::Service
+                        && target.key.namespace == namespace
+                })
+                .flat_map(|(_, referrers)| referrers.iter())
+        };
+        [Role::Backend, Role::Failover]
+            .into_iter()
+            .flat_map(in_role)
+            .map(|it| &**it)
+            .filter(|it| it.key.namespace != namespace)
+            .collect()
+    }
 }
 
 /// Whether objects of a kind refer to others by this index.
@@ -105,7 +128,7 @@ const fn refers(kind: Kind) -> bool {
         | Kind::TlsRoute
         | Kind::TrafficPolicy
         | Kind::Service => true,
-        Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => false,
+        Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy | Kind::ReferenceGrant => false,
     }
 }
 
@@ -129,9 +152,10 @@ fn references(manifest: &Manifest) -> BTreeSet<(Role, Node)> {
         Manifest::Service(service) => dependencies(service)
             .map(|key| (Role::Dependency, Node::new(Kind::Service, &key)))
             .collect(),
-        Manifest::Endpoint(_) | Manifest::Workload(_) | Manifest::AuthorizationPolicy(_) => {
-            BTreeSet::new()
-        }
+        Manifest::Endpoint(_)
+        | Manifest::Workload(_)
+        | Manifest::AuthorizationPolicy(_)
+        | Manifest::ReferenceGrant(_) => BTreeSet::new(),
     }
 }
 

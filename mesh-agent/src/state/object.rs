@@ -36,13 +36,15 @@ pub enum Kind {
     /// Where the TLS connections for a service go.
     #[serde(rename = "TLSRoute")]
     TlsRoute,
+    /// Which objects of other namespaces may send to services of this one.
+    ReferenceGrant,
     /// How a service or a route is balanced, guarded and shaped.
     TrafficPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are loaded.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Service,
         Self::Endpoint,
         Self::Workload,
@@ -51,6 +53,7 @@ impl Kind {
         Self::GrpcRoute,
         Self::TcpRoute,
         Self::TlsRoute,
+        Self::ReferenceGrant,
         Self::TrafficPolicy,
     ];
 
@@ -66,6 +69,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
             Self::TrafficPolicy => "TrafficPolicy",
         }
     }
@@ -85,6 +89,10 @@ impl Kind {
                 "gateway.networking.k8s.io/v1",
                 "gateway.networking.k8s.io/v1alpha3",
                 "gateway.networking.k8s.io/v1alpha2",
+            ],
+            Self::ReferenceGrant => &[
+                "gateway.networking.k8s.io/v1beta1",
+                "gateway.networking.k8s.io/v1",
             ],
             Self::Service
             | Self::Endpoint
@@ -106,6 +114,7 @@ impl Kind {
             Self::GrpcRoute => "grpcroutes",
             Self::TcpRoute => "tcproutes",
             Self::TlsRoute => "tlsroutes",
+            Self::ReferenceGrant => "referencegrants",
             Self::TrafficPolicy => "trafficpolicies",
         }
     }

@@ -2,10 +2,10 @@
 
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
-use super::object::ObjectKey;
+use super::object::{Kind, ObjectKey};
 use super::resource::Resource;
 use super::route::{
-    BackendObjectReference, BackendRef, HttpBackendRef, HttpFilter, ParentReference,
+    BackendObjectReference, BackendRef, HttpBackendRef, HttpFilter, ParentReference, RouteStatus,
 };
 use super::service::{Port, Protocol};
 use super::stream_route::{StreamRouteRule, TcpRoute, TlsRoute};
@@ -24,6 +24,12 @@ pub trait Route: Resource {
 
     /// Whether such routes have a meaning on a port that speaks `protocol`.
     fn suits(protocol: Protocol) -> bool;
+
+    /// What is so with it.
+    fn status(&self) -> &RouteStatus;
+
+    /// What is so with it, to be changed.
+    fn status_mut(&mut self) -> &mut RouteStatus;
 }
 
 /// A reference to a service, of any type.
@@ -71,22 +77,54 @@ impl<'a> From<&'a Failover> for Backend<'a> {
     }
 }
 
+/// Who refers to a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Referrer<'a> {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// What it is attached to, if it is a route.
+    pub parents: &'a [ParentReference],
+}
+
+impl<'a> Referrer<'a> {
+    /// A route.
+    pub fn route<R: Route>(route: &'a R) -> Self {
+        Self {
+            kind: R::KIND,
+            namespace: &route.metadata().namespace,
+            parents: route.parent_refs(),
+        }
+    }
+
+    /// Whether the other namespace must have permitted that it sends to `service`. Not where that is what it is
+    /// attached to: a route for the callers of its own namespace sends them no further than they go without it
+    /// (GEP-1426, "Namespace boundaries").
+    #[must_use]
+    pub fn needs_grant(&self, service: &ObjectKey) -> bool {
+        let mut parents = self.parents.iter();
+        self.namespace != service.namespace && !parents.any(|it| it.names(self.namespace, service))
+    }
+}
+
 impl Backend<'_> {
-    /// The key of the service, as seen from `namespace`; `None` where it may not be named from there.
+    /// The key of the service, as seen from `namespace`; `None` where it is none.
     #[must_use]
     pub fn service(&self, namespace: &str) -> Option<ObjectKey> {
-        let is_here = self.namespace.is_none_or(|it| it == namespace);
         let is_service = self.kind == "Service" && matches!(self.group, "" | "core");
-        (is_here && is_service).then(|| ObjectKey::new(namespace, self.name))
+        let namespace = self.namespace.unwrap_or(namespace);
+        is_service.then(|| ObjectKey::new(namespace, self.name))
     }
 }
 
 impl ParentReference {
-    /// The key of the service, as seen from `namespace`; `None` where it is none, or may not be named from there.
+    /// The key of the service, as seen from `namespace`; `None` where it is none.
     #[must_use]
     pub fn service(&self, namespace: &str) -> Option<ObjectKey> {
-        let is_here = self.namespace.as_deref().is_none_or(|it| it == namespace);
-        (is_here && self.is_service()).then(|| ObjectKey::new(namespace, &self.name))
+        let namespace = self.namespace.as_deref().unwrap_or(namespace);
+        self.is_service()
+            .then(|| ObjectKey::new(namespace, &self.name))
     }
 
     /// Whether it names `service`, as seen from `namespace`.
@@ -95,7 +133,6 @@ impl ParentReference {
         self.is_service()
             && self.name == service.name
             && self.namespace.as_deref().unwrap_or(namespace) == service.namespace
-            && service.namespace == namespace
     }
 
     /// Whether it is for the port `port` of the service that it names.
@@ -131,6 +168,14 @@ macro_rules! route {
 
             fn suits(protocol: Protocol) -> bool {
                 matches!(protocol, $protocols)
+            }
+
+            fn status(&self) -> &RouteStatus {
+                &self.status
+            }
+
+            fn status_mut(&mut self) -> &mut RouteStatus {
+                &mut self.status
             }
         }
     };

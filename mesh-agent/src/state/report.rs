@@ -1,13 +1,18 @@
 //! What the agent tells about itself: the answers of the API that are not objects. Data only, so that the engines can
 //! fill them and the API can show them without knowing each other.
 
+mod sources;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Snapshot, Source};
+pub use sources::{RegistryReport, RejectionReport, SourceReport};
+
+use super::Snapshot;
 
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -119,6 +124,17 @@ pub struct ConnectionList {
     pub items: Vec<Connection>,
 }
 
+/// How a workload dials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// It opens connections.
+    #[default]
+    Tcp,
+    /// It sends datagrams.
+    Udp,
+}
+
 /// `GET /api/v1/explain`: what would happen to a connection now, by the same code and maps as in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -161,7 +177,7 @@ pub struct RequestExplanation {
     pub rule: Option<String>,
     /// The status, if the proxy would answer itself.
     pub status: Option<u16>,
-    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`.
+    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`, `bad-request` with more.
     pub reason: String,
     /// What is done to the request, by the filters of the rule.
     pub filters: Vec<String>,
@@ -173,6 +189,24 @@ pub struct RequestExplanation {
     pub attempt_timeout_millis: Option<u64>,
     /// The traffic policies that hold, `namespace/name`, the most specific first.
     pub policies: Vec<String>,
+    /// What they say that may refuse, delay or repeat it.
+    #[serde(default)]
+    pub limits: Vec<LimitExplanation>,
+}
+
+/// Something that a policy says about a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitExplanation {
+    /// The field of the policy, for example `rateLimits`; `retry` for that of the rule itself.
+    pub field: String,
+    /// `namespace/name` of the policy; absent: the rule of the route.
+    pub policy: Option<String>,
+    /// What stands there.
+    #[schema(value_type = Object)]
+    pub says: Value,
+    /// How it stands now: `closed`, `open` or `half-open` for a circuit breaker, the limit for adaptive concurrency.
+    pub state: Option<String>,
 }
 
 /// A share of the requests of a rule.
@@ -193,6 +227,9 @@ pub struct BackendExplanation {
     pub endpoints: Vec<EndpointExplanation>,
     /// The traffic policies of the service.
     pub policies: Vec<String>,
+    /// What they say of its endpoints and, where another service was asked, of all that is sent there.
+    #[serde(default)]
+    pub limits: Vec<LimitExplanation>,
 }
 
 /// An endpoint that may be asked.
@@ -248,59 +285,6 @@ pub struct Status {
     /// Where objects come from beside the API, and how that is.
     #[serde(default)]
     pub sources: Vec<SourceReport>,
-}
-
-/// How a source of objects is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SourceReport {
-    /// The source.
-    pub source: Source,
-    /// Where it is: a folder, an address.
-    pub place: String,
-    /// Why it cannot be read now; what it said last stays.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Objects that are its.
-    pub objects: u64,
-    /// Objects and files of it that are refused.
-    pub rejected: u64,
-    /// The first 100 of them.
-    #[serde(default)]
-    pub rejections: Vec<RejectionReport>,
-}
-
-/// Something in a source that is refused. Its last good version stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RejectionReport {
-    /// Where it is: of a file `FILE:LINE`.
-    pub place: String,
-    /// Kind and key, where they can be told.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub object: String,
-    /// The field and what is wrong with it.
-    pub message: String,
-}
-
-/// How the registry is that several nodes share.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RegistryReport {
-    /// Where it is, without the password.
-    pub address: String,
-    /// The name of this node in it.
-    pub node: String,
-    /// Whether this node hears of every change now.
-    pub connected: bool,
-    /// Seconds since it has; zero while it does.
-    pub staleness_seconds: u64,
-    /// The last write of the shared registry that this node has.
-    pub revision: i64,
-    /// Endpoints of this node that the shared registry has yet to hear of.
-    pub queued: u64,
-    /// Why it is not connected, or what went wrong last.
-    pub error: String,
 }
 
 /// A policy that injects faults.

@@ -10,6 +10,7 @@ use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, Metadata};
 use super::policy::AuthorizationPolicy;
+use super::reference_grant::ReferenceGrant;
 use super::service::Service;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
@@ -108,6 +109,7 @@ resource!(HttpRoute, http_routes);
 resource!(GrpcRoute, grpc_routes);
 resource!(TcpRoute, tcp_routes);
 resource!(TlsRoute, tls_routes);
+resource!(ReferenceGrant, reference_grants);
 resource!(TrafficPolicy, traffic_policies);
 
 /// Does the same for whatever kind it is: `$resource` names its type in `$body`.
@@ -122,6 +124,7 @@ macro_rules! with_kind {
             GrpcRoute = crate::state::grpc_route::GrpcRoute,
             TcpRoute = crate::state::stream_route::TcpRoute,
             TlsRoute = crate::state::stream_route::TlsRoute,
+            ReferenceGrant = crate::state::reference_grant::ReferenceGrant,
             TrafficPolicy = crate::state::traffic_policy::TrafficPolicy,
         )
     };

@@ -3,11 +3,14 @@
 //! Names, defaults and meaning are those of the Gateway API, version 1.5 (gateway-api.sigs.k8s.io/reference/spec);
 //! the experimental fields `retry`, `sessionPersistence` and the filter `CORS` are part of it.
 
+mod status;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use status::{CONTROLLER, RouteParentStatus, RouteStatus};
+
 use super::duration::Duration;
-use super::object::Condition;
 
 /// What a route is attached to: a Service, as GAMMA has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -385,13 +388,4 @@ pub enum CookieLifetime {
     Session,
     /// For the absolute timeout.
     Permanent,
-}
-
-/// What is so with a route. Written by the agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RouteStatus {
-    /// `Accepted`: it is attached and in force. `ResolvedRefs`: all its backends exist.
-    #[serde(default)]
-    pub conditions: Vec<Condition>,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use mesh_common::service::{TCP, UDP};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -86,18 +87,29 @@ pub enum Protocol {
     Tcp,
     /// TLS that the workloads themselves terminate: opaque TCP.
     Tls,
-    /// Datagrams. Accepted, and not steered yet: condition `Programmed=False`.
+    /// Datagrams: balanced in the kernel, whatever the mode says. A socket keeps its endpoint.
     Udp,
     /// Found from the first bytes.
     #[default]
     Auto,
 }
 
+impl Protocol {
+    /// Number of the IP protocol below: [`TCP`] or [`UDP`].
+    #[must_use]
+    pub const fn transport(self) -> u8 {
+        match self {
+            Self::Udp => UDP,
+            _ => TCP,
+        }
+    }
+}
+
 /// How connections to a service travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Direct where the port is `tcp` or `tls` and nothing needs the proxy; else by the proxy.
+    /// Direct where the port is `tcp`, `tls` or `udp` and nothing needs the proxy; else by the proxy.
     #[default]
     Auto,
     /// The kernel picks an endpoint at connect.

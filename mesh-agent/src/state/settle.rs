@@ -3,6 +3,7 @@
 pub(super) mod addresses;
 mod dependencies;
 pub(super) mod life;
+mod reference_grant;
 mod route;
 mod traffic_policy;
 
@@ -19,7 +20,7 @@ use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::reference::Route;
 use super::resource::Resource;
-use super::service::{Protocol, Service};
+use super::service::Service;
 use super::source::Source;
 use super::store::Config;
 use super::stream_route::{TcpRoute, TlsRoute};
@@ -71,17 +72,7 @@ impl Settle for Service {
         };
         life::judge_service(self, snapshot);
         dependencies::judge(self, snapshot);
-        let programmed = if self
-            .spec
-            .ports
-            .iter()
-            .any(|it| it.protocol == Protocol::Udp)
-        {
-            let message = "datagrams are not steered yet; the other ports are";
-            condition(self, "Programmed", Err(("NotSupported", message)))
-        } else {
-            condition(self, "Programmed", Ok("Programmed"))
-        };
+        let programmed = condition(self, "Programmed", Ok("Programmed"));
         let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), programmed);
@@ -200,32 +191,6 @@ impl Settle for AuthorizationPolicy {
     }
 }
 
-macro_rules! settle_route {
-    ($type:ident) => {
-        impl Settle for $type {
-            fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-                for condition in route::conditions(self, snapshot) {
-                    upsert(self.conditions_mut(), condition);
-                }
-                Ok(())
-            }
-
-            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
-                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
-            }
-
-            fn leave(&self, draft: &mut Draft) {
-                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
-            }
-        }
-    };
-}
-
-settle_route!(HttpRoute);
-settle_route!(GrpcRoute);
-settle_route!(TcpRoute);
-settle_route!(TlsRoute);
-
 impl Settle for TrafficPolicy {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
         for condition in traffic_policy::conditions(self, snapshot) {
@@ -283,6 +248,10 @@ fn tell_about_service(draft: &mut Draft, service: &ObjectKey) {
 fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
     let referrers = draft.next.links().referrers(role, kind, key);
     let referrers: Vec<Node> = referrers.cloned().collect();
+    tell_all(draft, &referrers);
+}
+
+fn tell_all(draft: &mut Draft, referrers: &[Node]) {
     for it in referrers {
         match it.kind {
             Kind::HttpRoute => tell_route::<HttpRoute>(draft, &it.key),
@@ -295,15 +264,26 @@ fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
                     draft.set_conditions::<TrafficPolicy>(&it.key, conditions);
                 }
             }
-            Kind::Service | Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy => {}
+            Kind::Service
+            | Kind::Endpoint
+            | Kind::Workload
+            | Kind::AuthorizationPolicy
+            | Kind::ReferenceGrant => {}
         }
     }
 }
 
 fn tell_route<R: Route>(draft: &mut Draft, key: &ObjectKey) {
-    if let Some(route) = R::all(&draft.next).get(key) {
-        let conditions = route::conditions(&**route, &draft.next);
-        draft.set_conditions::<R>(key, conditions);
+    let Some(route) = R::all(&draft.next).get(key) else {
+        return;
+    };
+    let judged = route::judge(&**route, &draft.next);
+    let mut status = route.status().clone();
+    route::tell(&mut status, judged);
+    if status != *route.status() {
+        let mut route = R::clone(route);
+        *route.status_mut() = status;
+        draft.write(route);
     }
 }
 

@@ -20,6 +20,7 @@ use super::http_route::HttpRoute;
 use super::object::{Condition, Kind, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
+use super::reference_grant::ReferenceGrant;
 use super::resource::with_kind;
 use super::service::Service;
 use super::settle::{Settle, life};
@@ -207,6 +208,32 @@ impl Store {
         Ok(())
     }
 
+    /// Makes many changes in one write: each on its own, so that one that is refused hurts no other, but all of them
+    /// cost one copy of what they touch, one write to the disk and one new view. That is refused as a whole where the
+    /// disk refuses.
+    pub fn apply_all(&self, changes: Vec<Change>) -> Vec<Result<Applied, Refusal>> {
+        let mut writer = self.lock();
+        let now = format!("{:.0}", (self.clock)());
+        let mut draft = Draft::new(&self.snapshot(), now);
+        let changes = changes.into_iter();
+        let results: Vec<_> = changes.map(|it| self.draft(&mut draft, it)).collect();
+        if draft.notices.is_empty() {
+            return results;
+        }
+        if let Some(disk) = &mut writer.disk
+            && let Err(error) = disk.commit(&draft)
+        {
+            let refusal = Refusal::Storage(error.to_string());
+            let refused = results.into_iter().map(|it| match it {
+                Ok(_) => Err(refusal.clone()),
+                refused => refused,
+            });
+            return refused.collect();
+        }
+        self.publish(&mut writer, draft);
+        results
+    }
+
     fn publish(&self, writer: &mut Writer, draft: Draft) {
         self.snapshot.store(Arc::new(draft.next));
         for notice in draft.notices {
@@ -242,6 +269,9 @@ impl Store {
                     Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, origin, object),
                     Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, origin, object),
                     Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, origin, object),
+                    Manifest::ReferenceGrant(object) => {
+                        self.put::<ReferenceGrant>(draft, origin, object)
+                    }
                     Manifest::TrafficPolicy(object) => {
                         self.put::<TrafficPolicy>(draft, origin, object)
                     }

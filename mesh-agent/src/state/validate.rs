@@ -13,6 +13,7 @@ mod http_route;
 mod life;
 mod name;
 mod policy;
+mod reference_grant;
 mod route;
 mod stream_route;
 mod traffic_policy;
@@ -54,6 +55,7 @@ pub fn check(manifest: &Manifest, snapshot: &Snapshot) -> Result<(), Refusal> {
         Manifest::GrpcRoute(object) => grpc_route::check(&object.spec),
         Manifest::TcpRoute(object) => stream_route::tcp(&object.spec),
         Manifest::TlsRoute(object) => stream_route::tls(&object.spec),
+        Manifest::ReferenceGrant(object) => reference_grant::check(&object.spec),
         Manifest::TrafficPolicy(object) => traffic_policy::check(object),
     }
 }

@@ -39,6 +39,13 @@ pub struct WorkloadSpec {
     /// What may be dialled.
     #[serde(default)]
     pub egress: Egress,
+    /// Whether its questions for names go to the agent, which answers for services and asks its resolver for the rest.
+    #[serde(default = "default_dns")]
+    pub dns: bool,
+}
+
+const fn default_dns() -> bool {
+    true
 }
 
 fn default_service_account() -> String {

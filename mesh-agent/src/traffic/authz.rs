@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_common::address::{Address, SocketAddress};
-use mesh_common::policy::{Authorization, MAX_RULES, Policy, Rule, workload_key};
+use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Rule};
+use mesh_common::service::TCP;
 use mesh_common::workload::Caller;
 
 use crate::state::Ids;
@@ -19,7 +20,7 @@ use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::policy as spec;
 use crate::state::policy::AuthorizationPolicy;
-use crate::state::service::{Protocol, Service};
+use crate::state::service::Service;
 
 #[cfg(test)]
 mod tests;
@@ -28,14 +29,14 @@ mod tests;
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
     /// The rules of each protected address and port; port 0 is a whole workload. The endpoints of a service share theirs.
-    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
+    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
     /// Policies that are not in force as written, because more than [`MAX_RULES`] rules meet at one key. Audited rules
     /// are left out first; where that is not enough, the key admits nobody.
     pub too_many: Vec<ObjectKey>,
 }
 
 impl Compiled {
-    /// What policy says of a caller at `source` that dials `destination`: as a service's port or endpoint, and as a
+    /// What policy says of a caller at `source` that dials `destination` over TCP: as a service's port or endpoint, and as a
     /// workload.
     #[must_use]
     pub fn authorize(
@@ -45,7 +46,10 @@ impl Compiled {
         destination: SocketAddress,
     ) -> Authorization {
         let mut said = Authorization::default();
-        for key in [destination, workload_key(destination.address)] {
+        for key in [
+            PolicyKey::port(&destination, TCP),
+            PolicyKey::workload(destination.address),
+        ] {
             if let Some(policy) = self.policies.get(&key) {
                 let one = policy.authorize(caller, source, destination.port);
                 said.is_denied |= one.is_denied;
@@ -60,7 +64,7 @@ impl Compiled {
 /// Compiles every policy of `snapshot`.
 #[must_use]
 pub fn compile(snapshot: &Snapshot) -> Compiled {
-    let mut merged: BTreeMap<SocketAddress, Vec<Sourced<'_>>> = BTreeMap::new();
+    let mut merged: BTreeMap<PolicyKey, Vec<Sourced<'_>>> = BTreeMap::new();
     for (target, policies) in by_target(snapshot) {
         let protected = protected(snapshot, &target);
         for (key, policy) in policies {
@@ -90,10 +94,16 @@ pub fn compile(snapshot: &Snapshot) -> Compiled {
     }
 }
 
-/// The policies that speak of `destination`, which may be a service's port, an endpoint or a workload.
+/// The policies that speak of `destination`, which may be a service's port, an endpoint or a workload, dialled over the
+/// IP protocol with number `protocol`.
 #[must_use]
-pub fn policies_for(snapshot: &Snapshot, destination: SocketAddress) -> Vec<ObjectKey> {
-    let whole = workload_key(destination.address);
+pub fn policies_for(
+    snapshot: &Snapshot,
+    destination: SocketAddress,
+    protocol: u8,
+) -> Vec<ObjectKey> {
+    let whole = PolicyKey::workload(destination.address);
+    let destination = PolicyKey::port(&destination, protocol);
     by_target(snapshot)
         .into_iter()
         .filter(|(target, _)| {
@@ -136,7 +146,7 @@ fn by_target(snapshot: &Snapshot) -> BTreeMap<Target, Vec<(&ObjectKey, &Authoriz
 }
 
 /// The keys under which a target is protected, with the service's port where there is one.
-fn protected(snapshot: &Snapshot, (kind, key): &Target) -> Vec<(SocketAddress, Option<u16>)> {
+fn protected(snapshot: &Snapshot, (kind, key): &Target) -> Vec<(PolicyKey, Option<u16>)> {
     match kind {
         Kind::Service => snapshot
             .services
@@ -152,7 +162,7 @@ fn protected(snapshot: &Snapshot, (kind, key): &Target) -> Vec<(SocketAddress, O
             .map(|workload| {
                 let addresses = workload.spec.addresses.iter();
                 addresses
-                    .map(|address| (workload_key(Address::from(*address)), None))
+                    .map(|address| (PolicyKey::workload(Address::from(*address)), None))
                     .collect()
             })
             .unwrap_or_default(),
@@ -163,12 +173,10 @@ fn protected(snapshot: &Snapshot, (kind, key): &Target) -> Vec<(SocketAddress, O
 fn protected_service(
     service: &Service,
     endpoints: &[&Arc<Endpoint>],
-) -> Vec<(SocketAddress, Option<u16>)> {
+) -> Vec<(PolicyKey, Option<u16>)> {
     let mut keys = Vec::new();
     for port in &service.spec.ports {
-        if port.protocol == Protocol::Udp {
-            continue;
-        }
+        let protocol = port.protocol.transport();
         let virtual_keys = virtual_addresses(service)
             .iter()
             .map(|address| SocketAddress::new(Address::from(*address), port.port));
@@ -178,7 +186,7 @@ fn protected_service(
         keys.extend(
             virtual_keys
                 .chain(endpoint_keys)
-                .map(|key| (key, Some(port.port))),
+                .map(|key| (PolicyKey::port(&key, protocol), Some(port.port))),
         );
     }
     keys

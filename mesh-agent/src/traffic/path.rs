@@ -21,7 +21,11 @@
 //! | `#`, control characters, space | refused | refused | refused | refused | refused |
 //! | no `/` at the beginning | refused | refused | refused | refused | refused |
 //!
-//! The names but the last are those of Istio's `pathNormalization`. Dot segments: RFC 3986, 5.2.4; escapes: 6.2.2. Letters keep their case, `/a` and `/a/` are two paths, the query is not
+//! `Auto`, the default, is `Strict` for a service whose routes tell paths apart, so that no spelling gets around a rule, and
+//! `MergeSlashes` for all others: a path parameter or an escaped slash is everyday in some APIs, and where no rule looks at
+//! paths there is nothing to get around.
+//!
+//! The names of the modes but `Strict` and `Auto` are those of Istio's `pathNormalization`. Dot segments: RFC 3986, 5.2.4; escapes: 6.2.2. Letters keep their case, `/a` and `/a/` are two paths, the query is not
 //! looked at, and escapes are decoded once: `%252e` stays `%252e`.
 
 use std::borrow::Cow;
@@ -39,8 +43,22 @@ pub enum Mode {
     /// `MergeSlashes`, and escaped slashes are slashes.
     DecodeAndMergeSlashes,
     /// `MergeSlashes`, and what servers read in two ways is refused.
-    #[default]
     Strict,
+    /// `Strict` where rules tell paths apart, else `MergeSlashes`: what can go around no rule is no reason to refuse it.
+    #[default]
+    Auto,
+}
+
+impl Mode {
+    /// The mode for requests of a service whose rules tell paths apart, or not.
+    #[must_use]
+    pub const fn resolved(self, tells_paths_apart: bool) -> Self {
+        match self {
+            Self::Auto if tells_paths_apart => Self::Strict,
+            Self::Auto => Self::MergeSlashes,
+            mode => mode,
+        }
+    }
 }
 
 /// Why a path is refused. The words are for the client.
@@ -81,6 +99,8 @@ impl Rejected {
 /// Gives `path` (without query) its one spelling. A path that has it already is not copied, and most are found so in one
 /// pass over their bytes. `*`, which names the whole server, is none of the paths.
 pub fn normalize(path: &str, mode: Mode) -> Result<Cow<'_, str>, Rejected> {
+    // Nobody knows whether paths matter: they may.
+    let mode = mode.resolved(true);
     if !path.starts_with('/') {
         return Err(Rejected::NotAbsolute);
     }

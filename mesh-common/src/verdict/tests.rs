@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use super::{Decision, Facts, Liveness, Reason, Tables, Verdict, decide};
+use super::{Decision, Facts, Liveness, Reason, Role, Tables, Verdict, decide};
 use crate::address::{Address, SocketAddress};
 use crate::balance::Balancing;
 use crate::endpoint::{Endpoint, State};
-use crate::policy::{Authorization, Policy, Rule, workload_key};
-use crate::service::{Mode, Service, ServiceKey, SlotKey, TCP};
+use crate::policy::{Authorization, Policy, PolicyKey, Rule};
+use crate::service::{Mode, Service, ServiceKey, SlotKey, TCP, UDP};
 use crate::workload::{Caller, Workload};
 
 /// Maps in memory.
@@ -18,7 +18,7 @@ struct Maps {
     slots: BTreeMap<SlotKey, u32>,
     endpoints: BTreeMap<u32, Endpoint>,
     identities: HashMap<Address, Workload>,
-    policies: HashMap<SocketAddress, Policy>,
+    policies: HashMap<PolicyKey, Policy>,
     open: BTreeMap<u32, u64>,
     cursors: RefCell<BTreeMap<u32, u32>>,
     seed: Cell<u32>,
@@ -40,7 +40,7 @@ impl Tables for Maps {
     }
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -68,7 +68,7 @@ impl Tables for Maps {
         self.seed.set(seed);
         seed
     }
-    fn liveness(&self, _netns: u64, _family: u32) -> Liveness {
+    fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {
         self.liveness
     }
 }
@@ -97,13 +97,6 @@ fn maps(mode: Mode, balancing: Balancing, slots: &[u32]) -> Maps {
         seed: Cell::new(0x9e37_79b9),
         liveness: Liveness::Alive,
     };
-    let virtual_address = socket_address(VIRTUAL);
-    let key = ServiceKey {
-        address: virtual_address.address,
-        port: virtual_address.port,
-        protocol: TCP,
-        padding: 0,
-    };
     let service = Service {
         id: 5,
         port_id: PORT_ID,
@@ -114,7 +107,10 @@ fn maps(mode: Mode, balancing: Balancing, slots: &[u32]) -> Maps {
         balancing: balancing as u8,
         padding: 0,
     };
-    maps.services.insert(key, service);
+    for protocol in [TCP, UDP] {
+        let key = ServiceKey::new(&socket_address(VIRTUAL), protocol);
+        maps.services.insert(key, service);
+    }
     for (slot, id) in (0..).zip(slots) {
         let key = SlotKey {
             port_id: PORT_ID,
@@ -129,33 +125,49 @@ fn maps(mode: Mode, balancing: Balancing, slots: &[u32]) -> Maps {
             state: State::Ready as u8,
             padding: 0,
             weight: 1,
+            port_id: PORT_ID,
         };
         maps.endpoints.insert(*id, endpoint);
     }
     maps
 }
 
-fn facts(destination: &str, flags: u32) -> Facts {
-    Facts {
-        workload: Workload {
-            id: 7,
-            flags,
-            caller: Caller {
-                namespace: 1,
-                service_account: 2,
-            },
-            ipv4: address("10.1.0.1"),
-            ipv6: address("fd00::1"),
+fn facts(destination: &str, flags: u32) -> Facts<'static> {
+    let workload = Workload {
+        id: 7,
+        flags,
+        caller: Caller {
+            namespace: 1,
+            service_account: 2,
         },
+        ipv4: address("10.1.0.1"),
+        ipv6: address("fd00::1"),
+    };
+    Facts {
+        workload: Box::leak(Box::new(workload)),
         destination: socket_address(destination),
         bound: Address::UNSPECIFIED,
         netns: 4711,
-        is_stream: true,
+        protocol: TCP,
+        is_answer: false,
+        endpoint: 0,
         is_bound_to_device: false,
     }
 }
 
-fn verdict(maps: &Maps, facts: &Facts) -> (Verdict, Reason) {
+fn datagram(destination: &str, endpoint: u32) -> Facts<'static> {
+    Facts {
+        protocol: UDP,
+        endpoint,
+        ..facts(destination, 0)
+    }
+}
+
+fn port_key(text: &str, protocol: u8) -> PolicyKey {
+    PolicyKey::port(&socket_address(text), protocol)
+}
+
+fn verdict(maps: &Maps, facts: &Facts<'_>) -> (Verdict, Reason) {
     let decision = decide(maps, facts);
     (decision.verdict, decision.reason)
 }
@@ -170,9 +182,9 @@ fn deny_all() -> Policy {
 #[test]
 fn what_the_mesh_has_no_part_in_passes() {
     let maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
-    let mut datagram = facts(VIRTUAL, 0);
-    datagram.is_stream = false;
-    assert_eq!(verdict(&maps, &datagram), (Verdict::Pass, Reason::Protocol));
+    let mut other = facts(VIRTUAL, 0);
+    other.protocol = 0;
+    assert_eq!(verdict(&maps, &other), (Verdict::Pass, Reason::Protocol));
     for destination in ["127.0.0.1:80", "[::1]:80", "0.0.0.0:80"] {
         let decided = verdict(&maps, &facts(destination, Workload::EGRESS_LOCKED));
         assert_eq!(decided, (Verdict::Pass, Reason::Loopback));
@@ -264,15 +276,99 @@ fn a_service_without_endpoints_refuses() {
 #[test]
 fn policy_is_asked_of_service_endpoint_and_workload() {
     for key in [
-        socket_address(VIRTUAL),
-        socket_address("10.0.0.1:8080"),
-        workload_key(address("10.0.0.1")),
+        port_key(VIRTUAL, TCP),
+        port_key("10.0.0.1:8080", TCP),
+        PolicyKey::workload(address("10.0.0.1")),
     ] {
         let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
         maps.policies.insert(key, deny_all());
         let decided = verdict(&maps, &facts(VIRTUAL, 0));
         assert_eq!(decided, (Verdict::Deny, Reason::Policy), "{key:?}");
+        let decided = verdict(&maps, &datagram(VIRTUAL, 0));
+        let is_denied = key.protocol == 0;
+        assert_eq!(decided.0 == Verdict::Deny, is_denied, "{key:?}");
     }
+}
+
+#[test]
+fn datagrams_keep_their_endpoint_while_it_serves_them() {
+    let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1, 2]);
+    let chosen = |maps: &Maps| decide(maps, &datagram(VIRTUAL, 2)).endpoint;
+    assert_eq!([chosen(&maps), chosen(&maps)], [2, 2]);
+    let endpoint = |maps: &mut Maps, change: fn(&mut Endpoint)| {
+        change(maps.endpoints.get_mut(&2).unwrap());
+    };
+    endpoint(&mut maps, |it| it.state = State::Draining as u8);
+    assert_eq!(chosen(&maps), 2);
+    endpoint(&mut maps, |it| it.state = State::Failed as u8);
+    assert_eq!(chosen(&maps), 1);
+    endpoint(&mut maps, |it| {
+        it.state = State::Ready as u8;
+        it.port_id += 1;
+    });
+    let moved = [chosen(&maps), chosen(&maps)];
+    assert!(moved.contains(&1), "it serves another service: {moved:?}");
+    maps.endpoints.remove(&2);
+    assert_eq!(chosen(&maps), 1);
+}
+
+#[test]
+fn the_proxy_gets_no_datagrams() {
+    let mut maps = maps(Mode::Proxy, Balancing::RoundRobin, &[1]);
+    maps.liveness = Liveness::Absent;
+    let decided = verdict(&maps, &datagram(VIRTUAL, 0));
+    assert_eq!(decided, (Verdict::Direct, Reason::Service));
+    let decided = verdict(&maps, &datagram("192.0.2.1:123", 0));
+    assert_eq!(decided, (Verdict::Pass, Reason::NoService));
+}
+
+#[test]
+fn questions_for_names_go_to_the_agent_or_where_they_were_sent() {
+    let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
+    let asks = |maps: &Maps, to: &str, protocol: u8, flags: u32| {
+        let facts = Facts {
+            protocol,
+            ..facts(to, flags)
+        };
+        verdict(maps, &facts)
+    };
+    let resolvers = ["10.0.0.53:53", "127.0.0.53:53", "[::1]:53", "0.0.0.0:53"];
+    for resolver in resolvers {
+        for protocol in [TCP, UDP] {
+            let decided = asks(&maps, resolver, protocol, Workload::DNS);
+            assert_eq!(decided, (Verdict::Proxy, Reason::Dns), "{resolver}");
+            let decided = asks(&maps, resolver, protocol, 0);
+            assert_eq!(decided.0, Verdict::Pass, "{resolver}");
+        }
+    }
+    let decided = asks(&maps, "127.0.0.1:54", UDP, Workload::DNS);
+    assert_eq!(decided, (Verdict::Pass, Reason::Loopback));
+    maps.policies
+        .insert(port_key("10.0.0.53:53", UDP), deny_all());
+    let decided = asks(&maps, "10.0.0.53:53", UDP, Workload::DNS);
+    assert_eq!(decided, (Verdict::Deny, Reason::Policy));
+    for (liveness, reason) in [
+        (Liveness::Absent, Reason::AgentAbsent),
+        (Liveness::Hung, Reason::AgentHung),
+    ] {
+        maps.liveness = liveness;
+        for resolver in ["127.0.0.53:53", "10.0.0.54:53"] {
+            let decided = asks(&maps, resolver, UDP, Workload::DNS);
+            assert_eq!(decided, (Verdict::Pass, reason));
+        }
+    }
+}
+
+#[test]
+fn who_has_sent_datagrams_may_be_answered() {
+    let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
+    let caller = "192.0.2.1:5000";
+    let whole = PolicyKey::workload(address("192.0.2.1"));
+    maps.policies.insert(whole, deny_all());
+    let mut answer = datagram(caller, 0);
+    assert_eq!(verdict(&maps, &answer), (Verdict::Deny, Reason::Policy));
+    answer.is_answer = true;
+    assert_eq!(verdict(&maps, &answer), (Verdict::Pass, Reason::NoService));
 }
 
 #[test]
@@ -280,7 +376,7 @@ fn an_audited_policy_lets_pass_and_says_so() {
     let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
     let mut policy = deny_all();
     policy.rules[0].flags |= Rule::AUDIT;
-    maps.policies.insert(socket_address(VIRTUAL), policy);
+    maps.policies.insert(port_key(VIRTUAL, TCP), policy);
     let decision = decide(&maps, &facts(VIRTUAL, 0));
     assert_eq!(decision.verdict, Verdict::Direct);
     assert!(decision.is_audited);
@@ -359,13 +455,7 @@ fn an_endpoint_that_takes_nothing_new_gets_nothing() {
 fn a_socket_without_endpoints_of_its_family_goes_to_the_agent() {
     let mut maps = maps(Mode::Direct, Balancing::RoundRobin, &[1]);
     let service = *maps.services.values().next().unwrap();
-    let dialled = socket_address("[fd00::80]:80");
-    let key = ServiceKey {
-        address: dialled.address,
-        port: dialled.port,
-        protocol: TCP,
-        padding: 0,
-    };
+    let key = ServiceKey::new(&socket_address("[fd00::80]:80"), TCP);
     maps.services.insert(key, service);
     let decided = verdict(&maps, &facts("[fd00::80]:80", 0));
     assert_eq!(decided, (Verdict::Proxy, Reason::Service));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// One object per kind, with every field that has one: plural, name and body.
-fn examples() -> [(&'static str, &'static str, Value); 9] {
+fn examples() -> [(&'static str, &'static str, Value); 10] {
     let object = |kind: &str, name: &str, spec: Value| {
         let metadata = json!({"name": name, "namespace": "shop"});
         json!({"apiVersion": "mesh.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
@@ -20,6 +20,10 @@ fn examples() -> [(&'static str, &'static str, Value); 9] {
         "mode": "Enforce", "rules": [{"from": from, "to": [{"ports": [80]}]}]});
     let traffic = json!({"target": {"kind": "HTTPRoute", "name": "web", "sectionName": "all"},
         "retries": {"attempts": 2, "on": ["5xx"]}, "timeouts": {"request": "1s"}});
+    let from = json!([{"group": "mesh.dev", "kind": "TrafficPolicy", "namespace": "far"}]);
+    let grant = json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant",
+        "metadata": {"name": "far", "namespace": "shop"},
+        "spec": {"from": from, "to": [{"group": "", "kind": "Service"}]}});
     [
         ("services", "web", object("Service", "web", service)),
         ("endpoints", "web-1", object("Endpoint", "web-1", endpoint)),
@@ -37,6 +41,7 @@ fn examples() -> [(&'static str, &'static str, Value); 9] {
         ("grpcroutes", "web", route("GRPCRoute", "v1")),
         ("tcproutes", "web", route("TCPRoute", "v1alpha2")),
         ("tlsroutes", "web", route("TLSRoute", "v1")),
+        ("referencegrants", "far", grant),
         (
             "trafficpolicies",
             "web",

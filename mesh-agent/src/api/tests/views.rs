@@ -55,6 +55,10 @@ async fn explain_checks_its_question() {
 
     assert_eq!(explained.json()["verdict"], "pass");
     assert_eq!(explained.json()["reason"], "dialled-81");
+    let explained = fixture
+        .get("/api/v1/explain?source=shop/client&destination=[fd00::1]:81&transport=udp")
+        .await;
+    assert_eq!(explained.json()["reason"], "sent-81");
     assert_eq!(explained.json()["request"], Value::Null);
     let asked = "source=shop/client&destination=1.2.3.4:80";
     check(&format!("{asked}&header=x"), 400, "header").await;

@@ -56,6 +56,7 @@ impl Plan {
 
     pub(super) fn workload(&self) -> Workload {
         let spec = WorkloadSpec {
+            dns: true,
             netns: None,
             cgroup: Some(self.cgroup.clone()),
             addresses: vec![self.address],

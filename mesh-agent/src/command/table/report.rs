@@ -112,6 +112,7 @@ fn request(asked: &RequestExplanation) -> String {
         ("Per attempt", millis(asked.attempt_timeout_millis)),
         ("Traffic policies", join(&asked.policies)),
     ]);
+    shown.push_str(&limits(asked));
     if asked.backends.is_empty() {
         return shown;
     }
@@ -147,6 +148,30 @@ fn request(asked: &RequestExplanation) -> String {
     shown.push('\n');
     shown.push_str(&render(&header, rows));
     shown
+}
+
+/// What policies say that may refuse, delay or repeat a request.
+fn limits(asked: &RequestExplanation) -> String {
+    let of_backends = asked.backends.iter().flat_map(|backend| {
+        let limits = backend.limits.iter();
+        limits.map(|limit| (backend.service.as_str(), limit))
+    });
+    let limits = asked.limits.iter().map(|limit| (NONE, limit));
+    let limits: Vec<_> = limits.chain(of_backends).collect();
+    if limits.is_empty() {
+        return String::new();
+    }
+    let header = ["LIMIT", "BACKEND", "POLICY", "SAYS", "STATE"];
+    let rows = limits.into_iter().map(|(backend, limit)| {
+        vec![
+            text(&limit.field),
+            text(backend),
+            text(limit.policy.as_deref().unwrap_or("the rule")),
+            text(&limit.says),
+            text(limit.state.as_deref().unwrap_or(NONE)),
+        ]
+    });
+    format!("\n{}", render(&header, rows))
 }
 
 pub(in crate::command) fn status(status: &Status) -> String {

@@ -1,9 +1,9 @@
 //! Tests over tables in memory, filled by the mirror.
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::endpoint::Endpoint;
-use mesh_common::policy::Authorization;
-use mesh_common::service::{Service, ServiceKey, SlotKey};
+use mesh_common::policy::{Authorization, PolicyKey};
+use mesh_common::service::{Role, Service, ServiceKey, SlotKey, TCP};
 use mesh_common::verdict::{self, Facts, Liveness};
 use mesh_common::workload::{Caller, Workload};
 use serde_json::json;
@@ -41,7 +41,7 @@ impl verdict::Tables for Picture {
 
     fn authorize(
         &self,
-        key: &SocketAddress,
+        key: &PolicyKey,
         caller: &Caller,
         source: &Address,
         port: u16,
@@ -64,7 +64,7 @@ impl verdict::Tables for Picture {
         0
     }
 
-    fn liveness(&self, _netns: u64, _family: u32) -> Liveness {
+    fn liveness(&self, _netns: u64, _family: u32, _role: Role) -> Liveness {
         self.liveness
     }
 }
@@ -89,11 +89,13 @@ fn explain(fixture: &Fixture, liveness: Liveness, destination: &str) -> Explanat
         held.follow(&write);
     }
     let facts = Facts {
-        workload: held.workloads[&7],
+        workload: &held.workloads[&7].clone(),
         destination: destination.parse::<std::net::SocketAddr>().unwrap().into(),
         bound: Address::UNSPECIFIED,
         netns: 7,
-        is_stream: true,
+        protocol: TCP,
+        is_answer: false,
+        endpoint: 0,
         is_bound_to_device: false,
     };
     decide(&Picture { held, liveness }, &snapshot, &facts)

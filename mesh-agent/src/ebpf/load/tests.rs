@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use mesh_common::conn::{Conn, Tuple};
+use mesh_common::flow::{Flow, FlowKey, Query, QueryKey};
 use mesh_common::names::{map, program};
-use mesh_common::policy::Policy;
+use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::redirect::{Peer, Redirect};
 use mesh_common::settings::Settings;
 
@@ -42,7 +43,9 @@ fn maps_have_the_sizes_of_their_types() {
         (map::REDIRECTS, 4, size_of::<Redirect>()),
         (map::PENDING, size_of::<Tuple>(), size_of::<Conn>()),
         (map::PEERS, size_of::<Tuple>(), size_of::<Peer>()),
-        (map::POLICY, 20, size_of::<Policy>()),
+        (map::POLICY, size_of::<PolicyKey>(), size_of::<Policy>()),
+        (map::REPLIES, size_of::<FlowKey>(), size_of::<Flow>()),
+        (map::QUERIES, size_of::<QueryKey>(), size_of::<Query>()),
     ] {
         let map = &object.maps[name];
         let sizes = (map.key_size(), map.value_size());

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use mesh_common::address::SocketAddress;
 use mesh_common::endpoint::{Endpoint, State};
 use mesh_common::names::map;
-use mesh_common::policy::{Policy, workload_key};
-use mesh_common::service::SlotKey;
+use mesh_common::policy::{Policy, PolicyKey};
+use mesh_common::service::{SlotKey, TCP, UDP};
 
 use super::desired::{Desired, Enrolled, desired};
 use super::diff::diff;
@@ -190,7 +190,7 @@ const PASSES: usize = 2;
 /// What could not be written in this pass.
 #[derive(Debug, Default)]
 struct Broken {
-    policies: BTreeSet<SocketAddress>,
+    policies: BTreeSet<PolicyKey>,
     endpoints: BTreeSet<u32>,
     ports: BTreeSet<u32>,
 }
@@ -221,7 +221,7 @@ impl Broken {
             Write::PutService(key, service) => {
                 let address = SocketAddress::new(key.address, key.port);
                 let is_new = !held.services.contains_key(key);
-                self.ports.contains(&service.port_id) || is_new && self.is_unprotected(address)
+                self.ports.contains(&service.port_id) || is_new && self.is_unprotected(&address)
             }
             Write::RemoveSlot(key) => {
                 !self.ports.is_empty()
@@ -244,12 +244,17 @@ impl Broken {
             old.state == State::Failed as u8 && new.state != State::Failed as u8
         });
         is_revived && !self.ports.is_empty()
-            || is_moved && self.is_unprotected(new.socket_address())
+            || is_moved && self.is_unprotected(&new.socket_address())
     }
 
     /// Whether an address would be open that policy protects.
-    fn is_unprotected(&self, address: SocketAddress) -> bool {
-        self.policies.contains(&address) || self.policies.contains(&workload_key(address.address))
+    fn is_unprotected(&self, address: &SocketAddress) -> bool {
+        let keys = [
+            PolicyKey::port(address, TCP),
+            PolicyKey::port(address, UDP),
+            PolicyKey::workload(address.address),
+        ];
+        keys.iter().any(|key| self.policies.contains(key))
     }
 }
 
@@ -349,7 +354,7 @@ fn read(tables: &Tables) -> Result<Held, TableError> {
 }
 
 /// Reads one by one and shares at once: the whole map at full size would be a burden.
-fn read_policies(tables: &Tables) -> Result<BTreeMap<SocketAddress, Arc<Policy>>, TableError> {
+fn read_policies(tables: &Tables) -> Result<BTreeMap<PolicyKey, Arc<Policy>>, TableError> {
     let mut shared = Shared::default();
     let mut policies = BTreeMap::new();
     for key in tables.policy.keys()? {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::address::{Address, SocketAddress};
+use mesh_common::address::Address;
 use mesh_common::balance::Balancing;
 use mesh_common::endpoint::{Endpoint, State};
-use mesh_common::policy::Policy;
-use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey, TCP};
+use mesh_common::policy::{Policy, PolicyKey};
+use mesh_common::service::{MAX_SLOTS, Mode, ServiceKey};
 use mesh_common::workload::{Caller, Workload};
 
 use crate::state::Ids;
@@ -34,6 +34,8 @@ pub struct Enrolled {
     pub places: BTreeMap<ObjectKey, Place>,
     /// Whether the node accelerates workloads that ask for it.
     pub is_accelerated: bool,
+    /// Whether the agent answers questions for names of workloads that do not refuse.
+    pub answers_names: bool,
 }
 
 /// How the kernel recognises a workload.
@@ -49,7 +51,7 @@ pub enum Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// `POLICY`.
-    pub policies: BTreeMap<SocketAddress, Arc<Policy>>,
+    pub policies: BTreeMap<PolicyKey, Arc<Policy>>,
     /// `ENDPOINTS`; each has a count in `OPEN`.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// `SLOTS` by number of the service's port, whatever the generation; each port has a cursor in `CURSORS`.
@@ -131,13 +133,13 @@ impl Desired {
         let id = ids.number(&Subject::Service(key.clone()));
         for port in &service.spec.ports {
             let port_id = ids.number(&Subject::Port(key.clone(), port.name.clone()));
-            if port.protocol == Protocol::Udp || id == 0 || port_id == 0 {
+            if id == 0 || port_id == 0 {
                 continue;
             }
             let value = ServicePort {
                 id,
                 port_id,
-                mode: if snapshot.is_direct(service, port) {
+                mode: if snapshot.is_direct(service, port) || port.protocol == Protocol::Udp {
                     Mode::Direct
                 } else {
                     Mode::Proxy
@@ -150,7 +152,7 @@ impl Desired {
                     .entry(ServiceKey {
                         address: Address::from(*address),
                         port: port.port,
-                        protocol: TCP,
+                        protocol: port.protocol.transport(),
                         padding: 0,
                     })
                     .or_insert(value);
@@ -184,6 +186,7 @@ impl Desired {
                 } as u8,
                 padding: 0,
                 weight: endpoint.weight().max(1),
+                port_id,
             };
             self.endpoints.insert(id, value);
             if takes_connections(endpoint) && (takes_critical || !endpoint.has_failed()) {
@@ -212,7 +215,7 @@ impl Desired {
         let place = enrolled.places.get(key);
         let value = Workload {
             id: ids.number(&Subject::Workload(key.clone())),
-            flags: flags(workload, place.is_some() && enrolled.is_accelerated),
+            flags: flags(workload, enrolled, place.is_some()),
             caller: caller(ids, key, workload),
             ipv4: first(workload, IpAddr::is_ipv4),
             ipv6: first(workload, IpAddr::is_ipv6),
@@ -275,7 +278,7 @@ fn balancing(service: &ServiceObject, policy: Option<&TrafficPolicy>) -> Balanci
     }
 }
 
-fn flags(workload: &WorkloadObject, may_accelerate: bool) -> u32 {
+fn flags(workload: &WorkloadObject, enrolled: &Enrolled, is_here: bool) -> u32 {
     let mut flags = 0;
     if workload.spec.fail_mode == FailMode::Closed {
         flags |= Workload::FAIL_CLOSED;
@@ -283,8 +286,11 @@ fn flags(workload: &WorkloadObject, may_accelerate: bool) -> u32 {
     if workload.spec.egress == Egress::Locked {
         flags |= Workload::EGRESS_LOCKED;
     }
-    if workload.spec.acceleration && may_accelerate {
+    if workload.spec.acceleration && is_here && enrolled.is_accelerated {
         flags |= Workload::ACCELERATED;
+    }
+    if workload.spec.dns && is_here && enrolled.answers_names {
+        flags |= Workload::DNS;
     }
     flags
 }

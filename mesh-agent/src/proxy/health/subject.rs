@@ -74,12 +74,20 @@ impl Subject {
             self.record = Record::default();
             self.next = Instant::now();
             self.is_running = false;
+            if self.probe.is_none() {
+                // Nobody asks any more: what the last check has shown is no reason to leave it alone.
+                self.forgive();
+            }
         }
         self.mark();
     }
 
     /// It is watched no more.
     pub(super) fn give_up(self) {
+        self.forgive();
+    }
+
+    fn forgive(&self) {
         for live in &self.lives {
             live.checked(false);
         }

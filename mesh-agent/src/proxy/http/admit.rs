@@ -99,11 +99,11 @@ pub(crate) async fn request(
     let worker = &connection.worker;
     let limits = &policy.limits.requests;
     let others = &backend.policy.limits.requests;
-    if !(limits.is_empty() && others.is_empty()) {
-        let others = others
-            .iter()
-            .filter(|other| !limits.iter().any(|it| Arc::ptr_eq(it, other)));
-        let limits: Vec<_> = limits.iter().chain(others).collect();
+    let others = others
+        .iter()
+        .filter(|other| !limits.iter().any(|it| Arc::ptr_eq(it, other)));
+    let limits: Vec<_> = limits.iter().chain(others).collect();
+    if !limits.is_empty() {
         let (quota, delay) = take(
             &limits,
             worker,
@@ -120,16 +120,34 @@ pub(crate) async fn request(
             sleep(delay).await;
         }
     }
-    enter(exchange, policy).await?;
-    if let Some(adaptive) = &backend.policy.concurrency {
-        exchange.admitted.running = adaptive.enter();
-        if exchange.admitted.running.is_none() {
-            let limit = adaptive.limit();
-            worker.metrics.shaping.saturated(&backend.service, limit);
-            return Err(Error::Concurrency);
+    let entered = match enter(exchange, policy).await {
+        Ok(()) => run(exchange, backend),
+        Err(error) => Err(error),
+    };
+    if entered.is_err() {
+        // Who is shed has not had what the limits let through.
+        for limit in &limits {
+            limit.give_back(&connection.caller, Some(headers));
         }
+        exchange.admitted.quota = None;
     }
-    Ok(())
+    entered
+}
+
+/// One more request at a service that limits how many there may be at a time.
+fn run(exchange: &mut Exchange, backend: &ServicePort) -> Result<(), Error> {
+    let Some(adaptive) = &backend.policy.concurrency else {
+        return Ok(());
+    };
+    exchange.admitted.running = adaptive.enter();
+    if exchange.admitted.running.is_some() {
+        return Ok(());
+    }
+    let metrics = &exchange.connection.worker.metrics;
+    metrics
+        .shaping
+        .saturated(&backend.service, adaptive.limit());
+    Err(Error::Concurrency)
 }
 
 async fn enter(exchange: &mut Exchange, policy: &Policy) -> Result<(), Error> {

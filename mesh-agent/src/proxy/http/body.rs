@@ -4,9 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::attempts::replay::Reader;
 use super::exchange::Exchange;
@@ -29,8 +31,23 @@ pub(crate) enum BodyError {
 }
 
 /// How the body of a request has fared, for whoever must know whose fault a failure is.
-#[derive(Debug, Default)]
-pub(crate) struct Fate(AtomicU8);
+#[derive(Debug)]
+pub(crate) struct Fate {
+    end: AtomicU8,
+    begun: Instant,
+    /// Milliseconds from the beginning to the last frame that was sent on.
+    last_ms: AtomicU64,
+}
+
+impl Default for Fate {
+    fn default() -> Self {
+        Self {
+            end: AtomicU8::new(0),
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
+    }
+}
 
 impl Fate {
     const BROKEN: u8 = 1;
@@ -41,12 +58,23 @@ impl Fate {
             Broken::Off(_) | Broken::Quietly => Self::BROKEN,
             Broken::Silent => Self::SILENT,
         };
-        self.0.store(fate, Ordering::Relaxed);
+        self.end.store(fate, Ordering::Relaxed);
+    }
+
+    fn moved(&self) {
+        let taken = u64::try_from(self.begun.elapsed().as_millis());
+        self.last_ms
+            .store(taken.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When its last frame so far was sent on.
+    pub(crate) fn last_moved(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
     }
 
     /// What is to be told instead of the endpoint's failure, if the client's body was the cause.
     pub(crate) fn error(&self) -> Option<Error> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.end.load(Ordering::Relaxed) {
             Self::BROKEN => Some(Error::BrokenBody),
             Self::SILENT => Some(Error::SilentBody),
             _ => None,
@@ -76,6 +104,7 @@ impl Upload {
         match &frame {
             Some(Ok(frame)) => {
                 self.count.fetch_add(length(frame), Ordering::Relaxed);
+                self.fate.moved();
             }
             Some(Err(broken)) => self.fate.note(broken),
             None => {}

@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
 use super::admit;
-use super::attempts::{self, Target};
+use super::attempts::{self, Asked, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::faults;
@@ -73,10 +73,10 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     let connection = Arc::clone(&exchange.connection);
     let client = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
-    let wish = headers::admit(&mut parts, &connection);
+    let port = service_port(&connection).await;
+    let wish = headers::admit(&mut parts, &connection, port.as_deref());
     exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
     note(exchange, &parts, wish.as_ref().ok());
-    let port = service_port(&connection).await;
     exchange.port.clone_from(&port);
     let mut wish = wish?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
@@ -121,7 +121,7 @@ fn prepare(
     wish: &mut Wish,
     routed: &Routed,
     is_http2: bool,
-) -> Result<Request<Outgoing>, Error> {
+) -> Result<Asked, Error> {
     let connection = Arc::clone(&exchange.connection);
     let has_body = !wish.is_connect && !body.is_end_stream();
     let mut tees = Vec::new();
@@ -130,7 +130,7 @@ fn prepare(
         tees = mirror::send(&connection, ruled, &parts, wish, has_body);
     }
     let additions = Additions {
-        caller: connection.caller.address(),
+        caller: connection.caller.forwarded_for(),
         random: rand::random,
     };
     headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
@@ -140,7 +140,7 @@ fn prepare(
     } else {
         Outgoing::Empty
     };
-    let mut request = Request::from_parts(parts, body);
+    let mut request = Box::new(Request::from_parts(parts, body));
     if wish.takes_interim && !is_http2 {
         Interim::relay(&connection.pulse, &mut request);
     }

@@ -55,8 +55,8 @@ pub(crate) fn choose(
     wish: &Wish,
     random: u64,
 ) -> Result<Way, Error> {
-    let http = port.routes.as_ref().and_then(|routes| routes.http.as_ref());
-    match http {
+    let connection = Arc::clone(&exchange.connection);
+    match port.http_routes(&connection.caller.workload.key.namespace) {
         Some(http) => choose_rule(exchange, port, http, (parts, wish), random),
         None => Ok(Way::To(Routed {
             port: Arc::clone(port),

@@ -83,8 +83,9 @@ fn states(view: &View) -> Samples {
 
 fn budgets(view: &View) -> Samples {
     let now_ns = clock::monotonic_ns();
-    let budgets = view.policies().filter_map(|policy| {
-        let spending = policy.extra.budget.as_ref()?;
+    let policies = view.policies();
+    let budgets = policies.iter().filter_map(|policy| {
+        let spending = policy.own_budget()?;
         let object = policy.object()?;
         let target = &object.spec.target;
         let labels = vec![

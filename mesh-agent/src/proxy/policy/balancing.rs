@@ -13,6 +13,7 @@ use crate::traffic::balance::key::Key;
 use crate::traffic::balance::locality::{self, DISTANCES};
 use crate::traffic::balance::pool::Rules;
 use crate::traffic::balance::slow_start::SlowStart;
+use crate::traffic::route::split::Stranger;
 use crate::traffic::session::Session;
 
 /// Percent of healthy endpoints below which health is ignored, where endpoints are checked and nothing else is said: as
@@ -53,6 +54,8 @@ pub(crate) struct Failover {
     pub(crate) service: ObjectKey,
     /// Its port; absent: the number that was dialled.
     pub(crate) port: Option<u16>,
+    /// Who must be permitted to send there, where it is in another namespace.
+    pub(crate) stranger: Option<Stranger>,
 }
 
 impl Balancing {
@@ -70,9 +73,17 @@ impl Balancing {
             None => return None,
         };
         let namespace = &object.metadata.namespace;
-        let failover = wanted.failover.iter().map(|to| Failover {
-            service: ObjectKey::new(to.namespace.as_ref().unwrap_or(namespace), &to.service),
-            port: to.port,
+        let failover = wanted.failover.iter().map(|to| {
+            let service = ObjectKey::new(to.namespace.as_ref().unwrap_or(namespace), &to.service);
+            let is_foreign = service.namespace != *namespace;
+            Failover {
+                service,
+                port: to.port,
+                stranger: is_foreign.then(|| Stranger {
+                    kind: Kind::TrafficPolicy,
+                    namespace: namespace.clone(),
+                }),
+            }
         });
         let session = wanted.session_persistence.as_ref();
         Some(Arc::new(Self {

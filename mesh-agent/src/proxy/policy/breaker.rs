@@ -102,6 +102,11 @@ impl Guard {
         self.room.as_ref()
     }
 
+    /// Whether it is what a policy says.
+    pub(crate) fn is_of(&self, object: &TrafficPolicy) -> bool {
+        self.target == object.spec.target && self.namespace == object.metadata.namespace
+    }
+
     /// What it guards.
     pub(crate) fn key(&self) -> ObjectKey {
         ObjectKey::new(&self.namespace, &self.target.name)

@@ -157,3 +157,19 @@ async fn a_session_is_told_once_and_followed() {
     let (_, fresh) = ask(Some("mesh-session-web=00000000000000ff-1-1")).await;
     assert!(fresh.is_some(), "nobody has that number");
 }
+
+#[tokio::test]
+async fn a_newcomer_begins_with_a_small_share() {
+    let (one, _one) = named("one").await;
+    let (two, _two) = named("two").await;
+    let node = Node::start("http2", &[one, two]);
+    let slow = json!({"loadBalancing": {"algorithm": "RoundRobin",
+        "slowStart": {"window": "30s", "minWeightPercent": 10}}});
+    node.change(with_policy(snapshot("http2", &[one, two]), &slow));
+    let views = node.proxy().shared.views.load();
+    let port = views.port(&super::fixture::DIALLED.into()).unwrap();
+    port.endpoints[0].live.age(30_000_000_000);
+    let answers = answers(&node, 220).await;
+    let newcomer = answers.get("two").copied().unwrap_or(0);
+    assert!((5..=40).contains(&newcomer), "{answers:?}");
+}

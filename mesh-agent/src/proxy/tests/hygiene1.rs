@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, eventually, server, within};
+use super::fixture::{Node, eventually, server, snapshot, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
+use crate::state::http_route::HttpRoute;
+use crate::traffic::fixture::Fixture;
 use crate::traffic::path::Mode;
 
 /// Heads of requests, with what came of their bodies.
@@ -134,7 +137,11 @@ const BAD_REQUESTS: &[&str] = &[
 #[tokio::test]
 async fn no_ambiguous_request_reaches_an_endpoint() {
     let (address, _server, seen, _) = endpoint("\r\n\r\n", OK).await;
-    let node = Node::start("http", &[address]);
+    let config = Config {
+        path_normalization: Mode::Strict,
+        ..Config::default()
+    };
+    let node = Node::start_with("http", &[address], config);
     for fields in BAD_FIELDS {
         let request = format!("POST / HTTP/1.1\r\n{fields}\r\n0\r\n\r\n");
         let answer = node.raw(&request).await;
@@ -219,6 +226,34 @@ async fn the_endpoint_gets_the_path_that_was_judged() {
         .raw("OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_path_that_servers_read_in_two_ways_is_refused_where_rules_tell_paths_apart() {
+    let (address, _server, _, _) = endpoint("\r\n\r\n", OK).await;
+    let node = Node::start("http", &[address]);
+    let routed = |path: &str| {
+        let spec = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"matches": [{"path": {"value": path}}], "backendRefs": [{"name": "web", "port": 80}]}]});
+        Fixture::from(snapshot("http", &[address])).object::<HttpRoute>("r", &spec)
+    };
+    let status = async |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        node.raw(&request).await.get(9..12).map(str::to_owned)
+    };
+    let ambiguous = ["/a;b/c", "/a%2fb", "/a/..%5cb"];
+    for path in ambiguous {
+        assert_eq!(status(path).await.as_deref(), Some("200"), "{path}");
+    }
+    node.change(routed("/").snapshot());
+    for path in ambiguous {
+        assert_eq!(status(path).await.as_deref(), Some("200"), "{path}");
+    }
+    node.change(routed("/a").snapshot());
+    for path in ambiguous {
+        assert_eq!(status(path).await.as_deref(), Some("400"), "{path}");
+    }
+    assert_eq!(status("//a/b").await.as_deref(), Some("200"));
 }
 
 #[tokio::test]

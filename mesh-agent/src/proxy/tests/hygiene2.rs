@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use super::fixture::{Node, server, text, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
+use crate::traffic::path::Mode;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -254,7 +255,14 @@ const MALFORMED: &[Case] = &[
 #[tokio::test]
 async fn malformed_requests_reach_no_endpoint() {
     let (address, _server) = echo().await;
-    let node = Node::start("http2", &[address]);
+    let node = Node::start_with(
+        "http2",
+        &[address],
+        Config {
+            path_normalization: Mode::Strict,
+            ..Config::default()
+        },
+    );
     let mut surprises = Vec::new();
     for (fields, expected) in MALFORMED {
         let mut raw = Raw::connect(&node).await;
@@ -564,6 +572,62 @@ async fn a_body_that_an_endpoint_breaks_off_does_not_look_whole() {
         let mut client = client(&node).await;
         let result = ask(&mut client).await;
         assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
+    }
+}
+
+/// What a client of HTTP/1.1 reads of an answer that an endpoint of HTTP/2 breaks off.
+#[tokio::test]
+async fn a_body_that_an_endpoint_of_http2_breaks_off_does_not_look_whole_in_http1() {
+    let head = |fields: &[(&str, &str)]| {
+        let all = [&[(":status", "200")], fields].concat();
+        frame(HEADERS, END_HEADERS, 1, &block(&all))
+    };
+    let data = frame(DATA, 0, 1, b"abc");
+    let reset = |code| frame(RST_STREAM, 0, 1, &[0, 0, 0, code]);
+    for (what, answer) in [
+        ("reset", [head(&[]), data.clone(), reset(8)].concat()),
+        (
+            "reset without error",
+            [head(&[]), data.clone(), reset(0)].concat(),
+        ),
+        (
+            "short",
+            [
+                head(&[("content-length", "10")]),
+                frame(DATA, END_STREAM, 1, b"abc"),
+            ]
+            .concat(),
+        ),
+    ] {
+        let (address, _server, _) = hostile(answer, Vec::new()).await;
+        let node = Node::start("http2", &[address]);
+        let got = node.raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let is_whole = got.ends_with("0\r\n\r\n") || got.contains("content-length: 3\r\n");
+        assert!(!is_whole, "{what} gave {got}");
+    }
+}
+
+/// What a client of HTTP/2 reads of an answer that an endpoint of HTTP/1.1 breaks off.
+#[tokio::test]
+async fn a_body_that_an_endpoint_of_http1_breaks_off_does_not_look_whole_in_http2() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc",
+    ] {
+        let (address, _server) = server(move |mut stream| async move {
+            stream.read_buf(&mut Vec::with_capacity(4096)).await?;
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        })
+        .await;
+        let node = Node::start("http", &[address]);
+        let mut client = client(&node).await;
+        let result = ask(&mut client).await;
+        assert!(
+            !matches!(result, Ok(StatusCode::OK)),
+            "{answer:?}: {result:?}"
+        );
     }
 }
 

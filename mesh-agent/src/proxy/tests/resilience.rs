@@ -13,7 +13,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fixture::{Node, http1_server, nobody, server, text, within};
+use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
+use crate::proxy::Config;
+use crate::state::http_route::HttpRoute;
+use crate::state::traffic_policy::TrafficPolicy;
+use crate::traffic::fixture::Fixture;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
 
@@ -308,6 +312,77 @@ async fn a_breaker_of_a_service_opens_tries_and_closes() {
         .await;
     node.metric(&["mesh_breaker_changes_total", "closed"], 1)
         .await;
+}
+
+#[tokio::test]
+async fn a_breaker_of_a_route_is_seen_by_its_name() {
+    let (endpoint, _server) = http1_server(|_| failing(500)).await;
+    let node = Node::start("http", &[endpoint]);
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let policy = json!({"target": {"kind": "HTTPRoute", "name": "r"}, "retries": {"on": ["reset"]},
+        "circuitBreaker": {"failures": {"per": "Route", "consecutive": 2, "openFor": "60s"}}});
+    let registry = Fixture::from(snapshot("http", &[endpoint]))
+        .object::<HttpRoute>("r", &route)
+        .object::<TrafficPolicy>("p", &policy);
+    node.change(registry.snapshot());
+    for _ in 0..2 {
+        assert!(node.raw(GET).await.starts_with("HTTP/1.1 500"));
+    }
+    let refused = node.raw(GET).await;
+    assert!(refused.contains("x-mesh-error: breaker-open"), "{refused}");
+    let seen = node.proxy().breakers();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(
+        (seen[0].kind.as_str(), seen[0].name.as_str()),
+        ("HTTPRoute", "r")
+    );
+    assert_eq!(seen[0].state, "open");
+    let labels = [
+        "mesh_breaker_state",
+        r#"kind="HTTPRoute""#,
+        r#"service="r""#,
+    ];
+    assert_eq!(node.metric(&labels, 2).await, 2);
+    let labels = ["mesh_proxy_retries_budget", r#"kind="HTTPRoute""#];
+    node.metric(&labels, 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_waited_for_from_the_end_of_the_request_on() {
+    let (endpoint, _server) = server(|mut stream| async move {
+        let mut request = Vec::new();
+        while !request.ends_with(b"0123456789") {
+            stream.read_buf(&mut request).await?;
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        stream.write_all(answer).await
+    })
+    .await;
+    let mut config = Config::default();
+    config.timeouts.response = Duration::from_millis(400);
+    let node = Node::start_with("http", &[endpoint], config);
+    let head = "POST / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
+    let upload = async |bytes: &[u8]| {
+        let mut stream = node.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let started = Instant::now();
+        for byte in bytes {
+            tokio::time::sleep(Duration::from_millis(80)).await;
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+        let mut answer = String::new();
+        // Who is refused in the middle may hear of it by a reset, behind the answer.
+        drop(within(stream.read_to_string(&mut answer)).await);
+        (answer, started.elapsed())
+    };
+    let (answer, took) = upload(b"0123456789").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(took > Duration::from_millis(500), "{took:?}");
+    // It stops in the middle: nothing moves, and the endpoint says nothing.
+    let (answer, took) = upload(b"012").await;
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test]

@@ -109,6 +109,43 @@ async fn a_limit_is_exact_over_all_workers_and_tells_what_is_left() {
 }
 
 #[tokio::test]
+async fn who_is_shed_takes_nothing_of_a_limit() {
+    let (endpoint, go, seen) = slow_server().await;
+    let mut config = Config::default();
+    config.limits.requests = 1;
+    config.limits.workload_requests = 1;
+    config.limits.queued_requests = 1;
+    config.timeouts.queue = Duration::from_millis(100);
+    let node = Node::start_with("http", &[endpoint], config);
+    let spec = json!({"rateLimits": [{"requests": 4, "per": "1h"}]});
+    put(&node, "http", endpoint, &spec);
+    // One worker each has its hands full; of those that follow none gets a place.
+    let rest = async {
+        eventually("two requests", || seen.load(Ordering::Relaxed) == 2).await;
+        for _ in 0..4 {
+            let shed = node.raw(GET).await;
+            assert_eq!(status(&shed), 503, "{shed}");
+            assert_eq!(field(&shed, "ratelimit"), None);
+        }
+        go.notify_waiters();
+        let both = async { tokio::join!(node.raw(GET), node.raw(GET)) };
+        let release = async {
+            eventually("all four", || {
+                go.notify_waiters();
+                seen.load(Ordering::Relaxed) == 4
+            })
+            .await;
+            go.notify_waiters();
+        };
+        let ((third, fourth), ()) = tokio::join!(both, release);
+        assert_eq!((status(&third), status(&fourth)), (200, 200));
+        assert_eq!(status(&node.raw(GET).await), 429);
+    };
+    let (first, second, ()) = tokio::join!(node.raw(GET), node.raw(GET), rest);
+    assert_eq!((status(&first), status(&second)), (200, 200));
+}
+
+#[tokio::test]
 async fn a_policy_that_changes_elsewhere_does_not_fill_the_buckets() {
     let (endpoint, _server) = http1_server(|_| text("ok")).await;
     let limits = json!([{"requests": 1, "per": "1h"}]);

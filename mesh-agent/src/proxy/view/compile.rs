@@ -28,6 +28,7 @@ impl View {
         let mut view = Self {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
+            grants: Arc::clone(&snapshot.reference_grants),
             no_policy: Arc::clone(&self.no_policy),
             here: Arc::clone(&self.here),
             ..Self::default()

@@ -20,10 +20,19 @@ use crate::traffic::route::stream::{StreamRoute, StreamTable};
 /// The routes of one service port.
 #[derive(Debug)]
 pub(crate) struct PortRoutes {
-    /// For requests; absent: they go to the service itself.
-    pub(crate) http: Option<HttpRoutes>,
-    /// For opaque connections; absent: they go to the service itself.
-    pub(crate) streams: Option<StreamTable>,
+    /// Those of the service's namespace, for callers whose own namespace has none.
+    own: Option<Arc<RouteSet>>,
+    /// Those that other namespaces have for their own callers.
+    consumers: Vec<(String, Arc<RouteSet>)>,
+}
+
+/// The routes that one namespace has for a service port.
+#[derive(Debug)]
+struct RouteSet {
+    /// For requests.
+    http: Option<HttpRoutes>,
+    /// For opaque connections.
+    streams: Option<StreamTable>,
 }
 
 /// The routes of one service port for requests.
@@ -46,6 +55,11 @@ pub(crate) struct Choice<'a> {
 }
 
 impl HttpRoutes {
+    /// Whether any rule is for some paths only.
+    pub(crate) const fn tells_paths_apart(&self) -> bool {
+        self.table.tells_paths_apart()
+    }
+
     /// The rule that a request falls under.
     pub(crate) fn choose(&self, request: &Request<'_>) -> Option<Choice<'_>> {
         let choice = self.table.choose(request)?;
@@ -147,6 +161,16 @@ pub(super) struct Sources<'a> {
 }
 
 impl Routes {
+    /// What holds for routes and rules; many are those of a service.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        let attached = self.attached.values().flat_map(|routes| routes.values());
+        attached.flat_map(|it| {
+            let rules = it.rules.iter();
+            let rules = rules.flat_map(|levels| [&levels.policy, &levels.whole]);
+            std::iter::once(&it.policy).chain(rules)
+        })
+    }
+
     /// The routes of a port. `old` are all those of the last view, `last` what this has given then.
     pub(super) fn port(
         &mut self,
@@ -154,8 +178,36 @@ impl Routes {
         from: &Sources<'_>,
         last: Option<&Arc<PortRoutes>>,
     ) -> Option<Arc<PortRoutes>> {
-        let attached = self.attached(old, from);
-        let streams = self.streams(old, from);
+        let key = from.service.key();
+        let mut consumers = Vec::new();
+        for namespace in from.snapshot.consumers_of(&key) {
+            let last = last.and_then(|last| last.consumer(namespace));
+            if let Some(set) = self.set(old, from, namespace, last) {
+                consumers.push((namespace.to_owned(), set));
+            }
+        }
+        let last_own = last.and_then(|last| last.own.as_ref());
+        let own = self.set(old, from, &key.namespace, last_own);
+        if own.is_none() && consumers.is_empty() {
+            return None;
+        }
+        let next = PortRoutes { own, consumers };
+        Some(match last {
+            Some(last) if last.is_same(&next) => Arc::clone(last),
+            _ => Arc::new(next),
+        })
+    }
+
+    /// The routes that a namespace has for a port; `last` is what this has given for the last view.
+    fn set(
+        &mut self,
+        old: &Self,
+        from: &Sources<'_>,
+        namespace: &str,
+        last: Option<&Arc<RouteSet>>,
+    ) -> Option<Arc<RouteSet>> {
+        let attached = self.attached(old, from, namespace);
+        let streams = self.streams(old, from, namespace);
         if attached.is_empty() && streams.is_empty() {
             return None;
         }
@@ -171,17 +223,17 @@ impl Routes {
             attached,
         });
         let streams = (!streams.is_empty()).then(|| StreamTable::new(streams));
-        Some(Arc::new(PortRoutes { http, streams }))
+        Some(Arc::new(RouteSet { http, streams }))
     }
 
     /// The routes for requests, in the order of the table.
-    fn attached(&mut self, old: &Self, from: &Sources<'_>) -> Vec<Arc<Attached>> {
+    fn attached(&mut self, old: &Self, from: &Sources<'_>, namespace: &str) -> Vec<Arc<Attached>> {
         let (snapshot, service, port) = (from.snapshot, from.service, from.port);
-        let http = snapshot.routes_of::<HttpRoute>(service, port);
+        let http = snapshot.routes_of::<HttpRoute>(service, port, namespace);
         let mut routes: Vec<_> = http
             .map(|object| made(&old.http, &mut self.http, object, CompiledRoute::http))
             .collect();
-        let grpc = snapshot.routes_of::<GrpcRoute>(service, port);
+        let grpc = snapshot.routes_of::<GrpcRoute>(service, port, namespace);
         routes.extend(
             grpc.map(|object| made(&old.grpc, &mut self.grpc, object, CompiledRoute::grpc)),
         );
@@ -207,13 +259,18 @@ impl Routes {
         routes.iter().map(attach).collect()
     }
 
-    fn streams(&mut self, old: &Self, from: &Sources<'_>) -> Vec<Arc<StreamRoute>> {
+    fn streams(
+        &mut self,
+        old: &Self,
+        from: &Sources<'_>,
+        namespace: &str,
+    ) -> Vec<Arc<StreamRoute>> {
         let (snapshot, service, port) = (from.snapshot, from.service, from.port);
-        let tls = snapshot.routes_of::<TlsRoute>(service, port);
+        let tls = snapshot.routes_of::<TlsRoute>(service, port, namespace);
         let mut routes: Vec<_> = tls
             .map(|object| made(&old.tls, &mut self.tls, object, StreamRoute::tls))
             .collect();
-        let tcp = snapshot.routes_of::<TcpRoute>(service, port);
+        let tcp = snapshot.routes_of::<TcpRoute>(service, port, namespace);
         routes.extend(tcp.map(|object| made(&old.tcp, &mut self.tcp, object, StreamRoute::tcp)));
         routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
         routes
@@ -221,6 +278,48 @@ impl Routes {
 }
 
 impl PortRoutes {
+    /// Those for requests of callers in a namespace.
+    pub(crate) fn http(&self, caller: &str) -> Option<&HttpRoutes> {
+        self.find(caller, |set| set.http.as_ref())
+    }
+
+    /// Those for opaque connections of callers in a namespace.
+    pub(crate) fn streams(&self, caller: &str) -> Option<&StreamTable> {
+        self.find(caller, |set| set.streams.as_ref())
+    }
+
+    /// Callers use the routes of their own namespace and, where it has none of a kind, those of the service's.
+    fn find<'a, T>(
+        &'a self,
+        caller: &str,
+        part: impl Fn(&'a RouteSet) -> Option<&'a T>,
+    ) -> Option<&'a T> {
+        let consumer = self.consumer(caller).and_then(|set| part(set));
+        consumer.or_else(|| self.own.as_deref().and_then(part))
+    }
+
+    fn consumer(&self, namespace: &str) -> Option<&Arc<RouteSet>> {
+        let found = self.consumers.iter().find(|(it, _)| it == namespace);
+        found.map(|(_, set)| set)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let is_same = |a: &Arc<RouteSet>, b: &Arc<RouteSet>| Arc::ptr_eq(a, b);
+        let own = match (&self.own, &other.own) {
+            (Some(own), Some(other)) => is_same(own, other),
+            (None, None) => true,
+            _ => false,
+        };
+        own && self.consumers.len() == other.consumers.len()
+            && self
+                .consumers
+                .iter()
+                .zip(&other.consumers)
+                .all(|((name, set), (others, other))| name == others && is_same(set, other))
+    }
+}
+
+impl RouteSet {
     fn is_made_of(&self, attached: &[Arc<Attached>], streams: &[Arc<StreamRoute>]) -> bool {
         let own = self.http.as_ref().map_or(&[][..], |http| &http.attached);
         let own_streams = self.streams.as_ref().map_or(&[][..], StreamTable::routes);

@@ -1,35 +1,89 @@
-//! Conditions of routes: attached to a service, and sent to services that exist.
+//! Status of routes: attached to a service, and sent to services that exist.
 
-use crate::state::Snapshot;
 use crate::state::attach::Problem;
+use crate::state::draft::{Draft, upsert};
+use crate::state::grpc_route::GrpcRoute;
+use crate::state::http_route::HttpRoute;
+use crate::state::links::Role;
 use crate::state::object::Condition;
-use crate::state::reference::Route;
+use crate::state::reference::{Referrer, Route};
+use crate::state::resource::Resource as _;
+use crate::state::route::{CONTROLLER, RouteParentStatus, RouteStatus};
+use crate::state::store::Config;
+use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::state::{Refusal, Snapshot};
 
-use super::{ACCEPTED, RESOLVED_REFS, condition};
+use super::{ACCEPTED, RESOLVED_REFS, Settle, condition, tell_referrers};
+
+macro_rules! settle_route {
+    ($type:ident) => {
+        impl Settle for $type {
+            fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
+                let judged = judge(self, snapshot);
+                tell(self.status_mut(), judged);
+                Ok(())
+            }
+
+            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
+
+            fn leave(&self, draft: &mut Draft) {
+                tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+            }
+        }
+    };
+}
+
+settle_route!(HttpRoute);
+settle_route!(GrpcRoute);
+settle_route!(TcpRoute);
+settle_route!(TlsRoute);
 
 /// Problems that a message lists at most.
 const MAX_LISTED: usize = 4;
 
-/// What is so with a route: `Accepted` where at least one parent takes it, `ResolvedRefs` where all backends exist.
-pub(super) fn conditions<R: Route>(route: &R, snapshot: &Snapshot) -> Vec<Condition> {
-    vec![accepted(route, snapshot), resolved(route, snapshot)]
+/// What is so with a route: `Accepted` where at least one parent takes it, `ResolvedRefs` where all backends exist; and
+/// the same for each parent.
+pub(super) fn judge<R: Route>(route: &R, snapshot: &Snapshot) -> RouteStatus {
+    let resolved = resolved(route, snapshot);
+    let mut problems = Vec::new();
+    let mut parents = Vec::new();
+    for (index, parent) in route.parent_refs().iter().enumerate() {
+        let attached = snapshot.attaches(route, parent);
+        let said = attached.as_ref().map(|()| ACCEPTED);
+        let said = said.map_err(|problem| (problem.reason, problem.message.as_str()));
+        parents.push(RouteParentStatus {
+            parent_ref: parent.clone(),
+            controller_name: CONTROLLER.to_owned(),
+            conditions: vec![condition(route, ACCEPTED, said), resolved.clone()],
+        });
+        problems.extend(
+            attached
+                .err()
+                .map(|it| (format!("spec.parentRefs[{index}]"), it)),
+        );
+    }
+    RouteStatus {
+        conditions: vec![accepted(route, &problems), resolved],
+        parents,
+    }
 }
 
-fn accepted<R: Route>(route: &R, snapshot: &Snapshot) -> Condition {
-    let parents = route.parent_refs();
-    let problems: Vec<(String, Problem)> = parents
-        .iter()
-        .enumerate()
-        .filter_map(|(index, parent)| {
-            let problem = snapshot.attaches(route, parent).err()?;
-            Some((format!("spec.parentRefs[{index}]"), problem))
-        })
-        .collect();
+/// Writes what was found into a status.
+pub(super) fn tell(status: &mut RouteStatus, judged: RouteStatus) {
+    for condition in judged.conditions {
+        upsert(&mut status.conditions, condition);
+    }
+    status.parents = judged.parents;
+}
+
+fn accepted<R: Route>(route: &R, problems: &[(String, Problem)]) -> Condition {
     let Some((_, first)) = problems.first() else {
         return condition(route, ACCEPTED, Ok(ACCEPTED));
     };
-    let message = list(&problems);
-    if problems.len() == parents.len() {
+    let message = list(problems);
+    if problems.len() == route.parent_refs().len() {
         return condition(route, ACCEPTED, Err((first.reason, &message)));
     }
     // The other parents take it: it is in force there, and here stands what is not.
@@ -39,11 +93,11 @@ fn accepted<R: Route>(route: &R, snapshot: &Snapshot) -> Condition {
 }
 
 fn resolved<R: Route>(route: &R, snapshot: &Snapshot) -> Condition {
-    let namespace = &route.metadata().namespace;
+    let from = Referrer::route(route);
     let problems: Vec<(String, Problem)> = route
         .backends()
         .into_iter()
-        .filter_map(|(field, backend)| Some((field, snapshot.backend(namespace, &backend).err()?)))
+        .filter_map(|(field, backend)| Some((field, snapshot.backend(from, &backend).err()?)))
         .collect();
     let Some((_, first)) = problems.first() else {
         return condition(route, RESOLVED_REFS, Ok(RESOLVED_REFS));

@@ -184,16 +184,11 @@ fn policy_of_a_workload_follows_it() {
 }
 
 #[test]
-fn service_with_a_udp_port_is_not_wholly_programmed() {
+fn service_with_a_udp_port_is_wholly_programmed() {
     let store = Store::in_memory();
     put_service(&store, "dns", &[("dns", 53, "udp"), ("tcp", 53, "tcp")]);
-    let programmed = || reason(&store, Kind::Service, "dns", "Programmed");
-    assert_eq!(programmed(), "!NotSupported");
-    assert_eq!(reason(&store, Kind::Service, "dns", "Accepted"), "Accepted");
-
-    put_service(&store, "dns", &[("tcp", 53, "tcp")]);
-
-    assert_eq!(programmed(), "Programmed");
+    let programmed = reason(&store, Kind::Service, "dns", "Programmed");
+    assert_eq!(programmed, "Programmed");
 }
 
 #[test]
@@ -415,4 +410,60 @@ fn version_that_another_registry_gave_is_no_conflict() {
     assert!(put(foreign, "99", 2).is_ok());
     let refused = put(&ours.uid, &ours.resource_version, 3).unwrap_err();
     assert!(matches!(refused, Refusal::Conflict { .. }), "{refused:?}");
+}
+
+#[test]
+fn many_changes_are_made_at_once_and_a_bad_one_hurts_no_other() {
+    let store = Store::in_memory();
+    let ports = json!({"ports": [{"name": "http", "port": 80, "protocol": "http"}]});
+    let services = ["a", "b", "c"].map(|name| Change::Put(read(Kind::Service, name, &ports)));
+    let bad = Change::Put(read(Kind::Service, "bad", &json!({"ports": []})));
+    let gone = Change::Delete {
+        kind: Kind::Service,
+        key: key("a"),
+        resource_version: None,
+    };
+    let mut notices = store.subscribe();
+    let [a, b, c] = services;
+    let results = store.apply_all(vec![a, bad, b, gone, c]);
+    let results: Vec<_> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(results, [true, false, true, true, true]);
+    let snapshot = store.snapshot();
+    let names: Vec<_> = snapshot
+        .services
+        .keys()
+        .map(|it| it.name.as_str())
+        .collect();
+    assert_eq!(names, ["b", "c"]);
+    let told: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|it| (it.revision, it.object.key().name))
+        .collect();
+    let expected = [(1, "a"), (2, "b"), (3, "a"), (4, "c")];
+    assert_eq!(
+        told,
+        expected.map(|(revision, name)| (revision, name.to_owned()))
+    );
+    assert_eq!(snapshot.revision, 4);
+}
+
+#[test]
+fn ten_thousand_routes_are_taken_at_once() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let spec = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let routes = (0..10_000).map(|it| read(Kind::HttpRoute, &format!("r{it:05}"), &spec));
+    let before = store.snapshot();
+    let results = store.apply_all(routes.map(Change::Put).collect());
+    assert!(results.iter().all(Result::is_ok));
+    let after = store.snapshot();
+    assert_eq!(after.count(Kind::HttpRoute), 10_000);
+    // What was not touched is shared with the view before.
+    assert!(Arc::ptr_eq(&before.services, &after.services));
+    assert_eq!(
+        reason(&store, Kind::HttpRoute, "r09999", "Accepted"),
+        "Accepted"
+    );
 }

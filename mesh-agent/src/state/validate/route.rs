@@ -92,7 +92,7 @@ pub(super) fn weight(field: &str, weight: u32) -> Result<(), Refusal> {
     bound::within(&format!("{field}.weight"), weight, 0..=MAX_WEIGHT)
 }
 
-fn group_and_kind(field: &str, group: &str, kind: &str) -> Result<(), Refusal> {
+pub(super) fn group_and_kind(field: &str, group: &str, kind: &str) -> Result<(), Refusal> {
     if !group.is_empty() {
         name::subdomain(&format!("{field}.group"), group)?;
     }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::SocketAddress;
-use mesh_common::policy::{Authorization, MAX_RULES};
+use mesh_common::policy::{Authorization, MAX_RULES, PolicyKey};
+use mesh_common::service::{TCP, UDP};
 use mesh_common::workload::Caller;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -457,7 +458,7 @@ fn policies_of_a_destination_are_found_by_service_endpoint_and_workload() {
         .snapshot();
     let of = |text: &str| {
         let address: SocketAddr = text.parse().unwrap();
-        policies_for(&snapshot, SocketAddress::from(address))
+        policies_for(&snapshot, SocketAddress::from(address), TCP)
             .into_iter()
             .map(|key| key.name)
             .collect::<Vec<_>>()
@@ -466,6 +467,17 @@ fn policies_of_a_destination_are_found_by_service_endpoint_and_workload() {
     assert_eq!(of("10.0.0.3:8080"), ["p", "q"]);
     assert_eq!(of("10.0.0.3:22"), ["q"]);
     assert!(of("10.0.0.4:22").is_empty());
+}
+
+#[test]
+fn a_policy_holds_for_the_protocol_of_each_port() {
+    let policies = compile(&node().policy("p", &allow_client(&[])).snapshot()).policies;
+    let holds = |text: &str, protocol| {
+        let address: SocketAddr = text.parse().unwrap();
+        policies.contains_key(&PolicyKey::port(&address.into(), protocol))
+    };
+    assert!(holds("240.240.0.1:53", UDP) && holds("10.0.0.3:53", UDP));
+    assert!(!holds("240.240.0.1:53", TCP) && !holds("240.240.0.1:80", UDP));
 }
 
 #[test]

@@ -396,6 +396,28 @@ fn modes_differ_as_documented() {
     }
 }
 
+#[test]
+fn what_can_get_around_no_rule_is_not_refused() {
+    for path in ["/a;b/c", "/a%2Fb", "/a%E9"] {
+        assert!(
+            normalize(path, Mode::Auto.resolved(true)).is_err(),
+            "{path}"
+        );
+        assert!(normalize(path, Mode::Auto).is_err(), "{path}");
+        assert_eq!(
+            normalize(path, Mode::Auto.resolved(false)).as_deref(),
+            Ok(path)
+        );
+    }
+    assert_eq!(
+        normalize("//a/./b", Mode::Auto.resolved(false)).as_deref(),
+        Ok("/a/b")
+    );
+    for mode in ALL {
+        assert_eq!([mode.resolved(true), mode.resolved(false)], [mode, mode]);
+    }
+}
+
 fn nasty() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
         "/",

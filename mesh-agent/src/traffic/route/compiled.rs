@@ -8,13 +8,13 @@ use super::condition::Conditions;
 use super::filter::{self, Filters};
 use super::host::HostPattern;
 use super::matches::{PathMatch, grpc_match, http_match};
-use super::split::{Split, Target};
+use super::split::{Split, Stranger, Target};
 use crate::state::grpc_route::{GrpcRoute, GrpcRouteMatch, GrpcRouteRule};
 use crate::state::http_route::{
     HttpRoute, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, PathMatchType,
 };
 use crate::state::object::{Kind, Metadata, ObjectKey};
-use crate::state::reference::Backend as Reference;
+use crate::state::reference::{Backend as Reference, Referrer};
 use crate::state::route::{HttpBackendRef, SessionPersistence};
 use crate::traffic::session::Session;
 
@@ -90,7 +90,7 @@ impl CompiledRoute {
     #[must_use]
     pub fn http(object: &HttpRoute) -> Self {
         let hosts = &object.spec.hostnames;
-        let mut compiler = Compiler::new(Kind::HttpRoute, &object.metadata, hosts);
+        let mut compiler = Compiler::new(Referrer::route(object), &object.metadata, hosts);
         for (index, rule) in object.spec.rules.iter().enumerate() {
             compiler.http_rule(index, rule);
         }
@@ -101,7 +101,7 @@ impl CompiledRoute {
     #[must_use]
     pub fn grpc(object: &GrpcRoute) -> Self {
         let hosts = &object.spec.hostnames;
-        let mut compiler = Compiler::new(Kind::GrpcRoute, &object.metadata, hosts);
+        let mut compiler = Compiler::new(Referrer::route(object), &object.metadata, hosts);
         for (index, rule) in object.spec.rules.iter().enumerate() {
             compiler.grpc_rule(index, rule);
         }
@@ -123,15 +123,17 @@ pub(super) fn created(metadata: &Metadata) -> Timestamp {
 }
 
 /// A route on its way.
-struct Compiler {
+struct Compiler<'a> {
+    from: Referrer<'a>,
     route: CompiledRoute,
 }
 
-impl Compiler {
-    fn new(kind: Kind, metadata: &Metadata, hosts: &[String]) -> Self {
+impl<'a> Compiler<'a> {
+    fn new(from: Referrer<'a>, metadata: &Metadata, hosts: &[String]) -> Self {
         Self {
+            from,
             route: CompiledRoute {
-                kind,
+                kind: from.kind,
                 key: ObjectKey::new(&metadata.namespace, &metadata.name),
                 created: created(metadata),
                 hosts: hosts.iter().map(|host| HostPattern::new(host)).collect(),
@@ -231,7 +233,7 @@ impl Compiler {
         let key = self.route.key.clone();
         let place = format!("spec.rules[{index}]");
         let compile = filter::Compile {
-            namespace: &key.namespace,
+            from: self.from,
             has_prefix,
         };
         let mut problems = Vec::new();
@@ -249,7 +251,7 @@ impl Compiler {
         let shares = backends.iter().enumerate().map(|(number, backend)| {
             let place = format!("{place}.backendRefs[{number}]");
             let (filters, is_broken) = compiled(&place, &backend.filters);
-            let target = target(&key.namespace, &backend.into());
+            let target = target(self.from, &backend.into());
             let share = Arc::new(Backend {
                 target,
                 filters,
@@ -283,10 +285,18 @@ impl Compiler {
     }
 }
 
-/// What a reference from `namespace` means, if it may name what it names.
-pub(super) fn target(namespace: &str, reference: &Reference<'_>) -> Option<Target> {
+/// What a reference means, if it names a service.
+pub(super) fn target(from: Referrer<'_>, reference: &Reference<'_>) -> Option<Target> {
+    let service = reference.service(from.namespace)?;
+    let stranger = from.needs_grant(&service).then(|| {
+        Box::new(Stranger {
+            kind: from.kind,
+            namespace: from.namespace.to_owned(),
+        })
+    });
     Some(Target {
-        service: reference.service(namespace)?,
+        service,
         port: reference.port,
+        stranger,
     })
 }

@@ -7,6 +7,7 @@ use super::cors::Cors;
 use super::redirect::Redirect;
 use super::rewrite::Rewrite;
 use super::split::Target;
+use crate::state::reference::Referrer;
 use crate::state::route::{
     FilterType, HeaderModifier, HttpFilter, PathModifierType, RequestMirror,
 };
@@ -108,8 +109,8 @@ const FRAMING: [HeaderName; 8] = [
 ];
 
 impl Mirror {
-    fn new(from: &RequestMirror, namespace: &str) -> Result<Self, String> {
-        let (numerator, denominator) = match (from.percent, from.fraction) {
+    fn new(wanted: &RequestMirror, from: Referrer<'_>) -> Result<Self, String> {
+        let (numerator, denominator) = match (wanted.percent, wanted.fraction) {
             (Some(_), Some(_)) => return Err("both percent and fraction".to_owned()),
             (Some(percent), None) => (percent, 100),
             (None, Some(fraction)) => (fraction.numerator, fraction.denominator),
@@ -119,7 +120,7 @@ impl Mirror {
             return Err(format!("{numerator}/{denominator} is no share"));
         }
         Ok(Self {
-            target: compiled::target(namespace, &(&from.backend_ref).into()),
+            target: compiled::target(from, &(&wanted.backend_ref).into()),
             numerator,
             denominator,
         })
@@ -141,7 +142,7 @@ impl Mirror {
 /// What filters are compiled for.
 pub(super) struct Compile<'a> {
     /// That of the route.
-    pub(super) namespace: &'a str,
+    pub(super) from: Referrer<'a>,
     /// Every match of the rule is one of a path prefix.
     pub(super) has_prefix: bool,
 }
@@ -187,7 +188,7 @@ impl Compile<'_> {
             }
             FilterType::RequestMirror => {
                 let spec = given(from.request_mirror.as_ref())?;
-                filters.mirrors.push(Mirror::new(spec, self.namespace)?);
+                filters.mirrors.push(Mirror::new(spec, self.from)?);
                 Ok(())
             }
             FilterType::RequestRedirect => {

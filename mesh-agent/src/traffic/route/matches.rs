@@ -27,6 +27,13 @@ pub(super) enum PathMatch {
     },
 }
 
+impl PathMatch {
+    /// Whether it leaves no path out.
+    pub(super) fn is_everything(&self) -> bool {
+        matches!(self, Self::Prefix(prefix) if prefix.is_empty())
+    }
+}
+
 /// What an HTTP match means.
 pub(super) fn http_match(from: &HttpRouteMatch) -> Compiled<(PathMatch, Conditions)> {
     let path = match &from.path {

@@ -1,6 +1,6 @@
 //! Who takes a request or connection: backends by weight.
 
-use crate::state::object::ObjectKey;
+use crate::state::object::{Kind, ObjectKey};
 
 /// A port of a service that takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -9,6 +9,17 @@ pub struct Target {
     pub service: ObjectKey,
     /// Number of its port; absent: its first one.
     pub port: Option<u16>,
+    /// Who must be permitted to send there, where the service's namespace has a say in it.
+    pub stranger: Option<Box<Stranger>>,
+}
+
+/// Who sends to a service of another namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stranger {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
 }
 
 /// Shares of the traffic.

@@ -10,6 +10,7 @@ use super::compiled;
 use super::host::{self, HostPattern};
 use super::split::{Split, Target};
 use crate::state::object::{Kind, Metadata, ObjectKey};
+use crate::state::reference::Referrer;
 use crate::state::stream_route::{StreamRouteRule, TcpRoute, TlsRoute};
 
 /// A TCP or TLS route, ready to be merged into a table.
@@ -31,7 +32,12 @@ impl StreamRoute {
     /// Compiles a TCP route.
     #[must_use]
     pub fn tcp(object: &TcpRoute) -> Self {
-        Self::new(Kind::TcpRoute, &object.metadata, &[], &object.spec.rules)
+        Self::new(
+            Referrer::route(object),
+            &object.metadata,
+            &[],
+            &object.spec.rules,
+        )
     }
 
     /// Compiles a TLS route.
@@ -39,7 +45,7 @@ impl StreamRoute {
     pub fn tls(object: &TlsRoute) -> Self {
         let spec = &object.spec;
         Self::new(
-            Kind::TlsRoute,
+            Referrer::route(object),
             &object.metadata,
             &spec.hostnames,
             &spec.rules,
@@ -51,19 +57,21 @@ impl StreamRoute {
         (self.kind != Kind::TlsRoute, self.created, &self.key)
     }
 
-    fn new(kind: Kind, metadata: &Metadata, hosts: &[String], rules: &[StreamRouteRule]) -> Self {
+    fn new(
+        from: Referrer<'_>,
+        metadata: &Metadata,
+        hosts: &[String],
+        rules: &[StreamRouteRule],
+    ) -> Self {
         let key = ObjectKey::new(&metadata.namespace, &metadata.name);
         let rule = rules.first();
         let backends = rule.map_or(&[][..], |rule| &rule.backend_refs);
-        let shares = backends.iter().map(|backend| {
-            (
-                compiled::target(&key.namespace, &backend.into()),
-                backend.weight,
-            )
-        });
+        let shares = backends
+            .iter()
+            .map(|backend| (compiled::target(from, &backend.into()), backend.weight));
         let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or("0");
         Self {
-            kind,
+            kind: from.kind,
             created: compiled::created(metadata),
             hosts: hosts.iter().map(|host| HostPattern::new(host)).collect(),
             label: format!("{key}/{name}").into(),

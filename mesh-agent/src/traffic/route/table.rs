@@ -22,6 +22,7 @@ pub struct Table {
     wildcard: Hosts<Paths>,
     /// Routes without hosts.
     any: Paths,
+    tells_paths_apart: bool,
 }
 
 /// What was chosen for a request.
@@ -80,6 +81,10 @@ impl Table {
             exact: finish(exact),
             wildcard: finish(wildcard),
             any: any.finish(),
+            tells_paths_apart: routes.iter().any(|route| {
+                let mut matches = route.matches.iter();
+                matches.any(|found| !found.path.is_everything())
+            }),
             routes,
         }
     }
@@ -88,6 +93,12 @@ impl Table {
     #[must_use]
     pub fn routes(&self) -> &[Arc<CompiledRoute>] {
         &self.routes
+    }
+
+    /// Whether any match is for some paths only.
+    #[must_use]
+    pub const fn tells_paths_apart(&self) -> bool {
+        self.tells_paths_apart
     }
 
     /// The rule that a request falls under.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesh_common::balance::Balancing;
 use mesh_common::endpoint::State;
-use mesh_common::service::{MAX_SLOTS, Mode};
+use mesh_common::service::{MAX_SLOTS, Mode, TCP, UDP};
 use mesh_common::workload::Workload;
 use serde_json::json;
 
@@ -68,9 +68,15 @@ fn what_is_attached_to_a_service_decides_how_the_kernel_carries_it() {
 }
 
 #[test]
-fn a_udp_port_is_not_steered() {
-    let desired = of(&web("auto", "udp"));
-    assert!(desired.services.is_empty() && desired.slots.is_empty());
+fn a_udp_port_is_direct_whatever_the_mode() {
+    for mode in ["auto", "direct", "proxy"] {
+        let desired = of(&web(mode, "udp"));
+        assert_eq!(desired.services.len(), 2);
+        assert!(desired.services.keys().all(|key| key.protocol == UDP));
+        assert!(desired.services.values().all(|it| it.mode == Mode::Direct));
+    }
+    let desired = of(&web("auto", "tls"));
+    assert!(desired.services.keys().all(|key| key.protocol == TCP));
 }
 
 #[test]
@@ -88,6 +94,8 @@ fn endpoints_fill_slots_of_their_family_by_weight() {
         .collect();
     assert_eq!(ports, [8080, 8080, 80, 8080]);
     assert_eq!(slots.v6.len(), 1);
+    let port_id = desired.services.values().next().unwrap().port_id;
+    assert!(desired.endpoints.values().all(|it| it.port_id == port_id));
 }
 
 #[test]
@@ -197,6 +205,7 @@ fn every_workload_is_known_by_address_and_enrolled_ones_by_their_place() {
             (ObjectKey::new("shop", "b"), Place::Cgroup(8)),
         ]),
         is_accelerated: true,
+        answers_names: false,
     };
     let on = desired(&fixture.snapshot(), &enrolled);
     assert_eq!(on.identities.len(), 5);

@@ -1,15 +1,18 @@
 //! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Request;
 use tokio::time::{Instant, timeout_at};
 
+use super::Asked;
 use super::answer::Answer;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
-use crate::proxy::http::body::{Fate, Outgoing};
+use crate::proxy::http::body::Fate;
+use crate::proxy::http::exchange::Deadline;
 use crate::proxy::outliers;
 use crate::proxy::passage::{Visit, guards};
 use crate::proxy::policy::Policy;
@@ -32,15 +35,54 @@ pub(super) struct Trial {
 
 /// What is asked of an endpoint, and for how long.
 pub(super) struct Question {
-    pub(super) request: Request<Outgoing>,
+    pub(super) request: Asked,
     pub(super) is_http2: bool,
     pub(super) is_grpc: bool,
     /// How the body fares.
     pub(super) fate: Option<Arc<Fate>>,
     /// When there must be an answer.
     pub(super) limit: Instant,
-    /// Whether the endpoint is to blame if there is none: not where the client has set the time.
-    pub(super) is_limit_ours: bool,
+    /// As long as its body moves, there must be an answer so long after the last of it, if that is later.
+    pub(super) patience: Option<Duration>,
+    /// When there must be one in any case.
+    pub(super) deadline: Option<Deadline>,
+}
+
+/// How long an answer is waited for.
+struct Waiting {
+    limit: Instant,
+    deadline: Option<Deadline>,
+    patience: Option<Duration>,
+    fate: Option<Arc<Fate>>,
+}
+
+impl Waiting {
+    fn of(question: &Question) -> Self {
+        Self {
+            limit: question.limit,
+            deadline: question.deadline,
+            patience: question.patience,
+            fate: question.fate.clone(),
+        }
+    }
+
+    /// The limit has passed: whether the body has moved so lately that it is too soon to give up.
+    fn goes_on(&mut self) -> bool {
+        let (Some(patience), Some(fate)) = (self.patience, &self.fate) else {
+            return false;
+        };
+        let later = fate.last_moved() + patience;
+        let later = self.deadline.map_or(later, |it| later.min(it.at));
+        let is_later = later > self.limit;
+        self.limit = later;
+        is_later
+    }
+
+    /// Whether the endpoint is to blame if there is no answer: not where the client has set the time.
+    fn is_ours(&self) -> bool {
+        self.deadline
+            .is_none_or(|it| it.is_ours || it.at != self.limit)
+    }
 }
 
 /// Why an attempt has failed.
@@ -50,17 +92,17 @@ pub(super) struct Failure {
     /// What became of it; absent where no other endpoint could do better.
     pub(super) outcome: Option<Outcome>,
     /// The request, if nothing of it was sent.
-    pub(super) unsent: Option<Box<Request<Outgoing>>>,
+    pub(super) unsent: Option<Asked>,
     /// Whether the connection had been closed before anything was sent.
     pub(super) is_stale: bool,
 }
 
 impl Failure {
-    fn new(error: Error, unsent: Option<Request<Outgoing>>) -> Self {
+    fn new(error: Error, unsent: Option<Asked>) -> Self {
         Self {
             outcome: outcome(&error),
             error,
-            unsent: unsent.map(Box::new),
+            unsent,
             is_stale: false,
         }
     }
@@ -86,7 +128,7 @@ impl Trial {
 
     /// Asks the endpoint.
     pub(super) async fn run(mut self, question: Question) -> Result<Answer, Failure> {
-        let (limit, is_limit_ours) = (question.limit, question.is_limit_ours);
+        let mut waiting = Waiting::of(&question);
         let worker = &self.connection.worker;
         match Visit::enter(worker, &self.policy, &self.port, &self.endpoint) {
             Ok(visit) => self.visit = visit,
@@ -98,12 +140,19 @@ impl Trial {
                 return Err(failure);
             }
         }
-        let result = timeout_at(limit, self.ask(question)).await;
-        let result = result.unwrap_or_else(|_| {
-            let error = Error::ResponseTimeout(self.endpoint.address);
-            Err(Failure::new(error, None))
-        });
-        self.end(&result, is_limit_ours);
+        let result = {
+            let mut asking = pin!(self.ask(question));
+            loop {
+                if let Ok(result) = timeout_at(waiting.limit, asking.as_mut()).await {
+                    break result;
+                }
+                if !waiting.goes_on() {
+                    let error = Error::ResponseTimeout(self.endpoint.address);
+                    break Err(Failure::new(error, None));
+                }
+            }
+        };
+        self.end(&result, waiting.is_ours());
         result
     }
 
@@ -119,10 +168,10 @@ impl Trial {
             Ok(lease) => lease,
             Err(error) => return Err(Failure::new(error, Some(request))),
         };
-        match lease.send(request).await {
+        match lease.send(*request).await {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(mut error) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Box::new);
                 // A body that breaks off is no fault of the endpoint.
                 let blamed = fate.and_then(|fate| fate.error());
                 let error = blamed.unwrap_or_else(|| Error::Upstream {

@@ -11,6 +11,8 @@ use super::authority::Target;
 use super::{connection_tokens, fields};
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
+use crate::proxy::view::ServicePort;
+use crate::proxy::view::routes::HttpRoutes;
 use crate::traffic::path;
 
 /// What a request asks for, once its head has been found sound.
@@ -35,8 +37,12 @@ impl Wish {
     }
 }
 
-/// Judges a request and gives its path the one spelling.
-pub(crate) fn admit(parts: &mut Parts, connection: &Connection) -> Result<Wish, Error> {
+/// Judges a request to `port` and gives its path the one spelling.
+pub(crate) fn admit(
+    parts: &mut Parts,
+    connection: &Connection,
+    port: Option<&ServicePort>,
+) -> Result<Wish, Error> {
     // Asked for each request: it keeps count of them.
     if connection.pulse.is_framed_twice() {
         return Err(Error::BadRequest(
@@ -44,7 +50,10 @@ pub(crate) fn admit(parts: &mut Parts, connection: &Connection) -> Result<Wish, 
         ));
     }
     let wish = check(parts)?;
-    normalize(parts, connection.worker.config.path_normalization)?;
+    let routes = port.and_then(|it| it.http_routes(&connection.caller.workload.key.namespace));
+    let tells_paths_apart = routes.is_some_and(HttpRoutes::tells_paths_apart);
+    let mode = connection.worker.config.path_normalization;
+    normalize(parts, mode.resolved(tells_paths_apart))?;
     Ok(wish)
 }
 

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::proxy::view::{ServicePort, View};
+use crate::state::reference_grant::ReferenceGrant;
 use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
-use crate::traffic::route::split::Target;
+use crate::traffic::route::split::{Stranger, Target};
 
 fn route(parent: &Value, path: &str) -> Value {
     json!({
@@ -47,7 +48,12 @@ fn port(view: &View, number: u8, port: u16) -> &Arc<ServicePort> {
 }
 
 fn chosen(view: &View, port_number: u16, path: &str) -> Option<String> {
-    let http = port(view, 1, port_number).routes.as_ref()?.http.as_ref()?;
+    chosen_for(view, "shop", port_number, path)
+}
+
+/// The rule for a caller of a namespace.
+fn chosen_for(view: &View, caller: &str, port_number: u16, path: &str) -> Option<String> {
+    let http = port(view, 1, port_number).http_routes(caller)?;
     let choice = http.choose(&Request {
         host: None,
         path,
@@ -112,8 +118,8 @@ fn the_policy_of_a_rule_is_one_for_all_ports_and_outlives_a_view() {
     let policy = json!({"target": target, "timeouts": {"request": "3s"}});
     let fixture = fixture().object::<TrafficPolicy>("p", &policy);
     let policy = |view: &View, number| {
-        let routes = port(view, 1, number).routes.clone().unwrap();
-        let attached = &routes.http.as_ref().unwrap().attached[0];
+        let port = port(view, 1, number);
+        let attached = &port.http_routes("shop").unwrap().attached[0];
         Arc::clone(&attached.rules[0].whole)
     };
     let before = View::default().next(&fixture.snapshot());
@@ -133,10 +139,80 @@ fn the_backend_of_a_route_is_found_by_its_port() {
     let view = View::default().next(&fixture().snapshot());
     let find = |port| {
         let service = ObjectKey::new("shop", "web");
-        let target = Target { service, port };
+        let target = Target {
+            service,
+            port,
+            stranger: None,
+        };
         view.backend(&target).map(|it| it.port)
     };
     assert_eq!(find(Some(81)), Some(81));
     assert_eq!(find(None), Some(80));
     assert_eq!(find(Some(82)), None);
+}
+
+#[test]
+fn callers_of_a_namespace_with_routes_of_its_own_use_those() {
+    let parent = json!({"group": "", "kind": "Service", "name": "web", "namespace": "shop"});
+    let consumer = |path: &str| {
+        let mut spec = route(&parent, path);
+        spec["rules"][0]["backendRefs"][0]["namespace"] = json!("shop");
+        let object = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "c", "namespace": "far"}, "spec": spec});
+        let object: HttpRoute = serde_json::from_value(object).unwrap();
+        let mut snapshot = fixture().snapshot();
+        Arc::make_mut(&mut snapshot.http_routes).insert(object.key(), Arc::new(object));
+        snapshot
+    };
+    let before = View::default().next(&consumer("/c"));
+    let chosen = |view: &View, caller: &str, path| chosen_for(view, caller, 80, path);
+    assert_eq!(chosen(&before, "far", "/c").as_deref(), Some("far/c/only"));
+    assert_eq!(chosen(&before, "far", "/a"), None);
+    for caller in ["shop", "third"] {
+        assert_eq!(
+            chosen(&before, caller, "/a").as_deref(),
+            Some("shop/a/only")
+        );
+        assert_eq!(chosen(&before, caller, "/c"), None);
+    }
+    let changed = consumer("/d");
+    let after = before.next(&changed);
+    assert_eq!(chosen(&after, "far", "/d").as_deref(), Some("far/c/only"));
+    let own = |view: &View| std::ptr::from_ref(port(view, 1, 80).http_routes("shop").unwrap());
+    assert_eq!(own(&before), own(&after), "the others stay as they are");
+    let kept = after.next(&changed);
+    assert!(Arc::ptr_eq(port(&after, 1, 80), port(&kept, 1, 80)));
+    let target = |view: &View| {
+        let http = port(view, 1, 80).http_routes("far").unwrap();
+        let rule = &http.attached[0].route.rules[0];
+        let (backend, _) = rule.backends.iter().next().unwrap();
+        let target = backend.target.as_ref().unwrap();
+        view.backend(target).is_some()
+    };
+    assert!(
+        target(&after),
+        "the service that it is attached to needs no grant"
+    );
+}
+
+#[test]
+fn a_service_of_another_namespace_takes_requests_only_if_it_permits_them() {
+    let key = ObjectKey::new("shop", "web");
+    let stranger = Stranger {
+        kind: Kind::HttpRoute,
+        namespace: "far".to_owned(),
+    };
+    let target = Target {
+        service: key,
+        port: Some(80),
+        stranger: Some(Box::new(stranger)),
+    };
+    let before = View::default().next(&fixture().snapshot());
+    assert!(before.backend(&target).is_none());
+    let from =
+        json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "far"});
+    let grant = json!({"from": [from], "to": [{"group": "", "kind": "Service"}]});
+    let granted = fixture().object::<ReferenceGrant>("g", &grant);
+    let after = before.next(&granted.snapshot());
+    assert!(after.backend(&target).is_some());
 }

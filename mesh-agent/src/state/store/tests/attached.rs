@@ -35,7 +35,7 @@ fn delete(store: &Store, kind: Kind, name: &str) {
 fn routes<R: crate::state::reference::Route>(store: &Store, service: &str) -> Vec<String> {
     let snapshot = store.snapshot();
     let service = &snapshot.services[&key(service)];
-    let routes = snapshot.routes_of::<R>(service, &service.spec.ports[0]);
+    let routes = snapshot.routes_of::<R>(service, &service.spec.ports[0], "shop");
     routes.map(|it| it.metadata().name.clone()).collect()
 }
 
@@ -90,9 +90,15 @@ fn route_is_in_force_only_on_ports_that_it_names_and_that_speak_its_protocol() {
         let service = &snapshot.services[&key("web")];
         let port = &service.spec.ports[port];
         [
-            snapshot.routes_of::<HttpRoute>(service, port).count(),
-            snapshot.routes_of::<TcpRoute>(service, port).count(),
-            snapshot.routes_of::<TlsRoute>(service, port).count(),
+            snapshot
+                .routes_of::<HttpRoute>(service, port, "shop")
+                .count(),
+            snapshot
+                .routes_of::<TcpRoute>(service, port, "shop")
+                .count(),
+            snapshot
+                .routes_of::<TlsRoute>(service, port, "shop")
+                .count(),
         ]
     };
     put_route(&store, Kind::HttpRoute, "h", &web(), &["web"]);
@@ -147,7 +153,7 @@ fn parents_that_are_no_services_of_the_namespace_attach_nothing() {
     put_route(&store, Kind::HttpRoute, "f", &far, &["web"]);
     assert_eq!(
         reason(&store, Kind::HttpRoute, "f", "Accepted"),
-        "!NotSupported"
+        "!NoMatchingParent"
     );
     assert!(routes::<HttpRoute>(&store, "web").is_empty());
 
@@ -318,4 +324,135 @@ fn a_change_writes_only_what_it_touches() {
         let routes = [&before, &after].map(|it| Arc::clone(&it.http_routes[&key(name)]));
         assert!(Arc::ptr_eq(&routes[0], &routes[1]));
     }
+}
+
+/// Puts an object of another namespace.
+fn put_far(store: &Store, kind: Kind, name: &str, spec: &Value) {
+    let key = ObjectKey::new("far", name);
+    let manifest = decode::manifest(kind, &key, json!({ "spec": spec })).expect("it is decoded");
+    store.apply(Change::Put(manifest)).expect("it is accepted");
+}
+
+fn grant(kind: &str, namespace: &str) -> Value {
+    json!({"from": [{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": namespace}],
+        "to": [{"group": "", "kind": "Service", "name": "db"}]})
+}
+
+#[test]
+fn a_backend_of_another_namespace_needs_a_grant_there() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let ports = json!({"ports": [{"name": "http", "port": 80, "protocol": "http"}]});
+    put_far(&store, Kind::Service, "db", &ports);
+    let spec = json!({"parentRefs": [web()], "rules": [{"backendRefs": [
+        {"name": "db", "port": 80, "namespace": "far"}]}]});
+    put(&store, Kind::HttpRoute, "r", &spec);
+    let resolved = || reason(&store, Kind::HttpRoute, "r", "ResolvedRefs");
+    assert_eq!(resolved(), "!RefNotPermitted");
+    put_far(
+        &store,
+        Kind::ReferenceGrant,
+        "g",
+        &grant("GRPCRoute", "shop"),
+    );
+    assert_eq!(resolved(), "!RefNotPermitted", "for another kind");
+    put_far(
+        &store,
+        Kind::ReferenceGrant,
+        "g",
+        &grant("HTTPRoute", "shop"),
+    );
+    assert_eq!(resolved(), "ResolvedRefs");
+    let change = |kind, name| Change::Delete {
+        kind,
+        key: ObjectKey::new("far", name),
+        resource_version: None,
+    };
+    store.apply(change(Kind::Service, "db")).unwrap();
+    assert_eq!(resolved(), "!BackendNotFound");
+    put_far(&store, Kind::Service, "db", &ports);
+    assert_eq!(resolved(), "ResolvedRefs");
+    store.apply(change(Kind::ReferenceGrant, "g")).unwrap();
+    assert_eq!(resolved(), "!RefNotPermitted");
+}
+
+#[test]
+fn a_failover_to_another_namespace_needs_a_grant_there() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let ports = json!({"ports": [{"name": "http", "port": 80, "protocol": "http"}]});
+    put_far(&store, Kind::Service, "db", &ports);
+    let to = json!([{"service": "db", "namespace": "far"}]);
+    put_traffic(
+        &store,
+        "p",
+        "Service",
+        "web",
+        &json!({"loadBalancing": {"failover": to}}),
+    );
+    let resolved = || reason(&store, Kind::TrafficPolicy, "p", "ResolvedRefs");
+    assert_eq!(resolved(), "!RefNotPermitted");
+    let mut granted = grant("TrafficPolicy", "shop");
+    granted["from"][0]["group"] = json!("mesh.dev");
+    put_far(&store, Kind::ReferenceGrant, "g", &granted);
+    assert_eq!(resolved(), "ResolvedRefs");
+}
+
+#[test]
+fn a_route_of_another_namespace_is_for_callers_of_that_namespace() {
+    let store = Store::in_memory();
+    let ports = [("http", 80, "http"), ("raw", 81, "tcp")];
+    put_service(&store, "web", &ports);
+    put_route(&store, Kind::HttpRoute, "own", &web(), &["web"]);
+    let parent = json!({"group": "", "kind": "Service", "name": "web", "namespace": "shop"});
+    let backend = json!({"name": "web", "port": 80, "namespace": "shop"});
+    let spec = json!({"parentRefs": [parent], "rules": [{"backendRefs": [backend]}]});
+    put_far(&store, Kind::HttpRoute, "consumer", &spec);
+    let snapshot = store.snapshot();
+    let route = &snapshot.http_routes[&ObjectKey::new("far", "consumer")];
+    for condition in &route.status.conditions {
+        // The service that it is attached to needs no grant.
+        assert_eq!(condition.status, ConditionStatus::True, "{condition:?}");
+    }
+    let service = &snapshot.services[&key("web")];
+    let names = |namespace: &str| {
+        let routes = snapshot.routes_of::<HttpRoute>(service, &service.spec.ports[0], namespace);
+        let names = routes.map(|it| it.metadata.name.clone());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!([names("shop"), names("far")], [["own"], ["consumer"]]);
+    assert_eq!(names("third"), [""; 0]);
+    assert_eq!(snapshot.consumers_of(&key("web")), ["far"].into());
+    assert!(is_direct(&store, 1));
+    put_far(&store, Kind::TcpRoute, "raw", &spec);
+    assert!(!is_direct(&store, 1), "the proxy tells callers apart");
+}
+
+#[test]
+fn each_parent_has_its_own_status() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let gateway = json!({"name": "edge"});
+    let spec = json!({"parentRefs": [web(), gateway], "rules": [{"backendRefs": [
+        {"name": "web", "port": 80}]}]});
+    put(&store, Kind::HttpRoute, "r", &spec);
+    let told = || {
+        let snapshot = store.snapshot();
+        let parents = &snapshot.http_routes[&key("r")].status.parents;
+        let told = parents.iter().map(|parent| {
+            assert_eq!(parent.controller_name, "mesh.dev/agent");
+            let reasons = parent.conditions.iter().map(|it| it.reason.clone());
+            (parent.parent_ref.name.clone(), reasons.collect::<Vec<_>>())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let of = |name: &str, reasons: [&str; 2]| (name.to_owned(), reasons.map(str::to_owned).into());
+    let edge = || of("edge", ["NotSupported", "ResolvedRefs"]);
+    assert_eq!(told(), [of("web", ["Accepted", "ResolvedRefs"]), edge()]);
+    delete_service(&store, "web");
+    let edge = of("edge", ["NotSupported", "BackendNotFound"]);
+    assert_eq!(
+        told(),
+        [of("web", ["NoMatchingParent", "BackendNotFound"]), edge]
+    );
 }

@@ -49,6 +49,10 @@ fn random_change(random: &mut StdRng) -> Change {
             json!({"parentRefs": [{"group": "", "kind": "Service", "name": other}],
                 "rules": [{"backendRefs": [backend]}]})
         }
+        Kind::ReferenceGrant => {
+            let from = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "far"}]);
+            json!({"from": from, "to": [{"group": "", "kind": "Service", "name": other}]})
+        }
         Kind::TrafficPolicy => {
             let kind = ["Service", "HTTPRoute"][random.random_range(0..2)];
             json!({"target": {"kind": kind, "name": other}, "retries": {"attempts": number}})
@@ -150,7 +154,7 @@ fn check_attachments(snapshot: &Snapshot) {
         let in_force = anew.services.values().any(|service| {
             let mut ports = service.spec.ports.iter();
             ports.any(|port| {
-                anew.routes_of::<HttpRoute>(service, port)
+                anew.routes_of::<HttpRoute>(service, port, &service.metadata.namespace)
                     .any(|it| it.key() == *key)
             })
         });

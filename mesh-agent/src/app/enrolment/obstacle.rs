@@ -1,0 +1,37 @@
+//! What stands in the way of an enrolment.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::ebpf::Error as DatapathError;
+
+/// Why a workload cannot be enrolled now. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Obstacle {
+    #[error("cannot open {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{} is the agent's own network namespace: enrol by cgroup there", path.display())]
+    OwnNamespace { path: PathBuf },
+    #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
+    OutsideCgroup { path: PathBuf, root: PathBuf },
+    #[error("cannot listen in {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("cannot hook {}", path.display())]
+    Hook {
+        path: PathBuf,
+        source: DatapathError,
+    },
+}
+
+impl Obstacle {
+    /// The `reason` of the condition.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "NotFound",
+            Self::OwnNamespace { .. } => "OwnNamespace",
+            Self::OutsideCgroup { .. } => "OutsideCgroup",
+            Self::Listen { .. } => "ListenFailed",
+            Self::Hook { .. } => "HookFailed",
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Which names are of the mesh, and what they name. Pure.
+//!
+//! * `SERVICE.NAMESPACE.mesh`: the service's virtual addresses.
+//! * `_PORT._tcp.SERVICE.NAMESPACE.mesh` (or `_udp`): where a port of the service is (RFC 2782).
+//! * `SERVICE` and `SERVICE.NAMESPACE`, as programs ask without a search list: the same, where there is such a service,
+//!   in the caller's namespace or in the one that is named. Else the name is somebody else's.
+//! * The reverse names of virtual addresses.
+
+use mesh_common::service::UDP;
+
+use hickory_proto::rr::Name;
+
+use super::index::Index;
+use crate::state::object::ObjectKey;
+use crate::state::service::{Port, Service};
+
+/// The domain of the mesh.
+pub(super) const DOMAIN: &str = "mesh";
+
+/// What a name is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Found<'a> {
+    /// Not of the mesh.
+    Elsewhere,
+    /// Of the mesh, and there is none such.
+    Nothing,
+    /// There are names below it, and nothing is at it.
+    Branch,
+    /// A service.
+    Service(&'a Service),
+    /// A port of a service.
+    Port(&'a ObjectKey, &'a Service, &'a Port),
+    /// A virtual address of a service.
+    Address(&'a ObjectKey),
+}
+
+/// Finds what `name` is to a caller of `namespace`.
+pub(super) fn find<'a>(index: &'a Index, namespace: Option<&str>, name: &Name) -> Found<'a> {
+    let Some(labels) = labels(name) else {
+        return Found::Elsewhere;
+    };
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    match labels.as_slice() {
+        [] => Found::Elsewhere,
+        [.., "arpa"] => address(index, name),
+        [inside @ .., DOMAIN] => inside_the_domain(index, inside),
+        [port, transport, rest @ ..] if port.starts_with('_') => {
+            let service = short(index, namespace, rest);
+            let port = service.and_then(|it| self::port(it, port, transport));
+            port.unwrap_or(Found::Elsewhere)
+        }
+        rest => match short(index, namespace, rest) {
+            Some((_, service)) => Found::Service(service),
+            None => Found::Elsewhere,
+        },
+    }
+}
+
+/// The labels in lower case; `None` where one is no text, which no name of the mesh is.
+fn labels(name: &Name) -> Option<Vec<String>> {
+    let text = |label: &[u8]| Some(std::str::from_utf8(label).ok()?.to_ascii_lowercase());
+    name.iter().map(text).collect()
+}
+
+fn inside_the_domain<'a>(index: &'a Index, labels: &[&str]) -> Found<'a> {
+    match *labels {
+        [] => Found::Branch,
+        [namespace] if has_services(index, namespace) => Found::Branch,
+        [service, namespace] => match self::service(index, service, namespace) {
+            Some((_, service)) => Found::Service(service),
+            None => Found::Nothing,
+        },
+        [transport, service, namespace] => match self::service(index, service, namespace) {
+            Some(_) if matches!(transport, "_tcp" | "_udp") => Found::Branch,
+            _ => Found::Nothing,
+        },
+        [port, transport, service, namespace] => self::service(index, service, namespace)
+            .and_then(|service| self::port(service, port, transport))
+            .unwrap_or(Found::Nothing),
+        _ => Found::Nothing,
+    }
+}
+
+/// A service by a name that does not end in the domain.
+fn short<'a>(
+    index: &'a Index,
+    namespace: Option<&str>,
+    labels: &[&str],
+) -> Option<(&'a ObjectKey, &'a Service)> {
+    match *labels {
+        [service] => self::service(index, service, namespace?),
+        [service, namespace] => self::service(index, service, namespace),
+        _ => None,
+    }
+}
+
+fn service<'a>(
+    index: &'a Index,
+    name: &str,
+    namespace: &str,
+) -> Option<(&'a ObjectKey, &'a Service)> {
+    let services = &index.snapshot.services;
+    let (key, service) = services.get_key_value(&ObjectKey::new(namespace, name))?;
+    Some((key, service))
+}
+
+fn has_services(index: &Index, namespace: &str) -> bool {
+    let mut from = index
+        .snapshot
+        .services
+        .range(ObjectKey::new(namespace, "")..);
+    from.next()
+        .is_some_and(|(key, _)| key.namespace == namespace)
+}
+
+fn port<'a>(
+    (key, service): (&'a ObjectKey, &'a Service),
+    name: &str,
+    transport: &str,
+) -> Option<Found<'a>> {
+    let name = name.strip_prefix('_')?;
+    let is_udp = match transport {
+        "_tcp" => false,
+        "_udp" => true,
+        _ => return None,
+    };
+    let mut ports = service.spec.ports.iter();
+    let is_it = |port: &&Port| port.name == name && (port.protocol.transport() == UDP) == is_udp;
+    Some(Found::Port(key, service, ports.find(is_it)?))
+}
+
+fn address<'a>(index: &'a Index, name: &Name) -> Found<'a> {
+    let mut name = name.clone();
+    name.set_fqdn(true);
+    let Ok(network) = name.parse_arpa_name() else {
+        return Found::Elsewhere;
+    };
+    let is_whole = network.prefix_len() == network.max_prefix_len();
+    match index.service_at(network.addr()) {
+        Some(key) if is_whole => Found::Address(key),
+        _ => Found::Elsewhere,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,242 @@
+//! Decides about a question: answered from the registry, from memory, or by the resolver that the workload meant.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hickory_proto::op::ResponseCode;
+use mesh_common::conn::{Conn, Direction};
+use mesh_common::service::{TCP, UDP};
+use mesh_common::verdict::{Reason, Verdict};
+use rand::seq::IndexedRandom as _;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::Config;
+use super::cache::{Cache, Key};
+use super::index::{Index, Latest};
+use super::listener::MAX_MESSAGE;
+use super::message::{Question, encode, failure};
+use super::metrics::{Metrics, Outcome, Transport};
+use super::names::{Found, find};
+use super::upstream::Upstream;
+use crate::net::clock;
+use crate::net::conn::{ConnTable, QueryTable};
+use crate::net::netns::Netns;
+use crate::state::Store;
+use crate::state::object::ObjectKey;
+
+/// Answers questions of every workload.
+pub(super) struct Resolver {
+    config: Config,
+    latest: Latest,
+    pub(super) conns: Arc<dyn ConnTable>,
+    pub(super) queries: Arc<dyn QueryTable>,
+    pub(super) metrics: Metrics,
+    cache: Mutex<Cache>,
+}
+
+/// A network namespace in which the agent answers.
+#[derive(Debug)]
+pub(super) struct Realm {
+    pub(super) netns: Arc<Netns>,
+    /// Questions that may be under way at a resolver.
+    pub(super) permits: Arc<Semaphore>,
+    /// TCP connections that may be open.
+    pub(super) streams: Arc<Semaphore>,
+}
+
+/// Who asks whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// The resolver that the workload meant.
+    pub(super) resolver: SocketAddr,
+    /// Number of the workload.
+    pub(super) workload: u32,
+    /// What the kernel knows of the caller.
+    pub(super) conn: Conn,
+    pub(super) transport: Transport,
+}
+
+impl Asked {
+    /// What an accepted connection is for; nothing, where the kernel has not sent it here.
+    pub(super) fn over_tcp(conn: &Conn) -> Option<Self> {
+        let is_for_us = conn.verdict == Verdict::Proxy as u8 && conn.reason == Reason::Dns as u8;
+        is_for_us.then(|| Self {
+            resolver: conn.original.into(),
+            workload: conn.workload,
+            conn: *conn,
+            transport: Transport::Tcp,
+        })
+    }
+
+    fn limit(&self, question: &Question) -> usize {
+        match self.transport {
+            Transport::Udp => question.max_payload(),
+            Transport::Tcp => MAX_MESSAGE,
+        }
+    }
+}
+
+impl Resolver {
+    pub(super) fn new(
+        config: Config,
+        store: Arc<Store>,
+        conns: Arc<dyn ConnTable>,
+        queries: Arc<dyn QueryTable>,
+        metrics: Metrics,
+    ) -> Self {
+        let cache = Cache::new(config.cache_entries, config.cache_ttl);
+        Self {
+            latest: Latest::new(store),
+            cache: Mutex::new(cache),
+            config,
+            conns,
+            queries,
+            metrics,
+        }
+    }
+
+    pub(super) fn realm(&self, netns: Arc<Netns>) -> Arc<Realm> {
+        let permits = || Arc::new(Semaphore::new(self.config.max_queries));
+        Arc::new(Realm {
+            netns,
+            permits: permits(),
+            streams: permits(),
+        })
+    }
+
+    /// Forgets what was asked in a network namespace.
+    pub(super) fn forget(&self, netns_cookie: u64) {
+        self.cache().forget(netns_cookie);
+    }
+
+    /// The answer, if nobody else has to be asked.
+    pub(super) fn answer_at_once(
+        &self,
+        realm: &Realm,
+        asked: &Asked,
+        bytes: &[u8],
+    ) -> Option<Vec<u8>> {
+        let question = Question::read(bytes)?;
+        let index = self.latest.load();
+        let namespace = index.namespace(asked.workload);
+        let found = find(&index, namespace, &question.query.name);
+        let (answer, outcome) = if matches!(found, Found::Elsewhere) {
+            let key = Key::of(realm.netns.cookie(), asked.resolver, &question)?;
+            let kept = self.cache().get(&key, clock::monotonic_ns())?;
+            (question.adopt(kept), Outcome::Cached)
+        } else {
+            let serial = u32::try_from(index.snapshot.revision & u64::from(u32::MAX));
+            let serial = serial.unwrap_or_default();
+            let answer = question.answer(&found, self.config.ttl, serial);
+            (answer, Outcome::Mesh)
+        };
+        let bytes = encode(&answer, asked.limit(&question))?;
+        self.metrics.count(asked.transport, outcome);
+        Some(bytes)
+    }
+
+    /// The answer of the resolver that the workload meant, or that the server failed.
+    pub(super) async fn forward(&self, realm: &Realm, asked: &Asked, bytes: &[u8]) -> Vec<u8> {
+        let began = clock::monotonic_ns();
+        let answer = match self.upstream(realm, asked) {
+            None => Err(io::Error::other("no endpoint of the service that resolves")),
+            Some(upstream) => match asked.transport {
+                Transport::Udp => upstream.datagram(bytes).await,
+                Transport::Tcp => upstream.stream(bytes).await,
+            },
+        };
+        let now = clock::monotonic_ns();
+        self.metrics.took(now.saturating_sub(began));
+        match answer {
+            Ok(answer) => {
+                let question = Question::read(bytes);
+                let key = question
+                    .and_then(|question| Key::of(realm.netns.cookie(), asked.resolver, &question));
+                if let Some(key) = key {
+                    let mut cache = self.cache();
+                    cache.keep(key, &answer, now);
+                    self.metrics
+                        .cached
+                        .set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
+                }
+                self.metrics.count(asked.transport, Outcome::Forwarded);
+                answer
+            }
+            Err(error) => {
+                debug!(%error, resolver = %asked.resolver, "a resolver does not answer");
+                self.refuse(asked, bytes, Outcome::Failed)
+            }
+        }
+    }
+
+    /// Tells the client that the server failed; nothing, where it sent no message at all.
+    pub(super) fn refuse(&self, asked: &Asked, bytes: &[u8], outcome: Outcome) -> Vec<u8> {
+        self.metrics.count(asked.transport, outcome);
+        failure(bytes, ResponseCode::ServFail).unwrap_or_default()
+    }
+
+    /// Where to ask; nowhere, if that is a service without endpoints.
+    fn upstream<'a>(&'a self, realm: &'a Realm, asked: &Asked) -> Option<Upstream<'a>> {
+        let index = self.latest.load();
+        let address = this_host(asked.resolver);
+        let address = match index.service_at(address.ip()) {
+            // The kernel does not balance what the agent sends.
+            Some(service) => endpoint(&index, service, address.port(), asked.transport)?,
+            None => address,
+        };
+        let conn = Conn {
+            original: address.into(),
+            verdict: 0,
+            reason: 0,
+            direction: Direction::Dialled as u8,
+            flags: Conn::OWN,
+            ..asked.conn
+        };
+        Some(Upstream {
+            netns: &realm.netns,
+            conns: self.conns.as_ref(),
+            address,
+            conn,
+            limit: self.config.timeout,
+        })
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client means that asks 0.0.0.0 or `::`.
+fn this_host(resolver: SocketAddr) -> SocketAddr {
+    let ip = match resolver.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, resolver.port())
+}
+
+/// Any endpoint of a service's port that takes new connections, of the port's family or another.
+fn endpoint(
+    index: &Index,
+    service: &ObjectKey,
+    number: u16,
+    transport: Transport,
+) -> Option<SocketAddr> {
+    let transport = match transport {
+        Transport::Udp => UDP,
+        Transport::Tcp => TCP,
+    };
+    let snapshot = &index.snapshot;
+    let mut ports = snapshot.services.get(service)?.spec.ports.iter();
+    let port = ports.find(|it| it.port == number && it.protocol.transport() == transport)?;
+    let endpoints: Vec<SocketAddr> = snapshot
+        .endpoints_of(service)
+        .map(|endpoint| &endpoint.spec)
+        .filter(|spec| !spec.draining && spec.weight > 0)
+        .map(|spec| SocketAddr::new(spec.address.to_canonical(), spec.port_of(port)))
+        .collect();
+    endpoints.choose(&mut rand::rng()).copied()
+}
