@@ -14,6 +14,8 @@ pub mod ebpf;
 pub mod proxy;
 pub mod registry;
 
+pub mod probe;
+
 pub mod traffic;
 
 pub mod state;

@@ -23,6 +23,7 @@ pub mod persist;
 pub mod policy;
 pub mod reference;
 pub mod reference_grant;
+pub mod registration;
 pub mod report;
 pub mod resource;
 pub mod route;

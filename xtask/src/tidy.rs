@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["command"],
     &["config"],
     &["api", "dns", "ebpf", "proxy", "registry"],
+    &["probe"],
     &["traffic"],
     &["state"],
     &["drain", "metrics", "net", "telemetry"],
@@ -26,8 +27,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["config"]),
     ("clap_complete", &["config"]),
     ("hickory_proto", &["dns"]),
-    ("hyper", &["api", "command", "proxy", "registry"]),
-    ("hyper_util", &["api", "command", "proxy", "registry"]),
+    ("hyper", &["api", "command", "probe", "proxy", "registry"]),
+    (
+        "hyper_util",
+        &["api", "command", "probe", "proxy", "registry"],
+    ),
     ("prometheus_client", &["metrics"]),
     ("rustls", &["registry"]),
 ];

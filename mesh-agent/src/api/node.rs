@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::state::Refusal;
+use crate::state::endpoint::HealthStatus;
 use crate::state::graph::Graph;
 use crate::state::object::ObjectKey;
 use crate::state::report::{
@@ -46,6 +48,14 @@ pub trait Node: Send + Sync + 'static {
 
     /// Changes what is logged, for example `debug` or `info,mesh_agent::proxy=trace`.
     fn set_log_level(&self, level: &str) -> Result<(), NodeError>;
+
+    /// An endpoint says how it is, by one of its checks that has a TTL. There is such a check.
+    fn beat(
+        &self,
+        check: &(ObjectKey, String),
+        status: HealthStatus,
+        output: String,
+    ) -> Result<(), Refusal>;
 
     /// Starts to drain, and returns at once.
     fn drain(&self);

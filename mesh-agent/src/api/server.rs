@@ -25,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, Guard, Local, Token, TokenError};
 use super::node::Node;
-use super::{Config, Context};
+use super::{Config, Context, Scope};
 use crate::state::{Store, Writer};
 
 /// Connections of the API at a time; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
+/// Connections of one workload in its own network namespace at a time; more wait in the backlog.
+const MAX_ACCESS: usize = 256;
 /// Connections of scrapers and probes at a time.
 const MAX_PROBES: usize = 64;
 /// How long a client may take to send the head of a request, and may stay idle between two.
@@ -84,9 +86,7 @@ pub struct Server {
     metrics: Option<TcpListener>,
     config: Config,
     guard: Guard,
-    store: Arc<Store>,
-    writer: Writer,
-    node: Arc<dyn Node>,
+    context: Context,
 }
 
 impl Server {
@@ -120,22 +120,24 @@ impl Server {
             }
             None => None,
         };
+        let context = Context::new(store, node, config.consul.clone());
         Ok(Self {
             api,
             unix,
             metrics,
             config,
             guard,
-            writer: Writer::local(Arc::clone(&store)),
-            store,
-            node,
+            context,
         })
     }
 
     /// Makes changes by way of `writer`, and not in the store alone.
     #[must_use]
     pub fn with_writer(self, writer: Writer) -> Self {
-        Self { writer, ..self }
+        Self {
+            context: self.context.with_writer(writer),
+            ..self
+        }
     }
 
     /// Where the API listens.
@@ -151,12 +153,25 @@ impl Server {
         listener.local_addr().ok().or(self.config.metrics)
     }
 
+    /// What serves workloads in their own network namespaces.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access {
+            context: self.context.clone(),
+        }
+    }
+
     /// Serves until `stop`; requests under way may finish, watchers end.
     pub async fn run(self, stop: CancellationToken) {
-        let context = Context::new(self.store, self.node, stop.clone()).with_writer(self.writer);
+        let context = self.context;
         let router = super::router(context.clone());
         let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut loops = JoinSet::new();
+        let (asked, all) = (stop.clone(), context.stop.clone());
+        loops.spawn(async move {
+            asked.cancelled().await;
+            all.cancel();
+        });
         loops.spawn(serve(
             self.api,
             guard::around(router.clone(), self.guard),
@@ -184,6 +199,31 @@ impl Server {
         {
             tracing::debug!(%error, path = %path.display(), "socket was gone already");
         }
+    }
+}
+
+/// Serves workloads in their own network namespaces: the paths of Consul, for what is theirs.
+#[derive(Clone)]
+pub struct Access {
+    context: Context,
+}
+
+impl Access {
+    /// Serves what comes in on a listener until `stop` or the end of the API.
+    pub async fn serve(
+        &self,
+        listener: std::net::TcpListener,
+        scope: Scope,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let router = super::pod_router(self.context.clone(), scope);
+        let router = guard::around(router, Guard::default());
+        let all = &self.context.stop;
+        let limit = Arc::new(Semaphore::new(MAX_ACCESS));
+        let served = serve(listener, router, limit, stop);
+        all.run_until_cancelled(served).await;
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ use crate::registry::edges::Edges;
 use crate::state::change::NoticeKind;
 use crate::state::{Manifest, Notice};
 
+use super::access;
 use super::node::Node;
 use super::parts::Parts;
 
@@ -35,6 +36,7 @@ pub(super) async fn spawn(
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
     let server = server.with_writer(parts.sources.writer.clone());
+    tasks.spawn(access::run(Arc::clone(parts), server.access()));
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -46,6 +48,7 @@ pub(super) async fn spawn(
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
     parts.sources.spawn(tasks);
+    tasks.spawn(run_checks(Arc::clone(parts)));
     Ok(())
 }
 
@@ -66,6 +69,12 @@ async fn beat(parts: Arc<Parts>) -> Result<()> {
 /// Asks endpoints whether they are well.
 async fn check_health(parts: Arc<Parts>) -> Result<()> {
     parts.proxy.check_health(&parts.node.store).await;
+    Ok(())
+}
+
+/// Runs the checks of registrations.
+async fn run_checks(parts: Arc<Parts>) -> Result<()> {
+    parts.checks.run().await;
     Ok(())
 }
 

@@ -27,15 +27,17 @@ use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
 use crate::registry::Board;
+use crate::registry::checks::heartbeat::Heartbeats;
 use crate::registry::edges::Edges;
 use crate::registry::etcd::Etcd;
-use crate::state::Store;
+use crate::state::endpoint::HealthStatus;
 use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
     RequestQuestion, Status, Transport,
 };
+use crate::state::{Refusal, Store};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
@@ -46,6 +48,8 @@ pub(super) struct Node {
     pub(super) store: Arc<Store>,
     pub(super) datapath: Arc<Datapath>,
     pub(super) proxy: Arc<Proxy>,
+    /// Where endpoints say how they are.
+    pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) telemetry: Telemetry,
     pub(super) registry: Registry,
     pub(super) standing: Arc<ArcSwap<Standing>>,
@@ -309,6 +313,15 @@ impl api::Node for Node {
                 field: "level".to_owned(),
                 message: super::describe(&error),
             })
+    }
+
+    fn beat(
+        &self,
+        check: &(ObjectKey, String),
+        status: HealthStatus,
+        output: String,
+    ) -> Result<(), Refusal> {
+        self.heartbeats.beat(check, status, output)
     }
 
     fn drain(&self) {

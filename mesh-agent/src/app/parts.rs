@@ -24,13 +24,18 @@ use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
+use crate::registry::checks;
+use crate::registry::checks::Checks;
 use crate::state;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
 use crate::state::store::Start;
-use crate::state::{Snapshot, Store};
+use crate::state::{Snapshot, Store, Writer};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
+use super::facts;
 use super::node::{Node, Progress};
 use super::observed;
 use super::programmed::Programmed;
@@ -48,6 +53,8 @@ pub(super) struct Parts {
     pub(super) access_log: AccessLog,
     /// Where objects come from.
     pub(super) sources: Sources,
+    /// The checks of registrations.
+    pub(super) checks: Checks,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -73,14 +80,8 @@ impl Parts {
             datapath.tables(),
             ebpf::metrics::register(&mut registry, source),
         )?;
-        let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(&datapath);
         let config = proxy_config(settings, access_log.clone());
-        let proxy = Arc::new(Proxy::start(
-            config,
-            Arc::clone(&store),
-            conns,
-            &mut registry,
-        )?);
+        let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
         let edges = observed::register(&mut registry, &store, &proxy);
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
@@ -94,7 +95,16 @@ impl Parts {
         );
         let programmed = Programmed::new(Arc::clone(&store));
         let progress = progress(settings, &store, &enrolment);
+        let checks = Checks::new(
+            checks_config(
+                settings,
+                (&store, &datapath, &proxy, &host),
+                &sources.writer,
+            ),
+            &mut registry,
+        );
         let node = Arc::new(Node {
+            heartbeats: checks.heartbeats(),
             store,
             datapath,
             proxy: Arc::clone(&proxy),
@@ -117,6 +127,7 @@ impl Parts {
             api: api_config(settings),
             access_log,
             sources,
+            checks,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -238,6 +249,50 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     Ok(Arc::new(store))
 }
 
+fn start_proxy(
+    config: proxy::Config,
+    (store, datapath): (&Arc<Store>, &Arc<Datapath>),
+    registry: &mut Registry,
+) -> Result<Arc<Proxy>> {
+    let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let proxy = Proxy::start(config, Arc::clone(store), conns, registry)?;
+    Ok(Arc::new(proxy))
+}
+
+/// What checks of registrations are run with, of the parts that are there.
+fn checks_config(
+    settings: &Settings,
+    (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
+    writer: &Writer,
+) -> checks::Config {
+    let (writer, judge) = (writer.clone(), writer.clone());
+    let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
+    let is_busy = move |endpoint: &ObjectKey| {
+        let snapshot = reader.snapshot();
+        let first = Subject::Endpoint(endpoint.clone(), String::new());
+        let ports = snapshot.ids.ports_of(&first).into_iter();
+        let mut numbers = ports.map(|port| {
+            snapshot
+                .ids
+                .number(&Subject::Endpoint(endpoint.clone(), port))
+        });
+        let open = &datapath.tables().open;
+        // What cannot be read holds nobody up.
+        let is_open = |number| matches!(open.get(&number), Ok(Some(count)) if count > 0);
+        numbers.any(|number| proxy.is_busy(number) || is_open(number))
+    };
+    checks::Config {
+        store: Arc::clone(store),
+        write: Arc::new(move |change| writer.apply_blocking(change)),
+        is_ours: Arc::new(move |metadata| judge.is_responsible(metadata)),
+        table,
+        host: Arc::clone(host),
+        node: settings.locality.node.clone(),
+        busy: Arc::new(is_busy),
+    }
+}
+
 fn datapath_config(settings: &Settings) -> ebpf::Config {
     ebpf::Config {
         cgroup: settings.cgroup.clone(),
@@ -248,6 +303,7 @@ fn datapath_config(settings: &Settings) -> ebpf::Config {
 
 fn api_config(settings: &Settings) -> api::Config {
     api::Config {
+        consul: facts::of(&settings.locality),
         listen: settings.api,
         unix: settings.unix_socket.clone(),
         metrics: Some(settings.metrics),

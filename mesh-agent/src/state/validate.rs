@@ -137,6 +137,9 @@ fn endpoint(spec: &EndpointSpec, snapshot: &Snapshot) -> Result<(), Refusal> {
         name::label(&field, port_name)?;
         not_zero(&field, *port)?;
     }
+    if let Some(port) = spec.port {
+        not_zero("spec.port", port)?;
+    }
     life::endpoint(spec)?;
     spec.locality.as_ref().map_or(Ok(()), locality)
 }
@@ -169,6 +172,12 @@ fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
         }
     };
     path(field, wanted)?;
+    if spec.registry_access && spec.netns.is_none() {
+        return Err(Refusal::invalid(
+            "spec.registryAccess",
+            "a workload that is found by its cgroup reaches the agent's own listener",
+        ));
+    }
     let others = || snapshot.workloads.iter().filter(|(other, _)| *other != key);
     if let Some((owner, _)) =
         others().find(|(_, it)| it.spec.netns == spec.netns && it.spec.cgroup == spec.cgroup)

@@ -64,6 +64,7 @@ impl Plan {
             fail_mode: self.fail_mode,
             acceleration: self.acceleration,
             egress: Egress::default(),
+            registry_access: false,
         };
         self.object(
             Kind::Workload,
