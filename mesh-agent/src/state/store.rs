@@ -164,8 +164,8 @@ impl Store {
         applied.pop().unwrap_or(Ok(Applied::Unchanged))
     }
 
-    /// Makes many changes in one write to the disk; each is made or refused alone, in this order. Where the disk refuses,
-    /// so is every one.
+    /// Makes many changes, each made or refused alone, in this order. All of them cost one copy of what they touch, one write
+    /// to the disk and one new view. Where the disk refuses, so is every one.
     pub fn apply_all(
         &self,
         changes: impl IntoIterator<Item = (Origin, Change)>,
@@ -177,7 +177,8 @@ impl Store {
             results.push(self.draft(&mut draft, &origin, change));
         }
         if let Err(refusal) = self.finish(&mut writer, draft) {
-            results.fill(Err(refusal));
+            let made = results.iter_mut().filter(|it| it.is_ok());
+            made.for_each(|it| *it = Err(refusal.clone()));
         }
         results
     }
@@ -206,32 +207,6 @@ impl Store {
         }
         self.publish(writer, draft);
         Ok(())
-    }
-
-    /// Makes many changes in one write: each on its own, so that one that is refused hurts no other, but all of them
-    /// cost one copy of what they touch, one write to the disk and one new view. That is refused as a whole where the
-    /// disk refuses.
-    pub fn apply_all(&self, changes: Vec<Change>) -> Vec<Result<Applied, Refusal>> {
-        let mut writer = self.lock();
-        let now = format!("{:.0}", (self.clock)());
-        let mut draft = Draft::new(&self.snapshot(), now);
-        let changes = changes.into_iter();
-        let results: Vec<_> = changes.map(|it| self.draft(&mut draft, it)).collect();
-        if draft.notices.is_empty() {
-            return results;
-        }
-        if let Some(disk) = &mut writer.disk
-            && let Err(error) = disk.commit(&draft)
-        {
-            let refusal = Refusal::Storage(error.to_string());
-            let refused = results.into_iter().map(|it| match it {
-                Ok(_) => Err(refusal.clone()),
-                refused => refused,
-            });
-            return refused.collect();
-        }
-        self.publish(&mut writer, draft);
-        results
     }
 
     fn publish(&self, writer: &mut Writer, draft: Draft) {

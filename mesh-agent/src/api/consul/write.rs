@@ -43,8 +43,7 @@ impl Writer {
     }
 
     fn apply(&self, change: Change) -> Result<(), Failure> {
-        self.context.writer.apply_blocking(change)?;
-        Ok(())
+        Ok(self.context.writer.apply_blocking(change).map(drop)?)
     }
 
     /// The endpoint with an id on this node, if the caller may change it.
