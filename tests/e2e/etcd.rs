@@ -274,6 +274,64 @@ fn die(three: &Three) {
 }
 
 #[test]
+fn instance_that_speaks_consul_on_one_node_is_found_on_another() {
+    let Some(three) = Three::start("5s") else {
+        return;
+    };
+    let ask = |index: usize, method: &str, path: &str, body: &Value| {
+        let answer = three.nodes[index].api().call(method, path, body);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
+        answer
+    };
+    let instance = json!({
+        "Name": "shop",
+        "ID": "shop-1",
+        "Address": three.servers[0].v4(),
+        "Port": 8_080,
+        "Check": {"TTL": "1m"},
+    });
+    ask(0, "PUT", "/v1/agent/service/register", &instance);
+    let passing = || {
+        let path = "/v1/health/service/shop?passing";
+        let found = ask(1, "GET", path, &Value::Null).json();
+        found.as_array().map_or(0, Vec::len)
+    };
+    assert_eventually!(three.endpoints(1) == ["shop-1"]);
+    assert_eq!(passing(), 0, "it has not said how it is");
+    ask(
+        0,
+        "PUT",
+        "/v1/agent/check/pass/service:shop-1",
+        &Value::Null,
+    );
+    assert_eventually!(passing() == 1);
+
+    let service = three.nodes[1]
+        .api()
+        .get("/api/v1/namespaces/default/services/shop");
+    let address = service["status"]["addresses"][0].as_str().unwrap();
+    let url = format!("http://{address}:8080/");
+    assert_eventually!(
+        three.clients[1]
+            .try_get(&url)
+            .is_ok_and(|it| it.header("x-server") == "red")
+    );
+
+    ask(
+        0,
+        "PUT",
+        "/v1/agent/service/deregister/shop-1",
+        &Value::Null,
+    );
+    assert_eventually!(three.endpoints(1).is_empty());
+    let gone = || {
+        let path = "/api/v1/namespaces/default/services/shop";
+        three.nodes[2].api().call("GET", path, &Value::Null).status == 404
+    };
+    assert_eventually!(gone());
+}
+
+#[test]
 fn registry_asks_for_a_password_or_a_certificate_and_the_agent_has_both() {
     let Some(fleet) = Fleet::start(false) else {
         return;
