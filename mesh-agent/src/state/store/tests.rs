@@ -6,6 +6,8 @@ mod life;
 mod random;
 mod source;
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::*;
