@@ -38,8 +38,8 @@ pub use server::{Access, BindError, Server};
 
 use consul::Consul;
 
-use crate::state::Store;
 use crate::state::decode::LATER_KINDS;
+use crate::state::{Store, Writer};
 
 /// Settings of the API.
 #[derive(Clone, Debug)]
@@ -65,6 +65,7 @@ const MAX_WATCHERS: usize = 256;
 #[derive(Clone)]
 struct Context {
     store: Arc<Store>,
+    writer: Writer,
     node: Arc<dyn Node>,
     watchers: Arc<Semaphore>,
     consul: Arc<Consul>,
@@ -74,12 +75,17 @@ struct Context {
 impl Context {
     fn new(store: Arc<Store>, node: Arc<dyn Node>, consul: ConsulConfig) -> Self {
         Self {
+            writer: Writer::local(Arc::clone(&store)),
             store,
             node,
             consul: Arc::new(Consul::new(consul)),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             stop: CancellationToken::new(),
         }
+    }
+
+    fn with_writer(self, writer: Writer) -> Self {
+        Self { writer, ..self }
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::registry::etcd::Address;
 use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
@@ -87,6 +88,22 @@ pub struct Settings {
     /// forget at every start.
     #[serde(skip)]
     pub reset: bool,
+    /// The registry that several nodes share. Default: none, this node keeps its own. Printed without the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Address>,
+    /// File with the certificates of the authorities that its members are signed by. Needed for `etcds://`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_ca: Option<PathBuf>,
+    /// File with this node's certificate, for members that ask for one. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_cert: Option<PathBuf>,
+    /// File with the key of that certificate. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_key: Option<PathBuf>,
+    /// How long endpoints that were registered on this node outlive its agent there. Default: 15 s. Too short takes them
+    /// away when etcd or the network pauses; too long leaves those of a dead node to be found.
+    #[serde(serialize_with = "span::serialize")]
+    pub registry_ttl: Duration,
     /// Whether a registry that is damaged or gone is made anew from its last export. One that can be read is kept. A flag
     /// only.
     #[serde(skip)]

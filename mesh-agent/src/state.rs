@@ -36,6 +36,7 @@ pub mod traffic_policy;
 pub mod validate;
 pub mod virtual_address;
 pub mod workload;
+pub mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -44,6 +45,7 @@ pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
 pub use source::{Origin, Source};
 pub use store::Store;
+pub use writer::Writer;
 
 use endpoint::Endpoint;
 use grpc_route::GrpcRoute;

@@ -122,8 +122,9 @@ fn objects_are_applied_listed_and_deleted() {
     let output = ask(&fake, &["services"]);
     assert!(
         stdout(&output).contains("shop       web"),
-        "{}",
-        stdout(&output)
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
     );
     let output = ask(&fake, &["services", "web", "-n", "shop", "-o", "yaml"]);
     assert!(

@@ -19,6 +19,7 @@ mod command;
 mod connect;
 mod consul;
 mod dns;
+mod etcd;
 mod exec;
 mod explain;
 mod graph;

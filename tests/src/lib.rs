@@ -42,6 +42,7 @@ mod client;
 pub mod clients;
 mod datagram;
 pub mod eventually;
+pub mod fleet;
 pub mod helper;
 mod hold;
 mod http_client;

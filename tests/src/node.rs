@@ -65,6 +65,20 @@ impl Node {
         requirements::met(false).then(Self::make)
     }
 
+    /// The same, for agents with more flags that are started later.
+    #[must_use]
+    #[track_caller]
+    pub fn without_agent_yet(flags: &[&str]) -> Option<Self> {
+        let mut node = requirements::met(true).then(Self::make)?;
+        node.flags.more = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Some(node)
+    }
+
+    /// Leaves the first addresses of pods to other nodes.
+    pub fn skip_pods(&self, count: u32) {
+        self.pods.fetch_add(count, Ordering::Relaxed);
+    }
+
     #[track_caller]
     fn make() -> Self {
         static NODES: AtomicU32 = AtomicU32::new(0);

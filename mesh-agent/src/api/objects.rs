@@ -157,13 +157,12 @@ async fn delete(
 
 /// Says what would come of a change.
 async fn judge(context: Context, change: Change) -> Result<Response, Problem> {
-    let applied = tokio::task::spawn_blocking(move || context.store.rehearse(change)).await??;
+    let applied = tokio::task::spawn_blocking(move || context.writer.rehearse(change)).await??;
     Ok(told(applied))
 }
 
 async fn apply(context: Context, change: Change) -> Result<Response, Problem> {
-    let applied = tokio::task::spawn_blocking(move || context.store.apply(change)).await??;
-    Ok(told(applied))
+    Ok(told(context.writer.apply(change).await?))
 }
 
 fn told(applied: Applied) -> Response {

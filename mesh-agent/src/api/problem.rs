@@ -104,6 +104,11 @@ impl From<Refusal> for Problem {
             Refusal::NotFound { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "NotFound", refusal.to_string())
             }
+            Refusal::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "RegistryUnavailable",
+                refusal.to_string(),
+            ),
             Refusal::Storage(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "StorageFailed",

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{self, Guard, Local, Token, TokenError};
 use super::node::Node;
 use super::{Config, Context, Scope};
-use crate::state::Store;
+use crate::state::{Store, Writer};
 
 /// Connections of the API at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 4096;
@@ -129,6 +129,15 @@ impl Server {
             guard,
             context,
         })
+    }
+
+    /// Makes changes by way of `writer`, and not in the store alone.
+    #[must_use]
+    pub fn with_writer(self, writer: Writer) -> Self {
+        Self {
+            context: self.context.with_writer(writer),
+            ..self
+        }
     }
 
     /// Where the API listens.

@@ -36,6 +36,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    let server = server.with_writer(parts.sources.writer.clone());
     tasks.spawn(access::run(Arc::clone(parts), server.access()));
     let stop = stop.clone();
     tasks.spawn(async move {

@@ -29,6 +29,7 @@ use crate::proxy::Proxy;
 use crate::registry::Board;
 use crate::registry::checks::heartbeat::Heartbeats;
 use crate::registry::edges::Edges;
+use crate::registry::etcd::Etcd;
 use crate::state::endpoint::HealthStatus;
 use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
@@ -60,6 +61,8 @@ pub(super) struct Node {
     pub(super) progress: Progress,
     /// Who was seen to connect to whom.
     pub(super) edges: Edges,
+    /// The registry that several nodes share.
+    pub(super) etcd: Option<Arc<Etcd>>,
     /// How the sources of objects are.
     pub(super) board: Board,
     /// Stale connections that were reset.
@@ -151,6 +154,13 @@ impl Node {
         namespaces.into_values().collect()
     }
 
+    /// What readiness waits for.
+    fn pending_parts(&self) -> Vec<String> {
+        let mut pending = self.progress.pending();
+        pending.extend(self.etcd.as_ref().and_then(|it| it.pending()));
+        pending
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of(self.store.snapshot())
     }
@@ -166,7 +176,7 @@ impl Node {
 
 impl api::Node for Node {
     fn status(&self) -> Status {
-        let pending = self.progress.pending();
+        let pending = self.pending_parts();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: pending.is_empty(),
@@ -187,6 +197,7 @@ impl api::Node for Node {
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
+            registry: self.etcd.as_ref().map(|it| it.report()),
             sources: self.board.read(),
         }
     }
@@ -318,7 +329,7 @@ impl api::Node for Node {
     }
 
     fn pending(&self) -> Vec<String> {
-        self.progress.pending()
+        self.pending_parts()
     }
 
     fn metrics(&self) -> String {

@@ -33,7 +33,7 @@ use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
 use crate::state::store::Start;
-use crate::state::{Snapshot, Store};
+use crate::state::{Snapshot, Store, Writer};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
@@ -100,7 +100,11 @@ impl Parts {
         let programmed = Programmed::new(Arc::clone(&store));
         let progress = progress(settings, &store, &enrolment);
         let checks = Checks::new(
-            checks_config(settings, (&store, &datapath, &proxy, &host)),
+            checks_config(
+                settings,
+                (&store, &datapath, &proxy, &host),
+                &sources.writer,
+            ),
             &mut registry,
         );
         let node = Arc::new(Node {
@@ -117,6 +121,7 @@ impl Parts {
             hooked,
             progress,
             edges,
+            etcd: sources.etcd.clone(),
             board: sources.board.clone(),
             resets,
         });
@@ -188,6 +193,15 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     (registry, resets)
 }
 
+/// The start: blocked where the registry is lost.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+    let progress = Progress::new();
+    if store.is_new() && enrolment.is_kernel_populated() {
+        progress.block(registry_is_lost(settings));
+    }
+    progress
+}
+
 /// Every runtime, with its name.
 fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, Handle)> {
     let mut runtimes = proxy.runtimes();
@@ -220,15 +234,6 @@ fn start_dns(
     );
     let dns = dns.context("cannot start the resolver")?;
     Ok(Some(Arc::new(dns)))
-}
-
-/// The start: blocked where the registry is lost.
-fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
-    let progress = Progress::new();
-    if store.is_new() && enrolment.is_kernel_populated() {
-        progress.block(registry_is_lost(settings));
-    }
-    progress
 }
 
 /// Why nothing is mirrored from a registry that was not there.
@@ -275,8 +280,9 @@ fn start_proxy(
 fn checks_config(
     settings: &Settings,
     (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
+    writer: &Writer,
 ) -> checks::Config {
-    let writer = Arc::clone(store);
+    let (writer, judge) = (writer.clone(), writer.clone());
     let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
     let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
     let is_busy = move |endpoint: &ObjectKey| {
@@ -295,7 +301,8 @@ fn checks_config(
     };
     checks::Config {
         store: Arc::clone(store),
-        write: Arc::new(move |change| writer.apply(change)),
+        write: Arc::new(move |change| writer.apply_blocking(change)),
+        is_ours: Arc::new(move |metadata| judge.is_responsible(metadata)),
         table,
         host: Arc::clone(host),
         node: settings.locality.node.clone(),

@@ -8,14 +8,19 @@ use tokio::task::JoinSet;
 
 use crate::config::Settings;
 use crate::metrics::Registry;
+use crate::registry::etcd::{self, Etcd, TlsFiles};
 use crate::registry::folder::Folder;
 use crate::registry::{Board, export, metrics};
-use crate::state::{Source, Store};
+use crate::state::{Source, Store, Writer};
 
 /// The sources that are configured.
 pub(super) struct Sources {
     /// How they are.
     pub(super) board: Board,
+    /// The registry that several nodes share.
+    pub(super) etcd: Option<Arc<Etcd>>,
+    /// The way of what the API is asked to change.
+    pub(super) writer: Writer,
     /// The folder of files, until it is followed.
     folder: Mutex<Option<Folder>>,
     store: Arc<Store>,
@@ -43,8 +48,11 @@ impl Sources {
                 Some(folder)
             }
         };
+        let (etcd, writer) = shared(settings, store, &board, registry)?;
         Ok(Self {
             board,
+            etcd,
+            writer,
             folder: Mutex::new(folder),
             store: Arc::clone(store),
             state_dir: settings.state_dir.clone(),
@@ -55,6 +63,12 @@ impl Sources {
     pub(super) fn spawn(&self, tasks: &mut JoinSet<Result<()>>) {
         let export = export::run(Arc::clone(&self.store), self.state_dir.clone());
         tasks.spawn(async move { export.await.context("the export has stopped") });
+        if let Some(etcd) = self.etcd.clone() {
+            tasks.spawn(async move {
+                let run = etcd.run().await;
+                run.context("the link to the shared registry has stopped")
+            });
+        }
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = folder.take() {
             tasks.spawn(async move {
@@ -63,6 +77,41 @@ impl Sources {
             });
         }
     }
+}
+
+/// The registry that several nodes share, and the way of changes to it.
+fn shared(
+    settings: &Settings,
+    store: &Arc<Store>,
+    board: &Board,
+    registry: &mut Registry,
+) -> Result<(Option<Arc<Etcd>>, Writer)> {
+    let Some(address) = &settings.registry else {
+        release(store, Source::Etcd)?;
+        return Ok((None, Writer::local(Arc::clone(store))));
+    };
+    let certificate = settings.registry_cert.clone();
+    let own = certificate.zip(settings.registry_key.clone());
+    let authorities = settings.registry_ca.clone();
+    let config = etcd::Config {
+        address: address.clone(),
+        tls: authorities.map(|authorities| TlsFiles { authorities, own }),
+        ttl: settings.registry_ttl,
+        node: node_name(settings)?,
+        state_dir: settings.state_dir.clone(),
+    };
+    let (etcd, writer) = Etcd::open(config, Arc::clone(store), board.clone(), registry)?;
+    Ok((Some(Arc::new(etcd)), writer))
+}
+
+/// The configured name of this node, or that of the machine.
+fn node_name(settings: &Settings) -> Result<String> {
+    if let Some(node) = &settings.locality.node {
+        return Ok(node.clone());
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.context("cannot read the name of this machine; give --node")?;
+    Ok(name.trim().to_owned())
 }
 
 fn release(store: &Store, source: Source) -> Result<()> {

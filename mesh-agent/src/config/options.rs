@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::span::Span;
+use crate::registry::etcd::Address;
 use crate::traffic::path;
 
 /// What the user said, nothing filled in. `Settings` says what each means.
@@ -88,6 +89,35 @@ pub struct Options {
     )]
     pub virtual_range: Option<Vec<IpNet>>,
 
+    /// Registry that several nodes share: `etcd://[USER:PASSWORD@]HOST[:PORT][,HOST..][/PREFIX]`, `etcds://` over TLS
+    #[arg(
+        long,
+        env = "MESH_REGISTRY",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub registry: Option<Address>,
+
+    /// Certificates of the authorities that members of an `etcds://` registry are signed by
+    #[arg(long, env = "MESH_REGISTRY_CA", value_name = "FILE")]
+    pub registry_ca: Option<PathBuf>,
+
+    /// Own certificate for an `etcds://` registry that asks for one
+    #[arg(long, env = "MESH_REGISTRY_CERT", value_name = "FILE")]
+    pub registry_cert: Option<PathBuf>,
+
+    /// Key of that certificate
+    #[arg(long, env = "MESH_REGISTRY_KEY", value_name = "FILE")]
+    pub registry_key: Option<PathBuf>,
+
+    /// How long endpoints of this node outlive its agent in the shared registry [default: 15s]
+    #[arg(long, env = "MESH_REGISTRY_TTL", value_name = "TIME")]
+    pub registry_ttl: Option<Span>,
+
+    /// Where objects come from beside the API.
+    #[command(flatten)]
+    pub sources: SourceOptions,
+
     /// Whether the agent answers questions for names of workloads that do not refuse [default: on]
     #[arg(long, env = "MESH_DNS", value_name = "SWITCH")]
     pub dns: Option<Switch>,
@@ -99,9 +129,6 @@ pub struct Options {
     /// Who is asked for the names of endpoints outside the mesh [default: /etc/resolv.conf]
     #[arg(long, env = "MESH_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// Where objects come from beside the API.
-    #[command(flatten)]
-    pub sources: SourceOptions,
 
     /// Where this node is.
     #[command(flatten)]
@@ -233,12 +260,17 @@ impl Options {
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
             stale_grace: self.stale_grace.or(below.stale_grace),
             virtual_range: self.virtual_range.or(below.virtual_range),
-            dns: self.dns.or(below.dns),
-            dns_ttl: self.dns_ttl.or(below.dns_ttl),
-            resolv_conf: self.resolv_conf.or(below.resolv_conf),
+            registry: self.registry.or(below.registry),
+            registry_ca: self.registry_ca.or(below.registry_ca),
+            registry_cert: self.registry_cert.or(below.registry_cert),
+            registry_key: self.registry_key.or(below.registry_key),
+            registry_ttl: self.registry_ttl.or(below.registry_ttl),
             sources: SourceOptions {
                 files: self.sources.files.or(below.sources.files),
             },
+            dns: self.dns.or(below.dns),
+            dns_ttl: self.dns_ttl.or(below.dns_ttl),
+            resolv_conf: self.resolv_conf.or(below.resolv_conf),
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

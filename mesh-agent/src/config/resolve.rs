@@ -43,6 +43,11 @@ pub(super) fn resolve(
             .resolv_conf
             .unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
         reset,
+        registry: options.registry,
+        registry_ca: options.registry_ca,
+        registry_cert: options.registry_cert,
+        registry_key: options.registry_key,
+        registry_ttl: or_default(options.registry_ttl, 15_000),
         restore: false,
         sources: Sources {
             files: options.sources.files,
@@ -149,6 +154,11 @@ mod tests {
             access_log: Some(Switch::Off),
             allowed_host: Some(vec!["mesh.example".to_owned()]),
             drain_timeout: Some(Span(Duration::from_millis(1500))),
+            registry: Some(
+                "etcd://10.0.0.1,10.0.0.2:80/fleet"
+                    .parse()
+                    .expect("an address"),
+            ),
             locality: LocalityOptions {
                 zone: Some("eu-1a".to_owned()),
                 ..LocalityOptions::default()

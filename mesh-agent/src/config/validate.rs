@@ -67,6 +67,7 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
             refuse(key, format!("use 1 to {MAX_LOCALITY} bytes"));
         }
     }
+    check_registry(settings, &mut refuse);
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems
@@ -93,6 +94,33 @@ fn check_listeners(settings: &Settings, refuse: &mut impl FnMut(&'static str, St
         if host.is_empty() || !host.chars().all(is_host) {
             refuse("allowedHost", format!("{host:?} is no host name"));
         }
+    }
+}
+
+fn check_registry(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    let is_tls = settings.registry.as_ref().is_some_and(|it| it.is_tls);
+    if is_tls && settings.registry_ca.is_none() {
+        let message =
+            "etcds:// needs the certificates of the authorities that its members are signed by";
+        refuse("registryCa", message.to_owned());
+    }
+    for (key, path) in [
+        ("registryCa", &settings.registry_ca),
+        ("registryCert", &settings.registry_cert),
+        ("registryKey", &settings.registry_key),
+    ] {
+        if path.is_some() && !is_tls {
+            refuse(key, "is for a registry at etcds:// only".to_owned());
+        }
+    }
+    if settings.registry_cert.is_some() != settings.registry_key.is_some() {
+        refuse(
+            "registryKey",
+            "a certificate and its key go together".to_owned(),
+        );
+    }
+    if !REGISTRY_TTL.contains(&settings.registry_ttl) {
+        refuse("registryTtl", "use 2s to 1h".to_owned());
     }
 }
 
@@ -197,5 +225,8 @@ const MIN_TOKEN: usize = 16;
 const MAX_WORKERS: usize = 1024;
 const MAX_DNS_TTL: Duration = Duration::from_hours(1);
 const MAX_DRAIN: Duration = Duration::from_hours(1);
+/// etcd makes no lease shorter than its own elections allow: 2 s as it is configured by default.
+const REGISTRY_TTL: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_hours(1);
 /// Sixteen addresses.
 const MIN_HOST_BITS: u8 = 4;

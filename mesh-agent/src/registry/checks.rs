@@ -29,7 +29,7 @@ use crate::net::netns::Netns;
 use crate::state::Change;
 use crate::state::Store;
 use crate::state::endpoint::{Endpoint, HealthStatus, Lifecycle};
-use crate::state::object::ObjectKey;
+use crate::state::object::{Metadata, ObjectKey};
 use crate::state::{Applied, Manifest, Notice, Refusal};
 use crate::traffic::health::streak::Streak;
 
@@ -37,6 +37,8 @@ use crate::traffic::health::streak::Streak;
 pub type CheckId = (ObjectKey, String);
 /// Where changes go.
 pub type Write = Arc<dyn Fn(Change) -> Result<Applied, Refusal> + Send + Sync>;
+/// Whether this node answers for the object with that metadata.
+pub type Ours = Arc<dyn Fn(&Metadata) -> bool + Send + Sync>;
 /// Whether connections or requests of this node are under way at an endpoint. May block for a short while.
 pub type Busy = Arc<dyn Fn(&ObjectKey) -> bool + Send + Sync>;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub store: Arc<Store>,
     /// Where changes go.
     pub write: Write,
+    /// Whether this node answers for an endpoint, where several share a registry.
+    pub is_ours: Ours,
     /// Where sockets of the agent are marked.
     pub table: Arc<dyn ConnTable>,
     /// The agent's own network namespace.
@@ -138,7 +142,8 @@ impl Checks {
             .locality
             .as_ref()
             .and_then(|it| it.node.as_ref());
-        node.is_none() || node == self.config.node.as_ref()
+        let is_here = node.is_none() || node == self.config.node.as_ref();
+        is_here && (self.config.is_ours)(&endpoint.metadata)
     }
 
     /// Takes up everything that is there.

@@ -77,6 +77,22 @@ impl Manifest {
         }
     }
 
+    /// Its metadata, to be changed.
+    pub(crate) fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Service(object) => &mut Arc::make_mut(object).metadata,
+            Self::Endpoint(object) => &mut Arc::make_mut(object).metadata,
+            Self::Workload(object) => &mut Arc::make_mut(object).metadata,
+            Self::AuthorizationPolicy(object) => &mut Arc::make_mut(object).metadata,
+            Self::HttpRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::GrpcRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::TcpRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::TlsRoute(object) => &mut Arc::make_mut(object).metadata,
+            Self::ReferenceGrant(object) => &mut Arc::make_mut(object).metadata,
+            Self::TrafficPolicy(object) => &mut Arc::make_mut(object).metadata,
+        }
+    }
+
     /// What is so with it.
     #[must_use]
     pub fn conditions(&self) -> &[Condition] {
@@ -198,6 +214,9 @@ pub enum Refusal {
         /// Whose it is.
         owner: Source,
     },
+    /// The registry that several nodes share cannot be written now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The disk refuses; the view in memory is unchanged too.
     #[error("cannot store the change: {0}")]
     Storage(String),

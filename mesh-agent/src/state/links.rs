@@ -1,7 +1,8 @@
 //! Who refers to whom: from a service or route to the objects that name it, so that a change reaches them without a
 //! look at all others.
 //!
-//! References to other namespaces are here too, permitted or not: a grant may come and go.
+//! References to other namespaces are here too, permitted or not: a grant may come and go, and what services need is
+//! looked for everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

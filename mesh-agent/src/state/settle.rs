@@ -1,6 +1,6 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
-mod address;
+pub(super) mod addresses;
 mod dependencies;
 pub(super) mod life;
 mod reference_grant;
@@ -21,6 +21,7 @@ use super::policy::AuthorizationPolicy;
 use super::reference::Route;
 use super::resource::Resource;
 use super::service::Service;
+use super::source::Source;
 use super::store::Config;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
@@ -29,6 +30,11 @@ use super::{Refusal, Snapshot};
 
 /// The part of a write that depends on the kind.
 pub(super) trait Settle: Resource {
+    /// Takes over what a shared registry has settled for every node, and says whether that is new.
+    fn adopt(&mut self, _shared: &Self) -> bool {
+        false
+    }
+
     /// Fills in the status before the object is written.
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal>;
 
@@ -46,11 +52,23 @@ pub(super) trait Settle: Resource {
 }
 
 impl Settle for Service {
+    fn adopt(&mut self, shared: &Self) -> bool {
+        let theirs = &shared.status.addresses;
+        if theirs.is_empty() || *theirs == self.status.addresses {
+            return false;
+        }
+        self.status.addresses.clone_from(theirs);
+        true
+    }
+
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
-        self.status.addresses = if self.spec.is_virtual() && self.spec.addresses.is_empty() {
-            address::allotted(self, snapshot, config)?
-        } else {
+        self.status.addresses = if !self.spec.is_virtual() || !self.spec.addresses.is_empty() {
             self.spec.addresses.clone()
+        } else if self.metadata.source == Source::Etcd && !self.status.addresses.is_empty() {
+            // Settled for every node, and perhaps from ranges that only others have.
+            addresses::shared(self, snapshot)?
+        } else {
+            addresses::allotted(self, snapshot, config)?
         };
         life::judge_service(self, snapshot);
         dependencies::judge(self, snapshot);

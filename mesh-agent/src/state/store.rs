@@ -2,6 +2,8 @@
 
 mod intent;
 mod opening;
+mod preview;
+mod version;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,6 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
-use uuid::Uuid;
 
 use super::draft::Draft;
 use super::endpoint::Endpoint;
@@ -20,7 +21,7 @@ use super::object::{Condition, Kind, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
 use super::reference_grant::ReferenceGrant;
-use super::resource::{Resource, with_kind};
+use super::resource::with_kind;
 use super::service::Service;
 use super::settle::{Settle, life};
 use super::source::{self, Origin, Source};
@@ -30,6 +31,7 @@ use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
 use intent::{expect_version, has_same_intent, is_foreign, is_of};
+use version::{adopt_stamp, stamp};
 
 pub use super::persist::{ExportError, OpenError, Start};
 
@@ -175,9 +177,8 @@ impl Store {
             results.push(self.draft(&mut draft, &origin, change));
         }
         if let Err(refusal) = self.finish(&mut writer, draft) {
-            for result in results.iter_mut().filter(|it| it.is_ok()) {
-                *result = Err(refusal.clone());
-            }
+            let made = results.iter_mut().filter(|it| it.is_ok());
+            made.for_each(|it| *it = Err(refusal.clone()));
         }
         results
     }
@@ -189,12 +190,6 @@ impl Store {
         let count = source::release(&mut draft, source);
         self.finish(&mut writer, draft)?;
         Ok(count)
-    }
-
-    /// What would come of a change of the API. Nothing is written.
-    pub fn rehearse(&self, change: Change) -> Result<Applied, Refusal> {
-        let mut draft = self.begin();
-        self.draft(&mut draft, &Source::Api.into(), change)
     }
 
     fn begin(&self) -> Draft {
@@ -302,14 +297,20 @@ impl Store {
         if !is_foreign(current, wanted.metadata()) {
             expect_version(current, &wanted.metadata().resource_version)?;
         }
+        let is_shared = origin.source == Source::Etcd;
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
             && is_of(old.metadata(), origin)
+            && !(is_shared && R::clone(old).adopt(wanted))
         {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
         stamp(&mut new, old.as_deref(), &draft.now);
+        if is_shared {
+            new.adopt(wanted);
+            adopt_stamp(new.metadata_mut(), wanted.metadata());
+        }
         new.metadata_mut().source = origin.source;
         new.metadata_mut().origin.clone_from(&origin.place);
         let old_source = old.as_ref().map(|old| old.metadata().source);
@@ -328,29 +329,6 @@ impl Store {
         // A draft is published whole or not at all, so a panic in between has left nothing half done.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Takes over what the agent writes from the version before, or makes it.
-fn stamp<R: Resource>(new: &mut R, old: Option<&R>, now: &str) {
-    let (generation, uid, made) = if let Some(old) = old {
-        new.keep_status(old);
-        let metadata = old.metadata();
-        let changed = u64::from(!new.has_same_spec(old));
-        (
-            metadata.generation + changed,
-            metadata.uid.clone(),
-            metadata.creation_timestamp.clone(),
-        )
-    } else {
-        new.reset_status();
-        (1, Uuid::new_v4().to_string(), now.to_owned())
-    };
-    let metadata = new.metadata_mut();
-    metadata.generation = generation;
-    metadata.uid = uid;
-    metadata.created_at.clone_from(&made);
-    metadata.creation_timestamp = made;
-    now.clone_into(&mut metadata.updated_at);
 }
 
 fn delete<R: Settle>(draft: &mut Draft, key: &ObjectKey, wanted: &str) -> Result<Applied, Refusal> {

@@ -52,7 +52,7 @@ impl From<Refusal> for Failure {
             Refusal::Conflict { .. } | Refusal::Owned { .. } => StatusCode::CONFLICT,
             Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
             Refusal::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Storage(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())
     }

@@ -108,7 +108,7 @@ pub(super) fn delete(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Fai
 /// A service that was made for keys or endpoints and has none of either any more goes.
 fn sweep(writer: &Writer, service: &ObjectKey) -> Result<(), Failure> {
     let change = registration::follow(&writer.context.store.snapshot(), service, &[]);
-    match change.map(|change| writer.context.store.apply(change)) {
+    match change.map(|change| writer.context.writer.apply_blocking(change)) {
         None | Some(Ok(_) | Err(Refusal::Conflict { .. } | Refusal::NotFound { .. })) => Ok(()),
         Some(Err(refusal)) => Err(refusal.into()),
     }
@@ -117,7 +117,7 @@ fn sweep(writer: &Writer, service: &ObjectKey) -> Result<(), Failure> {
 /// Writes a service as it was read and changed; `false`: somebody else was faster.
 fn write(writer: &Writer, service: Service) -> Result<bool, Failure> {
     let change = Change::Put(Manifest::Service(service.into()));
-    match writer.context.store.apply(change) {
+    match writer.context.writer.apply_blocking(change) {
         Ok(_) => Ok(true),
         Err(Refusal::Conflict { .. }) => Ok(false),
         Err(refusal) => Err(refusal.into()),

@@ -43,8 +43,7 @@ impl Writer {
     }
 
     fn apply(&self, change: Change) -> Result<(), Failure> {
-        self.context.store.apply(change)?;
-        Ok(())
+        Ok(self.context.writer.apply_blocking(change).map(drop)?)
     }
 
     /// The endpoint with an id on this node, if the caller may change it.
@@ -107,7 +106,7 @@ impl Writer {
                 return Ok(());
             };
             // Somebody else was faster: what has to be done may be something else now.
-            match self.context.store.apply(change) {
+            match self.context.writer.apply_blocking(change) {
                 Ok(_) | Err(Refusal::Conflict { .. }) => {}
                 Err(Refusal::NotFound { .. }) => return Ok(()),
                 Err(refusal) => return Err(refusal.into()),
@@ -136,7 +135,7 @@ impl Writer {
             let mut endpoint = Endpoint::clone(&*self.endpoint(id)?);
             change(&mut endpoint)?;
             let put = Change::Put(Manifest::Endpoint(endpoint.into()));
-            match self.context.store.apply(put) {
+            match self.context.writer.apply_blocking(put) {
                 Ok(_) => return Ok(()),
                 Err(Refusal::Conflict { .. }) => {}
                 Err(refusal) => return Err(refusal.into()),

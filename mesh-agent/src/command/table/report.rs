@@ -5,7 +5,7 @@ use comfy_table::Cell;
 use super::{NONE, join, number, pairs, render, text, yes_no};
 use crate::state::report::{
     BpfReport, Connection, ConnectionList, CoverageList, EndpointExplanation, Explanation,
-    RequestExplanation, SourceReport, Status,
+    RegistryReport, RequestExplanation, SourceReport, Status,
 };
 
 pub(in crate::command) fn connections(list: &ConnectionList) -> String {
@@ -217,6 +217,13 @@ pub(in crate::command) fn status(status: &Status) -> String {
             status.proxied_connections.to_string(),
         ),
         ("Faults", join(faults)),
+        (
+            "Shared registry",
+            status
+                .registry
+                .as_ref()
+                .map_or_else(|| NONE.to_owned(), shared),
+        ),
     ]);
     if status.sources.is_empty() {
         return shown;
@@ -246,6 +253,23 @@ fn sources(sources: &[SourceReport]) -> String {
         shown.push_str(&render(&["REJECTED AT", "OBJECT", "WHY"], rows));
     }
     shown
+}
+
+/// How the registry is that several nodes share.
+fn shared(registry: &RegistryReport) -> String {
+    let state = if registry.connected {
+        format!("connected, write {}", registry.revision)
+    } else {
+        format!(
+            "away for {}s: {}",
+            registry.staleness_seconds, registry.error
+        )
+    };
+    let mut text = format!("{} as {}, {state}", registry.address, registry.node);
+    if registry.queued > 0 {
+        text = format!("{text}; {} endpoints queued", registry.queued);
+    }
+    text
 }
 
 pub(in crate::command) fn bpf(report: &BpfReport) -> String {

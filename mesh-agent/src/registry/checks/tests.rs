@@ -51,6 +51,7 @@ impl Fixture {
         let config = Config {
             store: Arc::clone(&store),
             write: Arc::new(move |change| writer.apply(change)),
+            is_ours: Arc::new(|_| true),
             table: Arc::new(NoTable),
             host: Arc::new(Netns::current().unwrap()),
             node: Some("here".to_owned()),

@@ -6,6 +6,8 @@ mod life;
 mod random;
 mod source;
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -253,10 +255,7 @@ fn service_without_addresses_gets_lasting_ones() {
     assert!(matches!(refused, Err(Refusal::Invalid { .. })));
     let given = json!({"ports": ports, "addresses": ["10.9.9.9"]});
     put(&store, Kind::Service, "web", &given);
-    assert_eq!(
-        addresses("web"),
-        ["10.9.9.9".parse::<std::net::IpAddr>().unwrap()]
-    );
+    assert_eq!(addresses("web"), ["10.9.9.9".parse::<IpAddr>().unwrap()]);
     put(&store, Kind::Service, "web", &json!({ "ports": ports }));
     assert_eq!(addresses("web"), first, "the same as before");
 }

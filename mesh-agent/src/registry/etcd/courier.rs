@@ -1,0 +1,146 @@
+//! Tells etcd what the outbox holds: the endpoints of this node, with its lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time;
+
+use super::document;
+use super::error::Error;
+use super::link::{Link, is_queued, origin, share};
+use super::outbox::{Entry, Word};
+use super::wire::{Compare, Number, Operation, Transaction};
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::{Manifest, Snapshot};
+
+/// Endpoints told in one transaction; etcd takes 128 operations unless configured otherwise.
+const BATCH: usize = 64;
+/// Pause after a failure that does not concern the link.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Works for ever.
+pub(super) async fn run(link: Arc<Link>) {
+    loop {
+        let entries = if link.is_up() {
+            link.outbox().next(BATCH)
+        } else {
+            Vec::new()
+        };
+        if entries.is_empty() {
+            // Woken by the outbox, and when the link is up.
+            drop(time::timeout(PAUSE * 10, link.work.notified()).await);
+            continue;
+        }
+        match tell(&link, &entries).await {
+            Ok(revision) => done(&link, entries, revision).await,
+            Err(error) => {
+                link.metrics.count(error.reason());
+                tracing::debug!(error = %error.whole(), "endpoints of this node cannot be told to the shared registry");
+                time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What an agent before this one has left to tell.
+pub(super) fn post_queued(link: &Link) {
+    let snapshot = link.store.snapshot();
+    for key in link.own() {
+        let endpoint = snapshot.endpoints.get(&key);
+        if endpoint.is_some_and(|it| is_queued(&it.status.conditions)) {
+            // There is room: nothing else was posted yet.
+            drop(link.post(&key, Word::Put));
+        }
+    }
+}
+
+/// Returns the write that has done it.
+async fn tell(link: &Link, entries: &[(ObjectKey, Entry)]) -> Result<i64, Error> {
+    let snapshot = link.store.snapshot();
+    let puts = entries.iter().filter(|(_, entry)| entry.word == Word::Put);
+    let puts = puts
+        .filter_map(|(key, _)| put(link, &snapshot, key))
+        .collect();
+    let held = link.layout.node(&link.node);
+    let transaction = Transaction {
+        compare: vec![Compare::holds(&held, &link.lease.to_string())],
+        success: puts,
+        failure: Vec::new(),
+    };
+    let mut revision = 0;
+    if !transaction.success.is_empty() {
+        let answer = link.client.transact(&transaction).await?;
+        if !answer.succeeded {
+            return Err(Error::NameTaken(link.node.clone()));
+        }
+        revision = answer.header.revision.0;
+    }
+    for (key, entry) in entries {
+        if entry.word == Word::Delete {
+            link.client.transact(&removal(link, key)).await?;
+        }
+    }
+    Ok(revision)
+}
+
+/// Nothing where the endpoint is not one of this node any more.
+fn put(link: &Link, snapshot: &Snapshot, key: &ObjectKey) -> Option<Operation> {
+    let endpoint = snapshot
+        .endpoints
+        .get(key)
+        .filter(|_| link.is_own(snapshot, key))?;
+    let object = Manifest::Endpoint(Arc::clone(endpoint));
+    // An object of the store can be written: it came from JSON.
+    let value = document::write(&object, &link.node).ok()?;
+    Some(Operation::Put {
+        key: link.layout.object(Kind::Endpoint, key).as_str().into(),
+        value: super::wire::Text(value),
+        lease: Number(link.lease),
+    })
+}
+
+/// Takes an endpoint away, unless another node has it by now.
+fn removal(link: &Link, key: &ObjectKey) -> Transaction {
+    let object = link.layout.object(Kind::Endpoint, key);
+    Transaction {
+        compare: vec![Compare::goes_with(&object, link.lease)],
+        success: [object, link.layout.health(key)]
+            .map(|key| Operation::Delete {
+                key: key.as_str().into(),
+            })
+            .to_vec(),
+        failure: Vec::new(),
+    }
+}
+
+/// Takes the entries away, and says on endpoints that were queued that they are not any more.
+async fn done(link: &Arc<Link>, entries: Vec<(ObjectKey, Entry)>, revision: i64) {
+    let link = Arc::clone(link);
+    let noted = spawn_blocking(move || {
+        let snapshot = link.store.snapshot();
+        let queued = entries.iter().filter(|(key, _)| {
+            let endpoint = snapshot.endpoints.get(key);
+            endpoint.is_some_and(|it| is_queued(&it.status.conditions))
+        });
+        let notes = queued.map(|(key, _)| (origin(&link.node), share(key, true)));
+        // What the disk refuses is told once more after the next start.
+        drop(link.store.apply_all(notes));
+        for (key, entry) in &entries {
+            if entry.word == Word::Put {
+                let mut known = link.known();
+                let value = known
+                    .values
+                    .entry((Kind::Endpoint, key.clone()))
+                    .or_default();
+                // What etcd says of it from before comes too late.
+                value.revision = value.revision.max(revision);
+            }
+            link.outbox().told(key, entry.number);
+        }
+        link.told.send_modify(|count| *count += 1);
+    });
+    if let Err(error) = noted.await {
+        tracing::error!(%error, "what was told to the shared registry is not noted");
+    }
+}

@@ -1,0 +1,421 @@
+//! Several nodes share one registry: a real etcd, three agents in three namespaces.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mesh_tests::assert_eventually;
+use mesh_tests::eventually::{becomes, eventually};
+use mesh_tests::fleet::Fleet;
+use mesh_tests::node::Node;
+use mesh_tests::pod::Pod;
+use mesh_tests::protocol::Load;
+use mesh_tests::registry::{endpoint, object};
+use serde_json::{Value, json};
+
+/// How long endpoints outlive their node here.
+const TTL: Duration = Duration::from_secs(3);
+/// Between the end of a lease and what etcd and the agents make of it.
+const SLACK: Duration = Duration::from_secs(3);
+/// How long etcd is away, each time.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Three nodes of a fleet, each with a pod that serves under the node's name and one that calls.
+struct Three {
+    clients: Vec<Pod>,
+    servers: Vec<Pod>,
+    nodes: Vec<Node>,
+    fleet: Fleet,
+}
+
+const NAMES: [&str; 3] = ["red", "green", "blue"];
+
+impl Three {
+    fn start(ttl: &str) -> Option<Self> {
+        let fleet = Fleet::start(false)?;
+        let registry = fleet.registry();
+        let mut three = Self {
+            clients: Vec::new(),
+            servers: Vec::new(),
+            nodes: Vec::new(),
+            fleet,
+        };
+        for (number, name) in (1..).zip(NAMES) {
+            let flags = [
+                "--registry",
+                &registry,
+                "--node",
+                name,
+                "--registry-ttl",
+                ttl,
+            ];
+            let mut node = Node::without_agent_yet(&flags)?;
+            three.fleet.connect(&node, number);
+            node.start_agent();
+            let client = node.pod("client");
+            let server = node.pod("server");
+            server.serve_http(name, 8_080);
+            node.enrol(&client);
+            three.clients.push(client);
+            three.servers.push(server);
+            three.nodes.push(node);
+        }
+        Some(three)
+    }
+
+    /// Registers the server of a node at this node.
+    fn register(&self, index: usize) {
+        let name = format!("web-{}", NAMES[index]);
+        let server = endpoint(&name, "web", self.servers[index].v4(), "http", 8_080);
+        self.nodes[index].api().apply(&server);
+    }
+
+    /// The address of the service at a node, once the node knows it.
+    fn address(&self, index: usize) -> SocketAddr {
+        let path = "/api/v1/namespaces/shop/services/web";
+        eventually("the service is known", Duration::from_secs(5), || {
+            let answer = self.nodes[index]
+                .api()
+                .try_call("GET", path, &Value::Null)
+                .ok()?;
+            let address = answer.json()["status"]["addresses"][0]
+                .as_str()?
+                .parse()
+                .ok()?;
+            Some(SocketAddr::new(address, 80))
+        })
+    }
+
+    /// Who answers a caller of a node, as long as anybody does.
+    fn answer(&self, index: usize) -> Option<String> {
+        let url = format!("http://{}/", self.address(index));
+        let answer = self.clients[index].try_get(&url).ok()?;
+        (answer.status == 200).then(|| answer.header("x-server").to_owned())
+    }
+
+    fn endpoints(&self, index: usize) -> Vec<String> {
+        let list = self.nodes[index].api().get("/api/v1/endpoints");
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|it| it["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn registry(&self, index: usize) -> Value {
+        self.nodes[index].api().get("/api/v1/status")["registry"].clone()
+    }
+}
+
+/// Without addresses: they are allotted for all nodes.
+fn web() -> Value {
+    let ports = json!([{"name": "http", "port": 80, "protocol": "http"}]);
+    object("Service", "web", &json!({"ports": ports}))
+}
+
+#[test]
+fn what_is_registered_on_one_node_is_reached_from_another_and_goes_with_its_node() {
+    let Some(mut three) = Three::start("3s") else {
+        return;
+    };
+    three.nodes[0].api().apply(&web());
+    let address = three.address(1);
+    assert_eq!(address, three.address(2), "one address for all nodes");
+
+    three.register(2);
+    let registered = Instant::now();
+    let is_reached = || three.answer(1).as_deref() == Some("blue");
+    assert!(
+        becomes(Duration::from_secs(5), is_reached),
+        "{:?}",
+        three.endpoints(1)
+    );
+    let took = registered.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let path = "/api/v1/namespaces/shop/endpoints/web-blue";
+    let metadata = three.nodes[1].api().get(path)["metadata"].clone();
+    assert_eq!(
+        (&metadata["source"], &metadata["origin"]),
+        (&json!("etcd"), &json!("blue"))
+    );
+    assert_eq!(three.registry(1)["connected"], true);
+    let metrics = three.nodes[1].metrics();
+    assert!(metrics.sum("mesh_registry_connected", &[]) > 0.5);
+    assert_eventually!(
+        three.nodes[1]
+            .agent()
+            .log()
+            .contains(r#""dst.service":"shop/web""#)
+    );
+
+    three.register(0);
+    assert_eventually!(three.endpoints(1).len() == 2);
+    three.nodes[2].agent().kill();
+    let killed = Instant::now();
+    assert!(
+        becomes(TTL + SLACK, || three.endpoints(1) == ["web-red"]),
+        "{:?}",
+        three.endpoints(1)
+    );
+    println!("an endpoint went {:?} after its node", killed.elapsed());
+    assert_eq!(three.answer(1).as_deref(), Some("red"));
+
+    three.nodes[2].start_agent();
+    assert_eventually!(three.endpoints(1).len() == 2, Duration::from_secs(20));
+    three.nodes[1].api().delete(&endpoint(
+        "web-blue",
+        "web",
+        three.servers[2].v4(),
+        "http",
+        8_080,
+    ));
+    assert_eventually!(three.endpoints(2) == ["web-red"]);
+}
+
+#[test]
+fn while_etcd_is_away_no_request_fails_and_all_converge_after() {
+    let Some(mut three) = Three::start("5s") else {
+        return;
+    };
+    three.nodes[0].api().apply(&web());
+    three.register(0);
+    three.register(1);
+    for index in 0..3 {
+        assert_eventually!(three.endpoints(index).len() == 2);
+        three.nodes[index].settle();
+    }
+    let loads: Vec<_> = (0..3)
+        .map(|index| {
+            three.clients[index].load(Load {
+                http: true,
+                address: three.address(index),
+                connections: 4,
+                keep_alive: true,
+                millis: 600_000,
+                pause_micros: 2_000,
+            })
+        })
+        .collect();
+
+    hang(&three);
+    die(&three);
+
+    for load in loads {
+        let report = load.stop();
+        assert_eq!(report.failed, 0, "{report:?}");
+        assert!(report.succeeded > 1_000, "{report:?}");
+        assert!(
+            report.by_server["red"] > 0 && report.by_server["green"] > 0,
+            "{report:?}"
+        );
+    }
+    assert!(
+        three.nodes[0]
+            .agent()
+            .log()
+            .contains("the shared registry is away")
+    );
+}
+
+/// etcd hangs for longer than leases last.
+fn hang(three: &Three) {
+    three.fleet.freeze_etcd();
+    let away = Instant::now();
+    assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
+    three.register(2);
+    assert_eq!(three.endpoints(2).len(), 3, "its own node knows it at once");
+    assert_eq!(three.registry(2)["queued"], 1);
+    assert_eq!(
+        three.nodes[2]
+            .api()
+            .call("GET", "/readyz", &Value::Null)
+            .status,
+        200
+    );
+    let refused = three.nodes[1]
+        .api()
+        .put(&object("Service", "new", &web()["spec"]));
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(refused.json()["reason"], "RegistryUnavailable");
+    assert!(becomes(AWAY * 2, || away.elapsed() >= AWAY));
+    let stale = three.nodes[1]
+        .metrics()
+        .sum("mesh_registry_staleness_seconds", &[]);
+    assert!(stale >= 20.0, "{stale}");
+    assert_eq!(three.endpoints(1).len(), 2);
+    three.fleet.thaw_etcd();
+    assert_eventually!(
+        (0..3).all(|index| three.endpoints(index).len() == 3),
+        Duration::from_secs(20)
+    );
+}
+
+/// etcd is killed, and comes back.
+fn die(three: &Three) {
+    three.fleet.kill_etcd();
+    let away = Instant::now();
+    assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
+    let gone = endpoint("web-blue", "web", three.servers[2].v4(), "http", 8_080);
+    three.nodes[2].api().delete(&gone);
+    assert!(becomes(AWAY * 2, || away.elapsed() >= AWAY));
+    three.fleet.start_etcd();
+    assert_eventually!(
+        (0..3).all(|index| three.endpoints(index).len() == 2),
+        Duration::from_secs(20)
+    );
+    three.nodes[1]
+        .api()
+        .apply(&object("Service", "new", &web()["spec"]));
+    assert_eventually!(
+        three.nodes[2].api().get("/api/v1/services")["items"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    );
+}
+
+#[test]
+fn instance_that_speaks_consul_on_one_node_is_found_on_another() {
+    let Some(three) = Three::start("5s") else {
+        return;
+    };
+    let ask = |index: usize, method: &str, path: &str, body: &Value| {
+        let answer = three.nodes[index].api().call(method, path, body);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
+        answer
+    };
+    let instance = json!({
+        "Name": "shop",
+        "ID": "shop-1",
+        "Address": three.servers[0].v4(),
+        "Port": 8_080,
+        "Check": {"TTL": "1m"},
+    });
+    ask(0, "PUT", "/v1/agent/service/register", &instance);
+    let passing = || {
+        let path = "/v1/health/service/shop?passing";
+        let found = ask(1, "GET", path, &Value::Null).json();
+        found.as_array().map_or(0, Vec::len)
+    };
+    assert_eventually!(three.endpoints(1) == ["shop-1"]);
+    assert_eq!(passing(), 0, "it has not said how it is");
+    ask(
+        0,
+        "PUT",
+        "/v1/agent/check/pass/service:shop-1",
+        &Value::Null,
+    );
+    assert_eventually!(passing() == 1);
+
+    let service = three.nodes[1]
+        .api()
+        .get("/api/v1/namespaces/default/services/shop");
+    let address = service["status"]["addresses"][0].as_str().unwrap();
+    let url = format!("http://{address}:8080/");
+    assert_eventually!(
+        three.clients[1]
+            .try_get(&url)
+            .is_ok_and(|it| it.header("x-server") == "red")
+    );
+
+    ask(
+        0,
+        "PUT",
+        "/v1/agent/service/deregister/shop-1",
+        &Value::Null,
+    );
+    assert_eventually!(three.endpoints(1).is_empty());
+    let gone = || {
+        let path = "/api/v1/namespaces/default/services/shop";
+        three.nodes[2].api().call("GET", path, &Value::Null).status == 404
+    };
+    assert_eventually!(gone());
+}
+
+#[test]
+fn registry_asks_for_a_password_or_a_certificate_and_the_agent_has_both() {
+    let Some(fleet) = Fleet::start(false) else {
+        return;
+    };
+    fleet.protect("mesh", "s@cret");
+    let address = fleet.registry().replace("etcd://", "etcd://mesh:s%40cret@");
+    let Some(mut node) = Node::without_agent_yet(&["--registry", &address]) else {
+        return;
+    };
+    fleet.connect(&node, 1);
+    node.start_agent();
+    node.api().apply(&web());
+    let settings = node.api().get("/api/v1/config_dump").to_string();
+    assert!(
+        settings.contains("mesh:***@") && !settings.contains("cret"),
+        "{settings}"
+    );
+    assert!(!node.agent().log().contains("cret"));
+    drop(node);
+    drop(fleet);
+
+    let Some(fleet) = Fleet::start(true) else {
+        return;
+    };
+    let [ca, certificate, key] = ["authority.pem", "node.pem", "node.key"]
+        .map(|name| fleet.file(name).to_string_lossy().into_owned());
+    let address = fleet.registry();
+    let mut flags = vec!["--registry", &address, "--registry-ca", &ca];
+    flags.extend(["--registry-cert", &certificate, "--registry-key", &key]);
+    let Some(mut node) = Node::without_agent_yet(&flags) else {
+        return;
+    };
+    fleet.connect(&node, 1);
+    node.start_agent();
+    node.api().apply(&web());
+    let status = node.command(&["status"]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.contains("etcds://10.78.0.254:2379/fleet as "),
+        "{status}"
+    );
+}
+
+#[test]
+fn agent_that_was_away_while_etcd_forgot_its_history_reads_everything_again() {
+    let Some(mut three) = Three::start("3s") else {
+        return;
+    };
+    three.nodes[0].api().apply(&web());
+    three.register(0);
+    assert_eventually!(three.endpoints(2).len() == 1);
+    three.nodes[2].agent().freeze();
+    three.nodes[0]
+        .api()
+        .apply(&object("Service", "new", &web()["spec"]));
+    three.register(1);
+    let revision = three.registry(0)["revision"].to_string();
+    three.fleet.ask(
+        "kv/compaction",
+        &json!({"revision": revision, "physical": true}),
+    );
+    three.nodes[2].agent().thaw();
+    assert_eventually!(three.endpoints(2).len() == 2);
+    three.nodes[2].agent().kill();
+    three.nodes[0]
+        .api()
+        .delete(&object("Service", "new", &json!({})));
+    let revision = three.registry(0)["revision"].to_string();
+    three.fleet.ask(
+        "kv/compaction",
+        &json!({"revision": revision, "physical": true}),
+    );
+    three.nodes[2].start_agent();
+    assert_eventually!(
+        three.nodes[2].api().get("/api/v1/services")["items"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
+    );
+    assert!(
+        three.nodes[2]
+            .metrics()
+            .sum("mesh_registry_resyncs_total", &[])
+            >= 1.0
+    );
+}
