@@ -21,7 +21,6 @@ use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
 use crate::metrics;
 use crate::metrics::Registry;
-use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
@@ -73,16 +72,14 @@ impl Parts {
             datapath.tables(),
             ebpf::metrics::register(&mut registry, source),
         )?;
-        let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(&datapath);
-        let config = proxy_config(settings, access_log.clone());
-        let proxy = Arc::new(Proxy::start(
-            config,
+        let proxy = Proxy::start(
+            proxy_config(settings, access_log.clone()),
             Arc::clone(&store),
-            conns,
+            Arc::<Datapath>::clone(&datapath),
             &mut registry,
-        )?);
-        let dns = start_dns(settings, &store, &datapath, &mut registry)?;
-        let lookups = Lookups::register(&mut registry);
+        )?;
+        let proxy = Arc::new(proxy);
+        let (dns, lookups) = start_dns(settings, &store, &datapath, &mut registry)?;
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
         metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
@@ -186,15 +183,16 @@ fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, 
     runtimes
 }
 
-/// What answers questions for names, unless it is switched off.
+/// What answers questions for names, unless it is switched off; and what counts look-ups of names outside the mesh.
 fn start_dns(
     settings: &Settings,
     store: &Arc<Store>,
     datapath: &Arc<Datapath>,
     registry: &mut Registry,
-) -> Result<Option<Arc<Dns>>> {
+) -> Result<(Option<Arc<Dns>>, Lookups)> {
+    let lookups = Lookups::register(registry);
     if settings.dns == config::Switch::Off {
-        return Ok(None);
+        return Ok((None, lookups));
     }
     let config = dns::Config {
         ttl: settings.dns_ttl,
@@ -208,7 +206,7 @@ fn start_dns(
         dns::metrics::Metrics::register(registry),
     );
     let dns = dns.context("cannot start the resolver")?;
-    Ok(Some(Arc::new(dns)))
+    Ok((Some(Arc::new(dns)), lookups))
 }
 
 /// Why nothing is mirrored from a registry that was not there.

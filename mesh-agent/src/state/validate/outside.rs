@@ -155,8 +155,9 @@ mod tests {
         }
         let named = json!({"service": "pay", "hostname": "a.example.com"});
         put(&store, Kind::Endpoint, "a", &named).unwrap();
-        let object = store.snapshot().endpoints[&ObjectKey::new("shop", "a")].clone();
-        let shown = serde_json::to_value(&*object).unwrap();
+        let snapshot = store.snapshot();
+        let object = &*snapshot.endpoints[&ObjectKey::new("shop", "a")];
+        let shown = serde_json::to_value(object).unwrap();
         assert_eq!(
             shown["spec"].get("address"),
             None,
