@@ -4,7 +4,9 @@
 //! implements. Every error is an RFC 9457 problem that names the field.
 
 mod body;
+mod consul;
 mod document;
+mod graph;
 mod guard;
 mod node;
 mod objects;
@@ -21,17 +23,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Extension, Request};
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa_swagger_ui::SwaggerUi;
 
+pub use consul::{Config as ConsulConfig, Scope};
 pub use guard::TokenError;
 pub use node::{Node, NodeError};
 pub use problem::Problem;
-pub use server::{BindError, Server};
+pub use server::{Access, BindError, Server};
+
+use consul::Consul;
 
 use crate::state::Store;
 use crate::state::decode::LATER_KINDS;
@@ -49,6 +54,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Names beside `localhost` and the listener's own address that `Host` and `Origin` may have.
     pub allowed_hosts: Vec<String>,
+    /// What Consul clients are told of this node.
+    pub consul: ConsulConfig,
 }
 
 /// Watchers at a time.
@@ -60,16 +67,18 @@ struct Context {
     store: Arc<Store>,
     node: Arc<dyn Node>,
     watchers: Arc<Semaphore>,
+    consul: Arc<Consul>,
     stop: CancellationToken,
 }
 
 impl Context {
-    fn new(store: Arc<Store>, node: Arc<dyn Node>, stop: CancellationToken) -> Self {
+    fn new(store: Arc<Store>, node: Arc<dyn Node>, consul: ConsulConfig) -> Self {
         Self {
             store,
             node,
+            consul: Arc::new(Consul::new(consul)),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
-            stop,
+            stop: CancellationToken::new(),
         }
     }
 }
@@ -80,7 +89,7 @@ fn router(context: Context) -> Router {
     let document = Arc::new(document::with_objects(document));
     let served = Arc::clone(&document);
     let docs = utoipa_swagger_ui::Config::from("/openapi.json");
-    objects::routes(router)
+    consul::routes(objects::routes(router))
         .route(
             "/openapi.json",
             get(move || async move { axum::Json(Arc::clone(&served)) }),
@@ -89,6 +98,20 @@ fn router(context: Context) -> Router {
         .merge(SwaggerUi::new("/docs").config(docs))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+}
+
+/// What a workload may ask in its own network namespace.
+fn pod_router(context: Context, scope: Scope) -> Router {
+    consul::routes(Router::new())
+        .with_state(context)
+        .layer(Extension(Arc::new(scope)))
+        .fallback(forbidden)
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn forbidden() -> Problem {
+    let detail = "a workload is served the paths of Consul below /v1/ only";
+    Problem::new(StatusCode::FORBIDDEN, "Forbidden", detail)
 }
 
 /// What scrapers and probes need.

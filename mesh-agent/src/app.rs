@@ -4,13 +4,17 @@
 //! last the enrolment of workloads. A stop takes the listeners out of the kernel first, so that new connections follow the fail mode of
 //! their workload at once, and then lets the proxy finish what it carries.
 
+mod access;
 mod cgroup;
 mod control;
 mod enrolment;
+mod facts;
 mod memory;
 mod node;
+mod observed;
 mod parts;
 mod programmed;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -7,6 +7,8 @@ mod document;
 mod error;
 mod exec;
 mod exit;
+mod graph;
+mod registry;
 mod show;
 mod table;
 mod validate;
@@ -21,7 +23,7 @@ pub use exec::Error as ExecError;
 pub use exit::Exit;
 
 use crate::config::Settings;
-use crate::config::cli::Command;
+use crate::config::cli::{Command, Registry};
 use crate::metrics::build;
 
 /// Runs a command that asks the agent. `run`, `check` and `cleanup` are the agent itself, and not known here.
@@ -89,8 +91,12 @@ async fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Drain(target) => apply::drain(&target).await?,
         Command::Apply(apply) => return apply::apply(&apply).await,
         Command::Validate(validate) => return validate::validate(&validate),
+        Command::Registry(Registry::Export(export)) => return registry::export(&export).await,
+        Command::Registry(Registry::Import(import)) => return registry::import(&import).await,
         Command::Delete(delete) => apply::delete(&delete).await?,
         Command::Exec(exec) => return exec::exec(exec).await,
+        Command::Graph(question) => graph::graph(&question).await?,
+        Command::Completions(completions) => print(&completions.script())?,
         Command::Version(version) => show::version(version.output, build::VERSION, build::RUSTC)?,
         Command::Run(_) | Command::Check(_) | Command::Cleanup(_) => return Ok(Exit::USAGE),
     }

@@ -22,7 +22,9 @@ use serde::Serialize;
 use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
-pub use options::{Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, Switch};
+pub use options::{
+    Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, SourceOptions, Switch,
+};
 pub use span::{ParseSpanError, Span};
 
 /// Everything that `mesh-agent run` is told, checked. Printed by `--print-config` in the form of the file.
@@ -85,11 +87,27 @@ pub struct Settings {
     /// forget at every start.
     #[serde(skip)]
     pub reset: bool,
+    /// Whether a registry that is damaged or gone is made anew from its last export. One that can be read is kept. A flag
+    /// only.
+    #[serde(skip)]
+    pub restore: bool,
+    /// Where objects come from beside the API. Default: nowhere.
+    pub sources: Sources,
     /// Where this node is: region, zone and name, compared with the locality of endpoints. Default: nowhere, so that no
     /// endpoint is nearer than another.
     pub locality: Locality,
     /// Limits and deadlines of the proxy.
     pub proxy: ProxySettings,
+}
+
+/// Where objects come from beside the API, in the file under `sources`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sources {
+    /// A folder of files with objects (`*.yaml`, `*.yml`, `*.json`). Objects that came from one and are not configured any
+    /// more become the API's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<PathBuf>,
 }
 
 /// Limits and deadlines of the proxy, in the file under `proxy`.
@@ -182,7 +200,11 @@ impl Settings {
             None => Options::default(),
         };
         let options = run.options.clone().over(from_file);
-        resolve::resolve(options, run.reset, default_cgroup)
+        let settings = resolve::resolve(options, run.beginning.reset, default_cgroup)?;
+        Ok(Self {
+            restore: run.beginning.restore,
+            ..settings
+        })
     }
 
     /// The settings in the form of the file.

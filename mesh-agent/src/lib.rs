@@ -12,6 +12,9 @@ pub mod api;
 pub mod dns;
 pub mod ebpf;
 pub mod proxy;
+pub mod registry;
+
+pub mod probe;
 
 pub mod traffic;
 

@@ -1,5 +1,8 @@
 //! The agent's binary: reads the command line, calls the part that is meant, ends with its exit code.
 
+#[cfg(feature = "jemalloc")]
+mod allocator;
+
 use std::process::ExitCode;
 
 use mesh_agent::app;

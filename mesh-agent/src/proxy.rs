@@ -284,6 +284,11 @@ impl Proxy {
         explain::explain(&view, &self.shared.config, ends, question)
     }
 
+    /// Whether requests or connections are under way at the endpoint with this number.
+    pub fn is_busy(&self, endpoint: u32) -> bool {
+        self.shared.views.load().is_held(endpoint)
+    }
+
     /// Connections of clients that are open.
     pub fn connections(&self) -> u64 {
         u64::try_from(self.shared.usage.connections()).unwrap_or(u64::MAX)

@@ -109,7 +109,7 @@ fn objects_are_applied_listed_and_deleted() {
     let fake = FakeAgent::start(Path::new("/cg"));
     let directory = tempfile::tempdir().expect("there is a disk");
     let file = directory.path().join("web.yaml");
-    let web = "kind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n";
+    let web = "apiVersion: mesh.dev/v1alpha1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n";
     fs::write(&file, web).expect("there is a disk");
 
     let output = ask(&fake, &["apply", "-f", &file.display().to_string()]);

@@ -11,31 +11,7 @@ fn explain_says_what_limits_a_request() {
     let Some(shop) = open(1, &["a"]) else {
         return;
     };
-    let policy = |name: &str, spec: Value| object("TrafficPolicy", name, &spec);
-    let limits = json!([{"requests": 100, "per": "1s", "by": ["sourceWorkload"]}]);
-    let breaker = json!({"maxRequests": 10, "failures": {"per": "Service", "consecutive": 5}});
-    shop.node.apply(&[
-        route(
-            "HTTPRoute",
-            "web",
-            &json!([{"name": "all", "backendRefs": to("a"), "retry": {"attempts": 1}}]),
-        ),
-        policy(
-            "web",
-            json!({"target": {"kind": "Service", "name": "web"}, "rateLimits": limits,
-                "retries": {"attempts": 3}, "priority": "Low", "circuitBreaker": breaker}),
-        ),
-        policy(
-            "rule",
-            json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "all"},
-                "priority": "High", "faults": [{"delay": {"fixed": "1ms", "percent": 1}}]}),
-        ),
-        policy(
-            "a",
-            json!({"target": {"kind": "Service", "name": "a"},
-                "adaptiveConcurrency": {}, "outlierDetection": {"consecutive5xx": 3}}),
-        ),
-    ]);
+    shop.node.apply(&limited());
     let explain = || {
         let path = "/api/v1/explain?source=shop/client&destination=240.240.0.10:80&path=/x";
         shop.node.api().get(path)["request"].take()
@@ -73,4 +49,33 @@ fn explain_says_what_limits_a_request() {
         shown.contains("rateLimits") && shown.contains("\"requests\":100"),
         "{shown}"
     );
+}
+
+/// A route with a policy on its rule, and policies of both its services.
+fn limited() -> Vec<Value> {
+    let policy = |name: &str, spec: Value| object("TrafficPolicy", name, &spec);
+    let limits = json!([{"requests": 100, "per": "1s", "by": ["sourceWorkload"]}]);
+    let breaker = json!({"maxRequests": 10, "failures": {"per": "Service", "consecutive": 5}});
+    vec![
+        route(
+            "HTTPRoute",
+            "web",
+            &json!([{"name": "all", "backendRefs": to("a"), "retry": {"attempts": 1}}]),
+        ),
+        policy(
+            "web",
+            json!({"target": {"kind": "Service", "name": "web"}, "rateLimits": limits,
+                "retries": {"attempts": 3}, "priority": "Low", "circuitBreaker": breaker}),
+        ),
+        policy(
+            "rule",
+            json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "all"},
+                "priority": "High", "faults": [{"delay": {"fixed": "1ms", "percent": 1}}]}),
+        ),
+        policy(
+            "a",
+            json!({"target": {"kind": "Service", "name": "a"},
+                "adaptiveConcurrency": {}, "outlierDetection": {"consecutive5xx": 3}}),
+        ),
+    ]
 }

@@ -4,6 +4,12 @@
     clippy::indexing_slicing,
     reason = "a test that finds something else than it wants fails loudly"
 )]
+#![expect(
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters are whole numbers, written as floating point"
+)]
 
 mod acceleration;
 mod api;
@@ -11,13 +17,16 @@ mod balancing;
 mod cleanup;
 mod command;
 mod connect;
+mod consul;
 mod dns;
 mod exec;
 mod explain;
+mod graph;
 mod handover;
 mod harness;
 mod http;
 mod hygiene;
+mod life;
 mod lifecycle;
 mod limits;
 mod load;
@@ -26,6 +35,7 @@ mod namespaces;
 mod objects;
 mod outside;
 mod policy;
+mod registry;
 mod resilience;
 mod routing;
 mod shaping;

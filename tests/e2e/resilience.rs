@@ -225,8 +225,10 @@ fn a_server_that_fails_its_check_gets_no_requests() {
     // Where nobody looks any more nothing is known, and nobody is left alone for what was.
     shop.node.apply(&[guard("web", &sick)]);
     assert_eventually!(is(&shop, "web-2", "critical"));
-    shop.node
-        .apply(&[guard("web", &json!({"outlierDetection": {"consecutive5xx": 5}}))]);
+    shop.node.apply(&[guard(
+        "web",
+        &json!({"outlierDetection": {"consecutive5xx": 5}}),
+    )]);
     assert_eventually!(is(&shop, "web-2", "passing"));
     assert_eventually!(hits(&shop, 20).len() == 2);
     shop.node.apply(&[guard("web", &sick)]);
@@ -340,7 +342,7 @@ fn a_policy_that_changes_under_load_fails_no_request() {
     ];
     for round in 0..20 {
         let policy = guard("web", &policies[round % policies.len()]);
-        shop.node.apply(&[policy.clone()]);
+        shop.node.apply(std::slice::from_ref(&policy));
         hits(&shop, 10);
         if round % 5 == 4 {
             shop.node.delete(&policy);

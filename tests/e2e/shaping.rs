@@ -169,7 +169,7 @@ fn the_bandwidth_of_opaque_connections_is_limited() {
     let took = begin.elapsed();
     // There and back: four million bytes, two a second.
     assert!(took >= Duration::from_millis(1_900), "{took:?}");
-    assert!(took <= Duration::from_millis(4_000), "{took:?}");
+    assert!(took <= Duration::from_secs(4), "{took:?}");
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub struct Flags {
     pub more: Vec<String>,
 }
 
+/// How much of its log is kept.
+const LOG_BYTES: usize = 64 << 20;
+
 /// An agent's process.
 #[derive(Debug)]
 pub struct Agent {
@@ -161,13 +164,15 @@ impl Drop for Agent {
     }
 }
 
-/// Reads to the end, on a thread of its own.
+/// Reads to the end, on a thread of its own; of an agent that says very much, the first [`LOG_BYTES`] are kept.
 fn collect(output: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
     drop(std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             let mut log = log.lock().unwrap();
-            log.push_str(&line);
-            log.push('\n');
+            if log.len() < LOG_BYTES {
+                log.push_str(&line);
+                log.push('\n');
+            }
         }
     }));
 }

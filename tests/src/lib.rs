@@ -39,6 +39,7 @@ pub mod agent;
 pub mod api;
 pub mod cgroup;
 mod client;
+pub mod clients;
 mod datagram;
 pub mod eventually;
 pub mod helper;

@@ -219,6 +219,11 @@ impl Node {
         self.agent = Some(Agent::start(&self.flags, start));
     }
 
+    /// More flags for the agents that are started from now on, in place of those before.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags.more = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// Kills the agent and starts another one on what it left.
     #[track_caller]
     pub fn restart_agent(&mut self) {

@@ -16,12 +16,18 @@ pub fn met(needs_agent: bool) -> bool {
         leftovers::sweep_once();
         return true;
     };
+    give_up(&missing);
+    false
+}
+
+/// Says why a test is skipped; fails it where nothing is an excuse.
+#[track_caller]
+pub fn give_up(missing: &str) {
     assert!(
         std::env::var_os(REQUIRE).is_none_or(|value| value == "0"),
         "{REQUIRE} is set, but {missing}"
     );
     eprintln!("skipped: {missing}");
-    false
 }
 
 fn missing(needs_agent: bool) -> Option<String> {

@@ -10,7 +10,7 @@ pub(crate) fn agent(is_release: bool) -> Result<()> {
     install::kernel_toolchain()?;
     let mut arguments = vec!["build", "--package", "mesh-agent", "--bin", "mesh-agent"];
     if is_release {
-        arguments.push("--release");
+        arguments.extend(["--release", "--features", "jemalloc"]);
     }
     process::run(&mut cargo(&arguments))?;
     let folder = if is_release { "release" } else { "debug" };

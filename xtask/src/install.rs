@@ -18,6 +18,14 @@ const NODE_PROGRAMS: &[(&str, &str)] = &[
     ("dig", "bind9-dnsutils"),
     ("musl-gcc", "musl-tools"),
 ];
+/// What the clients of the tests are written in.
+const CLIENT_PROGRAMS: &[(&str, &str)] = &[
+    ("python3", "python3-venv"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("java", "default-jdk-headless"),
+    ("javac", "default-jdk-headless"),
+];
 /// Envoy is no Debian package: its venv is made by `python3`.
 const BENCH_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
@@ -34,6 +42,7 @@ const DEMO_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2"), ("redis-server", "r
 /// All of it.
 pub(crate) fn everything() -> Result<()> {
     kernel_toolchain()?;
+    client_programs()?;
     programs(DEMO_PROGRAMS)
 }
 
@@ -46,6 +55,43 @@ pub(crate) fn kernel_toolchain() -> Result<()> {
 /// What makes a node of network namespaces.
 pub(crate) fn node_programs() -> Result<()> {
     programs(NODE_PROGRAMS)
+}
+
+/// What the clients of the tests need: in a place of its own below `target`.
+pub(crate) fn client_programs() -> Result<()> {
+    programs(CLIENT_PROGRAMS)?;
+    let sources = root().join("tests/clients");
+    let installed = root().join("target/clients");
+    let wanted = sources.join("python/requirements.txt");
+    let venv = installed.join("venv");
+    let python = venv.join("bin/python").to_string_lossy().into_owned();
+    if output_of(&python, &["-c", "import consul"]).is_none() {
+        println!("installing: py-consul, from the package index of Python");
+        run(&mut command(
+            "python3",
+            &["-m", "venv", &venv.to_string_lossy()],
+        ))?;
+        let wanted = wanted.to_string_lossy();
+        let arguments = ["-m", "pip", "install", "--quiet", "--requirement", &wanted];
+        run(&mut command(&python, &arguments))?;
+    }
+    let node = installed.join("node");
+    if !node.join("node_modules/consul").is_dir() {
+        println!("installing: consul, from the registry of npm");
+        std::fs::create_dir_all(&node)?;
+        std::fs::copy(sources.join("node/package.json"), node.join("package.json"))?;
+        let folder = node.to_string_lossy();
+        let arguments = [
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            &folder,
+        ];
+        run(&mut command("npm", &arguments))?;
+    }
+    Ok(())
 }
 
 /// What the benchmark compares with and measures with; returns where Envoy is.

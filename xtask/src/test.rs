@@ -9,6 +9,7 @@ use crate::{build, install};
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     install::kernel_toolchain()?;
     install::node_programs()?;
+    install::client_programs()?;
     build::agent(false)?;
     let mut summaries = unprivileged(filter)?;
     summaries.extend(whole_nodes(filter)?);
@@ -22,6 +23,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
 /// `e2e [FILTER]`: only those of whole nodes.
 pub(crate) fn end_to_end(filter: &[String]) -> Result<()> {
     install::node_programs()?;
+    install::client_programs()?;
     build::agent(false)?;
     whole_nodes(filter).map(drop)
 }

@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["app"],
     &["command"],
     &["config"],
-    &["api", "dns", "ebpf", "proxy"],
+    &["api", "dns", "ebpf", "proxy", "registry"],
+    &["probe"],
     &["traffic"],
     &["state"],
     &["drain", "metrics", "net", "telemetry"],
@@ -24,9 +25,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf"]),
     ("aya_obj", &["ebpf"]),
     ("clap", &["config"]),
+    ("clap_complete", &["config"]),
     ("hickory_proto", &["dns"]),
-    ("hyper", &["api", "command", "proxy"]),
-    ("hyper_util", &["api", "command", "proxy"]),
+    ("hyper", &["api", "command", "probe", "proxy"]),
+    ("hyper_util", &["api", "command", "probe", "proxy"]),
     ("prometheus_client", &["metrics"]),
 ];
 

@@ -22,21 +22,8 @@ const ACCEPTED: [&str; 2] = ["application/json", "application/x-www-form-urlenco
 
 /// Reads a JSON document.
 pub(super) async fn json(request: Request) -> Result<Value, Problem> {
-    let (parts, body) = request.into_parts();
-    expect_json(&parts.headers)?;
-    let declared = parts
-        .headers
-        .get(CONTENT_LENGTH)
-        .and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|it| it > MAX_BODY as u64) {
-        return Err(too_large());
-    }
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, read(body))
-        .await
-        .unwrap_or_else(|_elapsed| {
-            let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "Timeout", detail))
-        })?;
+    expect_json(request.headers())?;
+    let bytes = bytes(request).await?;
     // serde_json refuses what is nested deeper than 128.
     serde_json::from_slice(&bytes).map_err(|error| {
         Problem::new(
@@ -46,6 +33,24 @@ pub(super) async fn json(request: Request) -> Result<Value, Problem> {
         )
         .with_field("body")
     })
+}
+
+/// Reads a body, whatever is in it.
+pub(super) async fn bytes(request: Request) -> Result<bytes::Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    let declared = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|it| it > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    tokio::time::timeout(BODY_TIMEOUT, read(body))
+        .await
+        .unwrap_or_else(|_elapsed| {
+            let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "Timeout", detail))
+        })
 }
 
 async fn read(body: Body) -> Result<bytes::Bytes, Problem> {

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{PROBLEM_JSON, Problem};
-use super::{Context, objects, views};
+use super::{Context, graph, objects, views};
 use crate::state::endpoint::{EndpointSpec, EndpointStatus};
 use crate::state::grpc_route::GrpcRouteSpec;
 use crate::state::http_route::HttpRouteSpec;
@@ -39,6 +39,8 @@ pub(super) fn views() -> OpenApiRouter<Context> {
         .routes(routes!(views::coverage))
         .routes(routes!(views::connections))
         .routes(routes!(views::breakers))
+        .routes(routes!(graph::graph))
+        .routes(routes!(graph::readiness))
         .routes(routes!(views::bpf))
         .routes(routes!(views::explain))
         .routes(routes!(views::config_dump))
@@ -138,6 +140,10 @@ fn object_item(kind: Kind) -> PathItem {
         "Creates or replaces an object.",
     )
     .parameter(if_match())
+    .parameter(query(
+        "dryRun",
+        "`true` to be told what would come of it; nothing is written.",
+    ))
     .request_body(Some(
         RequestBodyBuilder::new()
             .content("application/json", content(&name))

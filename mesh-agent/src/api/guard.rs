@@ -31,6 +31,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest token: 16 characters are 96 bits in base64.
 const MIN_TOKEN: usize = 16;
 
+/// Where clients of Consul have their token.
+const CONSUL_TOKEN: &str = "x-consul-token";
+
 /// The address that a connection came in on.
 #[derive(Clone, Copy)]
 pub(super) struct Local(pub(super) SocketAddr);
@@ -110,12 +113,22 @@ pub(super) fn around(router: Router, guard: Guard) -> Router {
 }
 
 async fn limit_time(request: Request, next: Next) -> Result<Response, Problem> {
+    // A query that waits for a change has a bound of its own.
+    let is_waiting = |query: &str| query.split('&').any(|it| it.starts_with("index="));
+    if is_consul(&request) && request.uri().query().is_some_and(is_waiting) {
+        return Ok(next.run(request).await);
+    }
     tokio::time::timeout(TIMEOUT, next.run(request))
         .await
         .map_err(|_elapsed| {
             let detail = format!("no answer within {TIMEOUT:?}");
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", detail)
         })
+}
+
+/// Whether a request is one of a client of Consul, which expects answers of another shape.
+fn is_consul(request: &Request) -> bool {
+    request.uri().path().starts_with("/v1/")
 }
 
 async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Response {
@@ -125,6 +138,10 @@ async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Resp
         .and_then(|()| guard.check_token(request.headers(), request.uri().path()));
     match checked {
         Ok(()) => next.run(request).await,
+        Err(_) if is_consul(&request) => {
+            let text = "Permission denied: the token, or the name of the host, is not the agent's";
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
         Err(problem) if problem.status == StatusCode::UNAUTHORIZED.as_u16() => {
             ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
         }
@@ -181,7 +198,11 @@ impl Guard {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(token),
             _ => None,
         });
-        if given.is_some_and(|it| token.is(it.trim_ascii())) {
+        let of_consul = headers.get(CONSUL_TOKEN).map(HeaderValue::as_bytes);
+        if given
+            .or(of_consul)
+            .is_some_and(|it| token.is(it.trim_ascii()))
+        {
             return Ok(());
         }
         let detail =
@@ -209,13 +230,15 @@ fn bare(host: &str) -> &str {
 
 /// Gives errors that the framework made the shape of a problem, and every answer the headers that it needs.
 async fn shape(request: Request, next: Next) -> Response {
+    let is_consul = is_consul(&request);
     let response = next.run(request).await;
     let status = response.status();
     let is_problem = response
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|it| it.as_bytes() == PROBLEM_JSON.as_bytes());
-    let mut response = if (status.is_client_error() || status.is_server_error()) && !is_problem {
+    let is_error = status.is_client_error() || status.is_server_error();
+    let mut response = if is_error && !is_problem && !is_consul {
         problem_of(response).await
     } else {
         response

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::state::Refusal;
+use crate::state::endpoint::HealthStatus;
+use crate::state::graph::Graph;
 use crate::state::object::ObjectKey;
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestQuestion, Status,
@@ -21,6 +24,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Live connections.
     fn connections(&self) -> Result<ConnectionList, NodeError>;
+
+    /// Who needs and who calls whom; with `namespace`, where one end is in it.
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError>;
 
     /// Circuit breakers.
     fn breakers(&self) -> BreakerList;
@@ -42,6 +48,14 @@ pub trait Node: Send + Sync + 'static {
 
     /// Changes what is logged, for example `debug` or `info,mesh_agent::proxy=trace`.
     fn set_log_level(&self, level: &str) -> Result<(), NodeError>;
+
+    /// An endpoint says how it is, by one of its checks that has a TTL. There is such a check.
+    fn beat(
+        &self,
+        check: &(ObjectKey, String),
+        status: HealthStatus,
+        output: String,
+    ) -> Result<(), Refusal>;
 
     /// Starts to drain, and returns at once.
     fn drain(&self);

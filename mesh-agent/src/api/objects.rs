@@ -69,6 +69,14 @@ struct ListQuery {
     resource_version: Option<String>,
 }
 
+/// What a put may be asked for.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PutQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
 async fn list(
     kind: Kind,
     namespace: Option<String>,
@@ -120,11 +128,16 @@ async fn put(
 ) -> Result<Response, Problem> {
     let key = ObjectKey::new(namespace, name);
     let version = if_match(request.headers())?;
+    let query = Query::<PutQuery>::try_from_uri(request.uri());
+    let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let mut document = body::json(request).await?;
     if let Some(version) = version {
         expect_version(&mut document, version)?;
     }
     let manifest = decode::manifest(kind, &key, document)?;
+    if query.dry_run {
+        return judge(context, Change::Put(manifest)).await;
+    }
     apply(context, Change::Put(manifest)).await
 }
 
@@ -142,13 +155,23 @@ async fn delete(
     apply(context, change).await
 }
 
+/// Says what would come of a change.
+async fn judge(context: Context, change: Change) -> Result<Response, Problem> {
+    let applied = tokio::task::spawn_blocking(move || context.store.rehearse(change)).await??;
+    Ok(told(applied))
+}
+
 async fn apply(context: Context, change: Change) -> Result<Response, Problem> {
     let applied = tokio::task::spawn_blocking(move || context.store.apply(change)).await??;
-    Ok(match applied {
+    Ok(told(applied))
+}
+
+fn told(applied: Applied) -> Response {
+    match applied {
         Applied::Created(object) => answer(StatusCode::CREATED, &object),
         Applied::Changed(object) | Applied::Deleted(object) => answer(StatusCode::OK, &object),
         Applied::Unchanged => StatusCode::NO_CONTENT.into_response(),
-    })
+    }
 }
 
 fn answer(status: StatusCode, object: &Manifest) -> Response {

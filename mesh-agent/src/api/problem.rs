@@ -94,6 +94,13 @@ impl From<Refusal> for Problem {
                 Self::new(StatusCode::CONFLICT, "Conflict", refusal.to_string())
                     .with_field("metadata.resourceVersion")
             }
+            Refusal::Owned { .. } => Self::new(StatusCode::CONFLICT, "Owned", refusal.to_string())
+                .with_field("metadata.source"),
+            Refusal::DiskFull => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "DiskFull",
+                refusal.to_string(),
+            ),
             Refusal::NotFound { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "NotFound", refusal.to_string())
             }

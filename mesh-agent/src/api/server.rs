@@ -25,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, Guard, Local, Token, TokenError};
 use super::node::Node;
-use super::{Config, Context};
+use super::{Config, Context, Scope};
 use crate::state::Store;
 
 /// Connections of the API at a time; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
+/// Connections of one workload in its own network namespace at a time; more wait in the backlog.
+const MAX_ACCESS: usize = 256;
 /// Connections of scrapers and probes at a time.
 const MAX_PROBES: usize = 64;
 /// How long a client may take to send the head of a request, and may stay idle between two.
@@ -84,8 +86,7 @@ pub struct Server {
     metrics: Option<TcpListener>,
     config: Config,
     guard: Guard,
-    store: Arc<Store>,
-    node: Arc<dyn Node>,
+    context: Context,
 }
 
 impl Server {
@@ -119,14 +120,14 @@ impl Server {
             }
             None => None,
         };
+        let context = Context::new(store, node, config.consul.clone());
         Ok(Self {
             api,
             unix,
             metrics,
             config,
             guard,
-            store,
-            node,
+            context,
         })
     }
 
@@ -143,12 +144,25 @@ impl Server {
         listener.local_addr().ok().or(self.config.metrics)
     }
 
+    /// What serves workloads in their own network namespaces.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access {
+            context: self.context.clone(),
+        }
+    }
+
     /// Serves until `stop`; requests under way may finish, watchers end.
     pub async fn run(self, stop: CancellationToken) {
-        let context = Context::new(self.store, self.node, stop.clone());
+        let context = self.context;
         let router = super::router(context.clone());
         let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut loops = JoinSet::new();
+        let (asked, all) = (stop.clone(), context.stop.clone());
+        loops.spawn(async move {
+            asked.cancelled().await;
+            all.cancel();
+        });
         loops.spawn(serve(
             self.api,
             guard::around(router.clone(), self.guard),
@@ -176,6 +190,31 @@ impl Server {
         {
             tracing::debug!(%error, path = %path.display(), "socket was gone already");
         }
+    }
+}
+
+/// Serves workloads in their own network namespaces: the paths of Consul, for what is theirs.
+#[derive(Clone)]
+pub struct Access {
+    context: Context,
+}
+
+impl Access {
+    /// Serves what comes in on a listener until `stop` or the end of the API.
+    pub async fn serve(
+        &self,
+        listener: std::net::TcpListener,
+        scope: Scope,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let router = super::pod_router(self.context.clone(), scope);
+        let router = guard::around(router, Guard::default());
+        let all = &self.context.stop;
+        let limit = Arc::new(Semaphore::new(MAX_ACCESS));
+        let served = serve(listener, router, limit, stop);
+        all.run_until_cancelled(served).await;
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API over loopback, as a client sees it.
 
 mod access;
+mod consul;
 mod objects;
 mod views;
 mod watching;
@@ -22,18 +23,21 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::objects::paths as objects_paths;
-use super::{Config, Node, NodeError, Server};
-use crate::state::Store;
+use super::{Config, ConsulConfig, Node, NodeError, Server};
+use crate::state::endpoint::HealthStatus;
+use crate::state::graph::{self, Graph, Observed};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, RequestExplanation,
     RequestQuestion, Status, Transport,
 };
+use crate::state::{Change, Refusal, Snapshot, Store};
 
 /// A node that has fixed answers.
 #[derive(Default)]
 struct FixedNode {
     is_draining: AtomicBool,
+    store: Option<Arc<Store>>,
 }
 
 impl Node for FixedNode {
@@ -51,6 +55,11 @@ impl Node for FixedNode {
 
     fn connections(&self) -> Result<ConnectionList, NodeError> {
         Ok(ConnectionList::default())
+    }
+
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError> {
+        let snapshot = Snapshot::default();
+        Ok(graph::graph(&snapshot, &Observed::new(), namespace))
     }
 
     fn breakers(&self) -> BreakerList {
@@ -100,6 +109,22 @@ impl Node for FixedNode {
             field: "level".to_owned(),
             message: format!("{level:?} is no level"),
         })
+    }
+
+    fn beat(
+        &self,
+        (endpoint, id): &(ObjectKey, String),
+        status: HealthStatus,
+        output: String,
+    ) -> Result<(), Refusal> {
+        let change = Change::Check {
+            endpoint: endpoint.clone(),
+            id: id.clone(),
+            status,
+            output,
+        };
+        let store = self.store.as_ref().expect("a registry");
+        store.apply(change).map(|_applied| ())
     }
 
     fn drain(&self) {
@@ -159,6 +184,11 @@ fn config() -> Config {
         metrics: Some("127.0.0.1:0".parse().unwrap()),
         token_file: None,
         allowed_hosts: vec!["agent.example".to_owned()],
+        consul: ConsulConfig {
+            node: "here".to_owned(),
+            address: || "10.0.0.9".parse().ok(),
+            locality: None,
+        },
     }
 }
 
@@ -169,7 +199,10 @@ impl Fixture {
 
     async fn with(config: Config) -> Self {
         let store = Arc::new(Store::in_memory());
-        let node = Arc::new(FixedNode::default());
+        let node = Arc::new(FixedNode {
+            store: Some(Arc::clone(&store)),
+            ..FixedNode::default()
+        });
         let server = Server::bind(config, Arc::clone(&store), node).await;
         let server = server.unwrap();
         let stop = CancellationToken::new();

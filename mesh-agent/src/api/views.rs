@@ -28,7 +28,7 @@ use crate::state::report::{
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Asks the node on a thread that may block.
-async fn ask<T: Send + 'static>(
+pub(super) async fn ask<T: Send + 'static>(
     context: &Context,
     question: impl FnOnce(&dyn Node) -> T + Send + 'static,
 ) -> Result<T, Problem> {

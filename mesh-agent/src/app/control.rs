@@ -20,9 +20,11 @@ use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::stale::Stale;
 use crate::net::clock;
 use crate::proxy::{Direct, Proxy};
+use crate::registry::edges::Edges;
 use crate::state::change::NoticeKind;
 use crate::state::{Manifest, Notice};
 
+use super::access;
 use super::node::Node;
 use super::parts::Parts;
 
@@ -34,6 +36,7 @@ pub(super) async fn spawn(
 ) -> Result<()> {
     let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
     let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
+    tasks.spawn(access::run(Arc::clone(parts), server.access()));
     let stop = stop.clone();
     tasks.spawn(async move {
         server.run(stop).await;
@@ -45,6 +48,8 @@ pub(super) async fn spawn(
     tasks.spawn(reset_stale(Arc::clone(parts)));
     tasks.spawn(check_health(Arc::clone(parts)));
     tasks.spawn(resolve_names(parts.external()));
+    tasks.spawn(run_checks(Arc::clone(parts)));
+    parts.sources.spawn(tasks);
     Ok(())
 }
 
@@ -74,6 +79,12 @@ async fn resolve_names(external: External) -> Result<()> {
     Ok(())
 }
 
+/// Runs the checks of registrations.
+async fn run_checks(parts: Arc<Parts>) -> Result<()> {
+    parts.checks.run().await;
+    Ok(())
+}
+
 /// Turns what the kernel's programs report into lines and metrics.
 async fn report(parts: Arc<Parts>) -> Result<()> {
     let ring = parts.node.datapath.events()?;
@@ -81,8 +92,10 @@ async fn report(parts: Arc<Parts>) -> Result<()> {
     let closed = Arc::clone(&parts.node.closed);
     let access_log = parts.access_log.clone();
     let proxy = Arc::clone(&parts.proxy);
+    let edges = parts.node.edges.clone();
     let sink = move |record: &Record| {
         count(&proxy, record);
+        see(&edges, record);
         if record.is_logged() && access_log.is_enabled() {
             access_log.write(record.line(Format::Json, &clock::timestamp()));
         }
@@ -102,6 +115,20 @@ fn count(proxy: &Proxy, record: &Record) {
             bytes_sent: record.bytes_sent,
             bytes_received: record.bytes_received,
         });
+    }
+}
+
+/// Counts who connects to whom: whatever the verdict, where it is over or was refused.
+fn see(edges: &Edges, record: &Record) {
+    let verdict = match record.kind {
+        Kind::Closed => record.verdict,
+        Kind::Denied => Some(Verdict::Deny),
+        Kind::AuditDenied | Kind::DeniedInbound | Kind::Bypassed => None,
+    };
+    if let (Some(workload), Some(service), Some(verdict)) =
+        (&record.source.workload, &record.service, verdict)
+    {
+        edges.count(workload, service, verdict);
     }
 }
 

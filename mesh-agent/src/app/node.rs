@@ -26,21 +26,29 @@ use crate::metrics::Registry;
 use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
-use crate::state::Store;
+use crate::registry::Board;
+use crate::registry::checks::heartbeat::Heartbeats;
+use crate::registry::edges::Edges;
+use crate::state::endpoint::HealthStatus;
+use crate::state::graph::{self, Graph};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::{
     BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, FaultReport,
     RequestQuestion, Status, Transport,
 };
+use crate::state::{Refusal, Store};
 use crate::telemetry::Telemetry;
 
 use super::enrolment::Standing;
+use super::observed;
 
 /// The agent, as the API sees it.
 pub(super) struct Node {
     pub(super) store: Arc<Store>,
     pub(super) datapath: Arc<Datapath>,
     pub(super) proxy: Arc<Proxy>,
+    /// Where endpoints say how they are.
+    pub(super) heartbeats: Arc<Heartbeats>,
     pub(super) telemetry: Telemetry,
     pub(super) registry: Registry,
     pub(super) standing: Arc<ArcSwap<Standing>>,
@@ -50,6 +58,10 @@ pub(super) struct Node {
     /// The hooked cgroup as `/proc/PID/cgroup` names it.
     pub(super) hooked: PathBuf,
     pub(super) progress: Progress,
+    /// Who was seen to connect to whom.
+    pub(super) edges: Edges,
+    /// How the sources of objects are.
+    pub(super) board: Board,
     /// Stale connections that were reset.
     pub(super) resets: Arc<AtomicU64>,
 }
@@ -175,6 +187,7 @@ impl api::Node for Node {
             workers: self.settings.workers as u64,
             proxied_connections: self.proxy.connections(),
             faults: FaultReport::all(&self.store.snapshot()),
+            sources: self.board.read(),
         }
     }
 
@@ -217,6 +230,18 @@ impl api::Node for Node {
         );
         items.extend(self.closed.list());
         Ok(ConnectionList { items })
+    }
+
+    fn graph(&self, namespace: Option<&str>) -> Result<Graph, NodeError> {
+        let (mut observed, uncounted) = observed::observed(&self.store, &self.edges, &self.proxy);
+        let open = connections::connections(
+            &self.numbers(),
+            &self.namespaces(),
+            Storages::of(self.datapath.tables()),
+        );
+        observed::add_open(&mut observed, &open);
+        let graph = graph::graph(&self.store.snapshot(), &observed, namespace);
+        Ok(Graph { uncounted, ..graph })
     }
 
     fn breakers(&self) -> BreakerList {
@@ -277,6 +302,15 @@ impl api::Node for Node {
                 field: "level".to_owned(),
                 message: super::describe(&error),
             })
+    }
+
+    fn beat(
+        &self,
+        check: &(ObjectKey, String),
+        status: HealthStatus,
+        output: String,
+    ) -> Result<(), Refusal> {
+        self.heartbeats.beat(check, status, output)
     }
 
     fn drain(&self) {

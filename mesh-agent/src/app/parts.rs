@@ -21,18 +21,27 @@ use crate::ebpf::Datapath;
 use crate::ebpf::mirror::Mirror;
 use crate::metrics;
 use crate::metrics::Registry;
+use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
+use crate::registry::checks;
+use crate::registry::checks::Checks;
 use crate::state;
+use crate::state::id::Subject;
+use crate::state::object::ObjectKey;
 use crate::state::report::MapReport;
+use crate::state::store::Start;
 use crate::state::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Telemetry};
 
 use super::enrolment::Enrolment;
+use super::facts;
 use super::node::{Node, Progress};
+use super::observed;
 use super::programmed::Programmed;
+use super::sources::Sources;
 
 /// What runs.
 pub(super) struct Parts {
@@ -45,6 +54,10 @@ pub(super) struct Parts {
     /// A line per connection and request.
     pub(super) access_log: AccessLog,
     lookups: Lookups,
+    /// The checks of registrations.
+    pub(super) checks: Checks,
+    /// Where objects come from.
+    pub(super) sources: Sources,
     enrolment: Mutex<(Enrolment, Programmed)>,
 }
 
@@ -56,15 +69,13 @@ impl Parts {
         telemetry: Telemetry,
         control: &Handle,
     ) -> Result<Self> {
-        if settings.reset {
-            ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
-        }
         let store = open_store(settings)?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
         let (mut registry, resets) = registry(access_log.clone());
-        let source = Source {
+        let sources = Sources::open(settings, &store, &mut registry)?;
+        let source = Counts {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
         };
@@ -72,14 +83,11 @@ impl Parts {
             datapath.tables(),
             ebpf::metrics::register(&mut registry, source),
         )?;
-        let proxy = Proxy::start(
-            proxy_config(settings, access_log.clone()),
-            Arc::clone(&store),
-            Arc::<Datapath>::clone(&datapath),
-            &mut registry,
-        )?;
-        let proxy = Arc::new(proxy);
-        let (dns, lookups) = start_dns(settings, &store, &datapath, &mut registry)?;
+        let config = proxy_config(settings, access_log.clone());
+        let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
+        let dns = start_dns(settings, &store, &datapath, &mut registry)?;
+        let lookups = Lookups::register(&mut registry);
+        let edges = observed::register(&mut registry, &store, &proxy);
         let runtimes = runtimes(&proxy, dns.as_deref(), control);
         metrics::runtime::register(&mut registry, runtimes);
         let enrolment = Enrolment::new(
@@ -90,11 +98,13 @@ impl Parts {
             Arc::clone(&host),
         );
         let programmed = Programmed::new(Arc::clone(&store));
-        let progress = Progress::new();
-        if store.is_new() && enrolment.is_kernel_populated() {
-            progress.block(registry_is_lost(settings));
-        }
+        let progress = progress(settings, &store, &enrolment);
+        let checks = Checks::new(
+            checks_config(settings, (&store, &datapath, &proxy, &host)),
+            &mut registry,
+        );
         let node = Arc::new(Node {
+            heartbeats: checks.heartbeats(),
             store,
             datapath,
             proxy: Arc::clone(&proxy),
@@ -106,6 +116,8 @@ impl Parts {
             settings: settings.clone(),
             hooked,
             progress,
+            edges,
+            board: sources.board.clone(),
             resets,
         });
         Ok(Self {
@@ -114,6 +126,8 @@ impl Parts {
             api: api_config(settings),
             access_log,
             lookups,
+            checks,
+            sources,
             enrolment: Mutex::new((enrolment, programmed)),
         })
     }
@@ -183,16 +197,15 @@ fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, 
     runtimes
 }
 
-/// What answers questions for names, unless it is switched off; and what counts look-ups of names outside the mesh.
+/// What answers questions for names, unless it is switched off.
 fn start_dns(
     settings: &Settings,
     store: &Arc<Store>,
     datapath: &Arc<Datapath>,
     registry: &mut Registry,
-) -> Result<(Option<Arc<Dns>>, Lookups)> {
-    let lookups = Lookups::register(registry);
+) -> Result<Option<Arc<Dns>>> {
     if settings.dns == config::Switch::Off {
-        return Ok((None, lookups));
+        return Ok(None);
     }
     let config = dns::Config {
         ttl: settings.dns_ttl,
@@ -206,7 +219,16 @@ fn start_dns(
         dns::metrics::Metrics::register(registry),
     );
     let dns = dns.context("cannot start the resolver")?;
-    Ok((Some(Arc::new(dns)), lookups))
+    Ok(Some(Arc::new(dns)))
+}
+
+/// The start: blocked where the registry is lost.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+    let progress = Progress::new();
+    if store.is_new() && enrolment.is_kernel_populated() {
+        progress.block(registry_is_lost(settings));
+    }
+    progress
 }
 
 /// Why nothing is mirrored from a registry that was not there.
@@ -222,11 +244,63 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
-    Ok(Arc::new(Store::open_or_reset(
-        &settings.state_dir,
-        config,
-        settings.reset,
-    )?))
+    if settings.reset {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+    }
+    let start = match (settings.reset, settings.restore) {
+        (true, _) => Start::Reset,
+        (false, true) => Start::Restore,
+        (false, false) => Start::Keep,
+    };
+    let store = Store::start(&settings.state_dir, config, start)?;
+    if store.is_restored() {
+        tracing::warn!(
+            "registry was restored from its last export: what was written after it is lost"
+        );
+    }
+    Ok(Arc::new(store))
+}
+
+fn start_proxy(
+    config: proxy::Config,
+    (store, datapath): (&Arc<Store>, &Arc<Datapath>),
+    registry: &mut Registry,
+) -> Result<Arc<Proxy>> {
+    let conns: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let proxy = Proxy::start(config, Arc::clone(store), conns, registry)?;
+    Ok(Arc::new(proxy))
+}
+
+/// What checks of registrations are run with, of the parts that are there.
+fn checks_config(
+    settings: &Settings,
+    (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
+) -> checks::Config {
+    let writer = Arc::clone(store);
+    let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
+    let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
+    let is_busy = move |endpoint: &ObjectKey| {
+        let snapshot = reader.snapshot();
+        let first = Subject::Endpoint(endpoint.clone(), String::new());
+        let ports = snapshot.ids.ports_of(&first).into_iter();
+        let mut numbers = ports.map(|port| {
+            snapshot
+                .ids
+                .number(&Subject::Endpoint(endpoint.clone(), port))
+        });
+        let open = &datapath.tables().open;
+        // What cannot be read holds nobody up.
+        let is_open = |number| matches!(open.get(&number), Ok(Some(count)) if count > 0);
+        numbers.any(|number| proxy.is_busy(number) || is_open(number))
+    };
+    checks::Config {
+        store: Arc::clone(store),
+        write: Arc::new(move |change| writer.apply(change)),
+        table,
+        host: Arc::clone(host),
+        node: settings.locality.node.clone(),
+        busy: Arc::new(is_busy),
+    }
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {
@@ -239,6 +313,7 @@ fn datapath_config(settings: &Settings) -> ebpf::Config {
 
 fn api_config(settings: &Settings) -> api::Config {
     api::Config {
+        consul: facts::of(&settings.locality),
         listen: settings.api,
         unix: settings.unix_socket.clone(),
         metrics: Some(settings.metrics),
@@ -291,12 +366,12 @@ fn access_log(settings: &Settings) -> AccessLog {
 }
 
 /// Where a scrape reads what the kernel counts.
-struct Source {
+struct Counts {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
 }
 
-impl ebpf::metrics::Source for Source {
+impl ebpf::metrics::Source for Counts {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
     }

@@ -77,19 +77,25 @@ pub(super) async fn drain(target: &Target) -> Result<(), Error> {
 
 /// Where an object goes, and what the user is told it is.
 #[derive(Debug, PartialEq)]
-struct Upload {
-    label: String,
-    path: String,
-    object: Value,
+pub(super) struct Upload {
+    pub(super) kind: Kind,
+    pub(super) label: String,
+    pub(super) path: String,
+    pub(super) object: Value,
 }
 
-fn upload(file: &Path, mut document: Document, namespace: &str) -> Result<Upload, Error> {
+pub(super) fn upload(
+    file: &Path,
+    mut document: Document,
+    namespace: &str,
+) -> Result<Upload, Error> {
     let subject = document.subject(namespace).map_err(|message| {
         let place = format!("{}:{}", file.display(), document.line);
         Error::Object { place, message }
     })?;
     let Subject { kind, key } = subject;
     Ok(Upload {
+        kind,
         path: path_of(kind.plural(), Some(&key.namespace), Some(&key.name))?,
         label: format!("{kind} {key}"),
         object: document.object,

@@ -1,35 +1,13 @@
-//! Files with objects: YAML with one or more documents, or JSON, or lists of objects; each with its line.
+//! Files with objects, as commands read them.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
-use serde_saphyr::Spanned;
-
 use super::error::Error;
-use crate::state::object::{Kind, ObjectKey};
+use crate::state::document;
 
-/// Thousands of objects.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// An object as somebody wrote it.
-#[derive(Debug, PartialEq)]
-pub(super) struct Document {
-    /// Where it begins, counted from 1.
-    pub(super) line: u64,
-    /// What is there.
-    pub(super) object: Value,
-}
-
-/// What a document is about.
-#[derive(Debug, PartialEq)]
-pub(super) struct Subject {
-    pub(super) kind: Kind,
-    pub(super) key: ObjectKey,
-}
+pub(super) use crate::state::document::{Document, Subject};
 
 /// Reads a file; `-` is stdin. What is no YAML is named with file and line.
 pub(super) fn read(path: &Path) -> Result<Vec<Document>, Error> {
@@ -43,85 +21,23 @@ pub(super) fn read(path: &Path) -> Result<Vec<Document>, Error> {
 fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     if path.as_os_str() == "-" {
-        io::stdin().take(MAX_BYTES).read_to_string(&mut text)?;
+        io::stdin()
+            .take(document::MAX_BYTES)
+            .read_to_string(&mut text)?;
     } else {
         File::open(path)?
-            .take(MAX_BYTES)
+            .take(document::MAX_BYTES)
             .read_to_string(&mut text)?;
     }
     Ok(text)
 }
 
-/// The objects of a text, with what is in lists in their place.
+/// The objects of a text that is in `file`.
 pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Document>, Error> {
-    let documents: Vec<Spanned<Value>> = serde_saphyr::from_multiple(text).map_err(|error| {
-        let line = error.location().map_or(1, |location| location.line());
-        Error::Object {
-            place: format!("{}:{line}", file.display()),
-            message: error.without_snippet().to_string(),
-        }
-    })?;
-    let mut lines = item_lines(text).into_iter();
-    let mut objects = Vec::new();
-    for document in documents {
-        let line = document.referenced.line();
-        let mut object = document.value;
-        let lines = lines.next().unwrap_or_default();
-        match object.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => {
-                let lines = lines.into_iter().chain(std::iter::repeat(line));
-                objects.extend(
-                    lines
-                        .zip(items)
-                        .map(|(line, object)| Document { line, object }),
-                );
-            }
-            _ => objects.push(Document { line, object }),
-        }
-    }
-    Ok(objects)
-}
-
-/// Where the items of lists begin, per document. Nothing where one of the documents has another shape.
-fn item_lines(text: &str) -> Vec<Vec<u64>> {
-    #[derive(Deserialize)]
-    struct List {
-        #[serde(default)]
-        items: Vec<Spanned<IgnoredAny>>,
-    }
-    let lists: Vec<List> = serde_saphyr::from_multiple(text).unwrap_or_default();
-    let lines = |list: List| list.items.iter().map(|it| it.referenced.line()).collect();
-    lists.into_iter().map(lines).collect()
-}
-
-impl Document {
-    /// What the document is about; where it names no namespace, that is `namespace`, and is written into it.
-    pub(super) fn subject(&mut self, namespace: &str) -> Result<Subject, String> {
-        let kind = self.object.get("kind").and_then(Value::as_str);
-        let kind = kind.ok_or_else(|| "it has no kind".to_owned())?;
-        let kind = Kind::ALL
-            .into_iter()
-            .find(|known| known.name() == kind)
-            .ok_or_else(|| format!("kind {kind} is not supported by this version"))?;
-        let metadata = self
-            .object
-            .get_mut("metadata")
-            .and_then(Value::as_object_mut)
-            .ok_or_else(|| "it has no metadata".to_owned())?;
-        let name = metadata.get("name").and_then(Value::as_str);
-        let name = name
-            .ok_or_else(|| "it has no metadata.name".to_owned())?
-            .to_owned();
-        let namespace = metadata
-            .entry("namespace")
-            .or_insert_with(|| namespace.into())
-            .as_str()
-            .ok_or_else(|| "metadata.namespace is no text".to_owned())?;
-        Ok(Subject {
-            kind,
-            key: ObjectKey::new(namespace, name),
-        })
-    }
+    document::parse(text).map_err(|error| Error::Object {
+        place: format!("{}:{}", file.display(), error.line),
+        message: error.message,
+    })
 }
 
 #[cfg(test)]
@@ -129,67 +45,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_document_has_its_line_and_subject() {
-        let text = "\
-# two objects
-kind: Service
-metadata: {name: web, namespace: shop}
----
-# and another
-kind: HTTPRoute
-metadata: {name: only}
----
-# nothing
-";
-        let mut documents = parsed(text).expect("it is right");
-        let lines: Vec<u64> = documents.iter().map(|it| it.line).collect();
-        assert_eq!(lines, [2, 6]);
-        let subjects: Vec<_> = documents
-            .iter_mut()
-            .map(|it| it.subject("other").expect("it is right"))
-            .collect();
-        assert_eq!(subjects[0].key, ObjectKey::new("shop", "web"));
-        assert_eq!(subjects[1].kind, Kind::HttpRoute);
-        assert_eq!(subjects[1].key, ObjectKey::new("other", "only"));
-        assert_eq!(documents[1].object["metadata"]["namespace"], "other");
-    }
-
-    #[test]
-    fn json_and_lists_are_read_too() {
-        let text = r#"{"kind": "List", "items": [
-            {"kind": "Workload", "metadata": {"name": "a"}},
-            {"kind": "Endpoint", "metadata": {"name": "b"}}]}"#;
-        let lines: Vec<u64> = parsed(text)
-            .expect("it is right")
-            .iter()
-            .map(|it| it.line)
-            .collect();
-        assert_eq!(lines, [2, 3]);
-        assert_eq!(parsed("").expect("it is empty"), []);
-    }
-
-    #[test]
-    fn what_is_no_object_is_named() {
-        let check = |text: &str, wanted: &str| {
-            let mut documents = parsed(text).expect("it is YAML");
-            let said = documents[0].subject("other").unwrap_err();
-            assert_eq!(said, wanted, "{text}");
-        };
-        check("kind: Service\n", "it has no metadata");
-        check("metadata: {name: a}\n", "it has no kind");
-        check("- just\n- a list\n", "it has no kind");
-        check("kind: Service\nmetadata: {}\n", "it has no metadata.name");
-        check(
-            "kind: Gateway\nmetadata: {name: a}\n",
-            "kind Gateway is not supported by this version",
-        );
-        let error = parsed("kind: Service\nmetadata: [\n")
-            .unwrap_err()
-            .to_string();
+    fn what_is_no_yaml_is_named_with_file_and_line() {
+        let error = parse(Path::new("mesh.yaml"), "kind: Service\nmetadata: [\n");
+        let error = error.unwrap_err().to_string();
         assert!(error.starts_with("mesh.yaml:"), "{error}");
-    }
-
-    fn parsed(text: &str) -> Result<Vec<Document>, Error> {
-        parse(Path::new("mesh.yaml"), text)
     }
 }

@@ -58,6 +58,21 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Some of the objects to be imported are refused.
+    #[error("nothing of {} was imported: make what is refused right, or take it out", path.display())]
+    NotImported {
+        /// The file.
+        path: PathBuf,
+    },
     /// The token cannot be sent.
     #[error("the token in {} is empty or has characters that cannot be sent", path.display())]
     Token {
@@ -99,7 +114,9 @@ impl Error {
             Self::Refused(problem) => problem.exit(),
             Self::Read { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::Read { .. } => Exit::NO_INPUT,
-            Self::Token { .. } | Self::Object { .. } => Exit::DATA,
+            Self::Write { source, .. } if is_permission(source) => Exit::PERMISSION,
+            Self::Write { .. } => Exit::CANNOT_CREATE,
+            Self::Token { .. } | Self::Object { .. } | Self::NotImported { .. } => Exit::DATA,
             Self::Name(_) => Exit::USAGE,
             Self::Exec(error) => error.exit(),
             Self::Yaml(_) => Exit::FAILURE,
@@ -152,6 +169,7 @@ impl Problem {
             StatusCode::CONFLICT => Exit::TRY_AGAIN,
             StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => Exit::DATA,
             StatusCode::SERVICE_UNAVAILABLE => Exit::UNAVAILABLE,
+            StatusCode::INSUFFICIENT_STORAGE => Exit::CANNOT_CREATE,
             _ => Exit::FAILURE,
         }
     }

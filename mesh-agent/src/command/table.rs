@@ -1,5 +1,6 @@
 //! Answers as tables. Pure: objects and reports in, text out.
 
+mod graph;
 mod object;
 mod report;
 mod route;
@@ -9,6 +10,7 @@ use std::fmt::Display;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table};
 
+pub(super) use graph::graph;
 pub(super) use object::{endpoints, services, workloads};
 pub(super) use report::{bpf, connections, coverage, explanation, status};
 pub(super) use route::{all_policies, routes};

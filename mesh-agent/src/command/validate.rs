@@ -7,15 +7,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::document::{self, Document};
+use super::document::{self, Document, Subject};
 use super::exit::Exit;
 use super::show::structured;
 use super::{Error, print};
 use crate::config::cli::{Output, Validate};
 use crate::state::object::{ConditionStatus, Kind, ObjectKey};
-use crate::state::{Change, Manifest, Refusal, Store, decode};
+use crate::state::{Change, Manifest, Refusal, Store};
 
 /// What is said of one object.
 #[derive(Debug, PartialEq, Serialize)]
@@ -98,7 +97,7 @@ impl Bench {
                 judgement.kind = Some(subject.kind);
                 judgement.namespace = Some(subject.key.namespace.clone());
                 judgement.name = Some(subject.key.name.clone());
-                match self.put(subject.kind, &subject.key, document.object) {
+                match self.put(&subject, document) {
                     Ok(()) => {
                         judgement.ok = true;
                         let place = self.judgements.len();
@@ -115,17 +114,13 @@ impl Bench {
         self.judgements.push(judgement);
     }
 
-    fn put(&self, kind: Kind, key: &ObjectKey, mut object: Value) -> Result<(), Refusal> {
-        if let Some(before) = self.seen.get(&(kind, key.clone())) {
+    fn put(&self, subject: &Subject, document: Document) -> Result<(), Refusal> {
+        if let Some(before) = self.seen.get(&(subject.kind, subject.key.clone())) {
             let place = self.judgements.get(*before).map(Judgement::place);
             let message = format!("is there already, at {}", place.unwrap_or_default());
             return Err(Refusal::invalid("metadata.name", message));
         }
-        // A version means something only in the registry that gave it.
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("resourceVersion");
-        }
-        let manifest = decode::manifest(kind, key, object)?;
+        let manifest = document.manifest(subject)?;
         self.store.apply(Change::Put(manifest)).map(drop)
     }
 

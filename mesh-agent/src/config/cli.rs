@@ -1,5 +1,8 @@
 //! The command line as the user wrote it. The only place, with `options`, that knows clap.
 
+mod completions;
+mod registry;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,6 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::options::Options;
 use super::resolve;
+
+pub use completions::Completions;
+pub use registry::{Export, Graph, GraphForm, Import, Registry};
 
 /// Service mesh of one node: eBPF decides at connect, one shared proxy does the rest.
 #[derive(Debug, Parser)]
@@ -76,6 +82,13 @@ pub enum Command {
     Validate(Validate),
     /// Delete an object
     Delete(Delete),
+    /// Write all objects into a file, or take them from one
+    #[command(subcommand)]
+    Registry(Registry),
+    /// Show which services need which, and who was seen to call whom
+    Graph(Graph),
+    /// Print what a shell needs to complete commands of this program
+    Completions(Completions),
     /// Show which build this is
     Version(Version),
 }
@@ -89,15 +102,26 @@ pub struct Run {
     /// The settings.
     #[command(flatten)]
     pub options: Options,
-    /// Forget registry and pinned state first
-    #[arg(long)]
-    pub reset: bool,
+    /// What becomes of the registry that is there.
+    #[command(flatten)]
+    pub beginning: Beginning,
     /// Print the settings in force, in the form of the file, and end
     #[arg(long)]
     pub print_config: bool,
     /// Check the settings and end: 0 if they are right, 65 if not
     #[arg(long)]
     pub validate_only: bool,
+}
+
+/// What becomes of the registry that is there.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Beginning {
+    /// Forget registry and pinned state first
+    #[arg(long)]
+    pub reset: bool,
+    /// Go back to the last export where the registry is damaged or gone
+    #[arg(long, conflicts_with = "reset")]
+    pub restore: bool,
 }
 
 /// `check`.
@@ -371,11 +395,11 @@ mod tests {
         let words = "mesh-agent run --cgroup /cg --pin-dir /p --state-dir /s --api 127.0.0.1:1 --metrics 127.0.0.1:2 \
              --config f.yaml --unix-socket /u --token-file /t --workers 2 --acceleration off --log-level debug \
              --log-format json --access-log off --drain-timeout 5s --virtual-range 10.0.0.0/8 --virtual-range fd00::/64 \
-             --reset --allowed-host a,b --region eu --zone eu-1 --node n1";
+             --reset --allowed-host a,b --region eu --zone eu-1 --node n1 --source /d";
         let Command::Run(run) = parse(words).command else {
             panic!("it is run")
         };
-        assert!(run.reset);
+        assert!(run.beginning.reset);
         let ranges = run.options.virtual_range.map(|ranges| ranges.len());
         assert_eq!(ranges, Some(2));
         assert_eq!(run.options.allowed_host.map(|hosts| hosts.len()), Some(2));

@@ -99,6 +99,9 @@ pub struct Options {
     /// Who is asked for the names of endpoints outside the mesh [default: /etc/resolv.conf]
     #[arg(long, env = "MESH_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
+    /// Where objects come from beside the API.
+    #[command(flatten)]
+    pub sources: SourceOptions,
 
     /// Where this node is.
     #[command(flatten)]
@@ -107,6 +110,15 @@ pub struct Options {
     /// Limits and deadlines of the proxy: in the file only.
     #[arg(skip)]
     pub proxy: ProxyOptions,
+}
+
+/// Where objects come from beside the API, as the user wrote it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SourceOptions {
+    /// Folder of YAML and JSON files with objects, followed while the agent runs
+    #[arg(long = "source", env = "MESH_SOURCE", value_name = "DIR")]
+    pub files: Option<PathBuf>,
 }
 
 /// Where this node is, as the user wrote it.
@@ -224,6 +236,9 @@ impl Options {
             dns: self.dns.or(below.dns),
             dns_ttl: self.dns_ttl.or(below.dns_ttl),
             resolv_conf: self.resolv_conf.or(below.resolv_conf),
+            sources: SourceOptions {
+                files: self.sources.files.or(below.sources.files),
+            },
             locality: self.locality.over(below.locality),
             proxy: below.proxy,
         }

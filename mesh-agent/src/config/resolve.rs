@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Error, Options, ProxyOptions, ProxySettings, Settings, Span, Switch, validate};
+use super::{
+    Error, Options, ProxyOptions, ProxySettings, Settings, Sources, Span, Switch, validate,
+};
 use crate::state::endpoint::Locality;
 
 /// Fills in what is not given, and checks.
@@ -41,6 +43,10 @@ pub(super) fn resolve(
             .resolv_conf
             .unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
         reset,
+        restore: false,
+        sources: Sources {
+            files: options.sources.files,
+        },
         locality: Locality {
             region: options.locality.region,
             zone: options.locality.zone,

@@ -24,6 +24,17 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
             refuse(key, format!("{} is not absolute", path.display()));
         }
     }
+    if let Some(path) = settings
+        .sources
+        .files
+        .as_ref()
+        .filter(|it| !it.is_absolute())
+    {
+        refuse(
+            "sources.files",
+            format!("{} is not absolute", path.display()),
+        );
+    }
     let socket = settings.unix_socket.as_ref();
     if socket.is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
         let message = format!("use at most {MAX_SOCKET_PATH} bytes: the kernel takes no more");

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use http::HeaderValue;
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::verdict::Verdict;
@@ -35,6 +36,7 @@ pub(crate) struct Caller {
     pub(crate) permit: Permit,
     /// Whether a rate limit of its service refuses the connection. HTTP is told so.
     pub(crate) is_turned_away: bool,
+    forwarded_for: OnceLock<Option<HeaderValue>>,
 }
 
 impl Caller {
@@ -75,6 +77,7 @@ impl Caller {
             source_port: peer.port(),
             permit,
             is_turned_away: false,
+            forwarded_for: OnceLock::new(),
         })
     }
 
@@ -87,10 +90,16 @@ impl Caller {
         }
     }
 
-    /// The caller's address for people and for `x-forwarded-for`.
+    /// The caller's address for people.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let source = self.source_towards(self.original);
         (!source.is_unspecified()).then(|| source.into())
+    }
+
+    /// The same for `x-forwarded-for`: written once for all requests of the connection.
+    pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
+        let write = || HeaderValue::try_from(self.address()?.to_string()).ok();
+        self.forwarded_for.get_or_init(write).as_ref()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Proxy;
 use super::metrics::{Ends, Series};
 use super::select;
+use crate::state::graph::Observed;
 
 /// A direct connection that was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,12 @@ pub struct Direct {
 }
 
 impl Proxy {
+    /// Requests by the calling workload and the service that it called.
+    #[must_use]
+    pub fn edges(&self) -> Observed {
+        self.shared.metrics.edges()
+    }
+
     /// Counts a connection that neither came here nor will be counted otherwise. It is opened and closed by that.
     pub fn count_direct(&self, closed: &Direct) {
         let view = self.shared.views.load();

@@ -180,7 +180,8 @@ where
 {
     let service = service_fn({
         let connection = Arc::clone(&connection);
-        move |request| forward::forward(Arc::clone(&connection), request)
+        // A task is moved several times before it runs.
+        move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
     });
     let limits = &connection.worker.config.limits;
     let serving = http2::Builder::new(connection.worker.executor())

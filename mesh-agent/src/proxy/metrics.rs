@@ -4,6 +4,7 @@
 //! anyway: no request looks up a family.
 
 mod choices;
+mod edges;
 pub(crate) mod guards;
 mod labels;
 mod leases;

@@ -100,14 +100,11 @@ async fn forward(
 /// A connection that is one too many.
 async fn turn_away(
     worker: &Arc<Worker>,
-    caller: Caller,
+    mut caller: Caller,
     stream: TcpStream,
     error: Error,
 ) -> Result<(), Error> {
-    let caller = Caller {
-        is_turned_away: true,
-        ..caller
-    };
+    caller.is_turned_away = true;
     explain(worker, caller, stream, error).await
 }
 

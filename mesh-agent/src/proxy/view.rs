@@ -117,6 +117,11 @@ impl View {
         self.workloads.get(&number)
     }
 
+    /// Whether anything is under way at an endpoint.
+    pub(crate) fn is_held(&self, number: u32) -> bool {
+        self.lives.get(&number).is_some_and(|live| live.is_held())
+    }
+
     /// Whether an endpoint is still part of the registry.
     pub(crate) fn has_endpoint(&self, number: u32) -> bool {
         self.lives.contains_key(&number)

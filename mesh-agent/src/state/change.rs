@@ -11,6 +11,7 @@ use super::object::{Condition, Kind, Metadata, ObjectKey};
 use super::policy::AuthorizationPolicy;
 use super::reference_grant::ReferenceGrant;
 use super::service::Service;
+use super::source::Source;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
@@ -187,9 +188,22 @@ pub enum Refusal {
         /// Key that was asked for.
         key: ObjectKey,
     },
+    /// The object belongs to a source that comes before the one that wants it changed.
+    #[error("{kind} {key} belongs to the source {owner}: change it there")]
+    Owned {
+        /// Kind of the object.
+        kind: Kind,
+        /// Its key.
+        key: ObjectKey,
+        /// Whose it is.
+        owner: Source,
+    },
     /// The disk refuses; the view in memory is unchanged too.
     #[error("cannot store the change: {0}")]
     Storage(String),
+    /// The disk has no room; the view in memory is unchanged too, and the next change tries again.
+    #[error("cannot store the change: the disk of the registry is full")]
+    DiskFull,
 }
 
 impl Refusal {

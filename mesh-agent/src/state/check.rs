@@ -50,10 +50,10 @@ pub struct Check {
     /// Good ones in a row that make it passing, 0 to 1000; 0 and 1 mean the same.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub success_before_passing: u32,
-    /// Bad ones in a row after the first that make it a warning, 0 to 1000; absent: as many as make it critical.
+    /// Bad ones in a row that make it a warning, at most as many as make it critical; absent: none do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_before_warning: Option<u32>,
-    /// Bad ones in a row after the first that make it critical, 0 to 1000.
+    /// Bad ones in a row that make it critical, 0 to 1000; 0 and 1 mean the same.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures_before_critical: u32,
     /// What it is before anything is known.

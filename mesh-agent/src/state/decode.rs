@@ -111,8 +111,10 @@ fn complete(kind: Kind, key: &ObjectKey, document: Value) -> Result<Value, Refus
 }
 
 /// Metadata that the agent writes, and what an API server of Kubernetes adds to what it prints.
-const NOT_FOR_US: [&str; 10] = [
+const NOT_FOR_US: [&str; 12] = [
     "generation",
+    "source",
+    "origin",
     "creationTimestamp",
     "createdAt",
     "updatedAt",

@@ -97,6 +97,21 @@ impl Draft {
         Some(self.write(object))
     }
 
+    /// Takes a condition of an object away, where it is there.
+    pub(super) fn remove_condition<R: Resource>(
+        &mut self,
+        key: &ObjectKey,
+        kind: &str,
+    ) -> Option<Manifest> {
+        let object = R::all(&self.next).get(key)?;
+        if object.conditions().iter().all(|it| it.kind != kind) {
+            return None;
+        }
+        let mut object = R::clone(object);
+        object.conditions_mut().retain(|it| it.kind != kind);
+        Some(self.write(object))
+    }
+
     /// Gives a number to what has none.
     pub(super) fn assign(&mut self, subject: Subject) {
         if self.next.ids.number(&subject) == 0 {

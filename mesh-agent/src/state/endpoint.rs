@@ -27,9 +27,12 @@ pub struct EndpointSpec {
     /// A name outside the mesh instead of an address: for each of its addresses the agent keeps an endpoint like this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// Port of the endpoint per name of the service's port; a port that is not named is the service's own number.
+    /// Port of the endpoint per name of the service's port.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+    /// Port of the endpoint for every port of the service that `ports` does not name; absent: the service's own number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Share of the connections, 0 to 1000; 0 takes none. The short form of `weights.passing`.
     #[serde(default = "default_weight")]
     pub weight: u32,
@@ -187,6 +190,7 @@ impl EndpointSpec {
             address,
             hostname: None,
             ports: BTreeMap::new(),
+            port: None,
             weight: default_weight(),
             weights: None,
             version: None,
@@ -204,6 +208,7 @@ impl EndpointSpec {
     /// The port that serves the service's port `port`.
     #[must_use]
     pub fn port_of(&self, port: &super::service::Port) -> u16 {
-        self.ports.get(&port.name).copied().unwrap_or(port.port)
+        let named = self.ports.get(&port.name).copied();
+        named.or(self.port).unwrap_or(port.port)
     }
 }

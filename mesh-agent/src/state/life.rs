@@ -247,6 +247,9 @@ impl EndpointStatus {
     }
 }
 
+/// The annotation of a service that was made for a registration, and goes with the last endpoint.
+pub const MADE_FOR_ENDPOINTS: &str = "mesh.dev/made-for-endpoints";
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::graph::dependencies;
 use super::object::{Kind, ObjectKey};
 use super::reference::{Backend, Route};
 use super::{Manifest, Snapshot};
@@ -35,6 +36,8 @@ pub(super) enum Role {
     Target,
     /// A traffic policy fails over to the service.
     Failover,
+    /// A service needs the service.
+    Dependency,
 }
 
 type Referrers = BTreeSet<Arc<Node>>;
@@ -122,12 +125,9 @@ const fn refers(kind: Kind) -> bool {
         | Kind::GrpcRoute
         | Kind::TcpRoute
         | Kind::TlsRoute
-        | Kind::TrafficPolicy => true,
-        Kind::Service
-        | Kind::Endpoint
-        | Kind::Workload
-        | Kind::AuthorizationPolicy
-        | Kind::ReferenceGrant => false,
+        | Kind::TrafficPolicy
+        | Kind::Service => true,
+        Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy | Kind::ReferenceGrant => false,
     }
 }
 
@@ -148,8 +148,10 @@ fn references(manifest: &Manifest) -> BTreeSet<(Role, Node)> {
                 .chain([(Role::Target, Node::new(target.kind, &key))])
                 .collect()
         }
-        Manifest::Service(_)
-        | Manifest::Endpoint(_)
+        Manifest::Service(service) => dependencies(service)
+            .map(|key| (Role::Dependency, Node::new(Kind::Service, &key)))
+            .collect(),
+        Manifest::Endpoint(_)
         | Manifest::Workload(_)
         | Manifest::AuthorizationPolicy(_)
         | Manifest::ReferenceGrant(_) => BTreeSet::new(),

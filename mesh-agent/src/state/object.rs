@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::source::Source;
+
 /// The version that every object of our own kinds carries in `apiVersion`.
 pub const API_VERSION: &str = "mesh.dev/v1alpha1";
 
@@ -214,6 +216,12 @@ pub struct Metadata {
     /// When somebody wrote the object last (not its status), RFC 3339. Written by the agent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub updated_at: String,
+    /// Whose it is. Written by the agent.
+    #[serde(default)]
+    pub source: Source,
+    /// What holds it there: of `files` the file, as a path in the folder. Written by the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
 }
 
 fn default_namespace() -> String {

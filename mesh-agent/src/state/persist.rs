@@ -1,8 +1,10 @@
 //! The registry on disk: one redb file, written in one transaction per change.
 //!
 //! A file that cannot be read is never touched: the registry is what the pinned maps of the kernel were made from,
-//! and an empty one would take every service away. `--reset` sets it aside.
+//! and an empty one would take every service away. `--reset` sets it aside; `--restore` makes it anew from the last export.
 
+mod error;
+pub(super) mod export;
 mod rows;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -14,9 +16,12 @@ use std::path::{Path, PathBuf};
 use redb::{Database, DatabaseError, StorageError, TableDefinition, WriteTransaction};
 use serde::Serialize;
 
+pub use error::OpenError;
+pub use export::{EXPORT_NAME, ExportError, OLD_EXPORT_NAME};
+
 use super::change::NoticeKind;
 use super::draft::Draft;
-use super::{Manifest, Snapshot};
+use super::{Manifest, Refusal, Snapshot};
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "registry.redb";
@@ -37,52 +42,16 @@ const META_SCHEMA: &str = "schema";
 const META_REVISION: &str = "revision";
 const META_LAST_ID: &str = "last-id";
 
-/// Why the registry cannot be opened. The file is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory or the file refuses.
-    #[error("cannot open {}", path.display())]
-    Access {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Another agent has it.
-    #[error("{} is in use by another agent; give each its own state directory", path.display())]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file is damaged.
-    #[error("{} is damaged and was left as it is; restore it, or start with --reset to forget the registry", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What the database said.
-        #[source]
-        source: Box<redb::Error>,
-    },
-    /// A row is not what it should be.
-    #[error("{} holds an unreadable row {row} and was left as it is; restore it, or start with --reset to forget the registry", path.display())]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// Table and key.
-        row: String,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Another version of the agent wrote it.
-    #[error("{} has schema {found}, and this version reads {SCHEMA}; run the version that wrote it, or start with --reset to forget the registry", path.display())]
-    Schema {
-        /// The file.
-        path: PathBuf,
-        /// What it has.
-        found: u64,
-    },
+/// What a start does with what is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// It goes on with it, or is refused.
+    #[default]
+    Keep,
+    /// It sets it aside, and begins anew.
+    Reset,
+    /// It goes on with it, or sets it aside and goes back to the last export where it is damaged or gone.
+    Restore,
 }
 
 /// The open file.
@@ -100,6 +69,40 @@ pub(super) struct Loaded {
     pub(super) snapshot: Snapshot,
     /// Whether there was none.
     pub(super) is_new: bool,
+    /// Whether it was made from the export.
+    pub(super) is_restored: bool,
+}
+
+/// Opens, makes or restores the registry in `directory`.
+pub(super) fn start(directory: &Path, start: Start) -> Result<Loaded, OpenError> {
+    if start != Start::Restore {
+        return open(directory, start == Start::Reset);
+    }
+    let is_there = directory.join(FILE_NAME).exists();
+    if !is_there && !export::is_there(directory) {
+        return open(directory, false);
+    }
+    let refused = if is_there {
+        match open(directory, false) {
+            Err(refused) if refused.is_about_contents() => refused.to_string(),
+            opened => return opened,
+        }
+    } else {
+        format!("{} is gone", directory.join(FILE_NAME).display())
+    };
+    let exported =
+        export::read(directory).map_err(|source| OpenError::Export { refused, source })?;
+    let mut loaded = open(directory, true)?;
+    let path = directory.join(FILE_NAME);
+    let written = loaded.disk.replace(&exported);
+    written.map_err(|source| OpenError::Restore {
+        path,
+        source: Box::new(source),
+    })?;
+    loaded.snapshot = exported;
+    loaded.is_new = false;
+    loaded.is_restored = true;
+    Ok(loaded)
 }
 
 /// Opens or makes the registry in `directory`; with `reset`, sets aside what is there first.
@@ -140,6 +143,7 @@ pub(super) fn open(directory: &Path, reset: bool) -> Result<Loaded, OpenError> {
         disk,
         snapshot,
         is_new,
+        is_restored: false,
     })
 }
 
@@ -246,6 +250,18 @@ impl Disk {
         written
     }
 
+    /// Writes a whole registry in place of what is there.
+    fn replace(&self, snapshot: &Snapshot) -> Result<(), redb::Error> {
+        let Some(database) = &self.database else {
+            return Err(redb::Error::DatabaseAlreadyOpen);
+        };
+        let transaction = database.begin_write()?;
+        write_whole(&transaction, snapshot)?;
+        write_meta(&transaction, snapshot)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// Opens the file again after a failed write. That write may have reached the disk all the same; then everything
     /// is written anew.
     fn reopen(&self, draft: &Draft) -> Result<(Database, bool), redb::Error> {
@@ -311,6 +327,21 @@ fn write_meta(transaction: &WriteTransaction, snapshot: &Snapshot) -> Result<(),
     meta.insert(META_REVISION, snapshot.revision)?;
     meta.insert(META_LAST_ID, u64::from(snapshot.ids.last()))?;
     Ok(())
+}
+
+/// Why a change was not stored: a full disk is told apart, because it has a cure.
+pub(super) fn refusal(error: &redb::Error) -> Refusal {
+    match error {
+        redb::Error::Io(source)
+            if matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            Refusal::DiskFull
+        }
+        other => Refusal::Storage(other.to_string()),
+    }
 }
 
 fn row(object: &Manifest) -> String {

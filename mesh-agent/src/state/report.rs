@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::Snapshot;
+use super::{Snapshot, Source};
 
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -275,6 +275,42 @@ pub struct Status {
     /// Policies that inject faults at the moment.
     #[serde(default)]
     pub faults: Vec<FaultReport>,
+    /// Where objects come from beside the API, and how that is.
+    #[serde(default)]
+    pub sources: Vec<SourceReport>,
+}
+
+/// How a source of objects is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceReport {
+    /// The source.
+    pub source: Source,
+    /// Where it is: a folder, an address.
+    pub place: String,
+    /// Why it cannot be read now; what it said last stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Objects that are its.
+    pub objects: u64,
+    /// Objects and files of it that are refused.
+    pub rejected: u64,
+    /// The first 100 of them.
+    #[serde(default)]
+    pub rejections: Vec<RejectionReport>,
+}
+
+/// Something in a source that is refused. Its last good version stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectionReport {
+    /// Where it is: of a file `FILE:LINE`.
+    pub place: String,
+    /// Kind and key, where they can be told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub object: String,
+    /// The field and what is wrong with it.
+    pub message: String,
 }
 
 /// A policy that injects faults.

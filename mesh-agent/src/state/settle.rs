@@ -1,12 +1,13 @@
 //! What follows from a write: the status of the object, of those that refer to it, and the numbers for the kernel.
 
+mod address;
+mod dependencies;
 pub(super) mod life;
 mod reference_grant;
 mod route;
 mod traffic_policy;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use super::draft::{Draft, upsert};
 use super::endpoint::Endpoint;
@@ -24,7 +25,7 @@ use super::store::Config;
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
-use super::{Refusal, Snapshot, virtual_address};
+use super::{Refusal, Snapshot};
 
 /// The part of a write that depends on the kind.
 pub(super) trait Settle: Resource {
@@ -47,11 +48,12 @@ pub(super) trait Settle: Resource {
 impl Settle for Service {
     fn judge(&mut self, snapshot: &Snapshot, config: &Config) -> Result<(), Refusal> {
         self.status.addresses = if self.spec.is_virtual() && self.spec.addresses.is_empty() {
-            allotted(self, snapshot, config)?
+            address::allotted(self, snapshot, config)?
         } else {
             self.spec.addresses.clone()
         };
         life::judge_service(self, snapshot);
+        dependencies::judge(self, snapshot);
         let programmed = condition(self, "Programmed", Ok("Programmed"));
         let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
         upsert(self.conditions_mut(), accepted);
@@ -67,13 +69,14 @@ impl Settle for Service {
         }
     }
 
-    fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+    fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
         let key = self.key();
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::Service(key.clone()));
         let wanted = self.spec.ports.iter().map(|it| it.name.clone()).collect();
         number_ports(draft, &wanted, |name| Subject::Port(key.clone(), name));
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, old);
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -83,6 +86,7 @@ impl Settle for Service {
             Subject::Port(key.clone(), name)
         });
         tell_about_service(draft, &key);
+        dependencies::tell(draft, &key, Some(self));
     }
 }
 
@@ -187,57 +191,6 @@ impl Settle for TrafficPolicy {
     fn leave(&self, draft: &mut Draft) {
         traffic_policy::tell_rivals(self, draft);
     }
-}
-
-/// The addresses that the service has already, where they are allotted ones, and one of every range that gave none.
-fn allotted(
-    service: &Service,
-    snapshot: &Snapshot,
-    config: &Config,
-) -> Result<Vec<IpAddr>, Refusal> {
-    let mut addresses = Vec::new();
-    let mut used: Option<BTreeSet<IpAddr>> = None;
-    for range in &config.virtual_ranges {
-        let kept = service
-            .status
-            .addresses
-            .iter()
-            .find(|it| range.contains(*it));
-        if let Some(kept) = kept {
-            addresses.push(*kept);
-            continue;
-        }
-        let used = used.get_or_insert_with(|| addresses_in_use(snapshot));
-        let free = virtual_address::allot(range, &service.key(), |it| used.contains(&it));
-        let Some(free) = free else {
-            return Err(Refusal::invalid(
-                "spec.addresses",
-                format!(
-                    "the range {range} has no free address; give one, or configure another range"
-                ),
-            ));
-        };
-        used.insert(free);
-        addresses.push(free);
-    }
-    if addresses.is_empty() {
-        return Err(Refusal::invalid(
-            "spec.addresses",
-            "an address is needed: no range is configured to allot one from",
-        ));
-    }
-    Ok(addresses)
-}
-
-fn addresses_in_use(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let services = snapshot.services.values();
-    let endpoints = snapshot.endpoints.values();
-    let workloads = snapshot.workloads.values();
-    services
-        .flat_map(|it| it.status.addresses.iter().copied())
-        .chain(endpoints.map(|it| it.spec.address))
-        .chain(workloads.flat_map(|it| it.spec.addresses.iter().copied()))
-        .collect()
 }
 
 fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {

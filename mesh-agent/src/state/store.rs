@@ -1,7 +1,9 @@
 //! The one writer: validates a change, persists it, publishes the next snapshot.
 
+mod intent;
+mod opening;
+
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -14,19 +16,22 @@ use super::draft::Draft;
 use super::endpoint::Endpoint;
 use super::grpc_route::GrpcRoute;
 use super::http_route::HttpRoute;
-use super::object::{Condition, Kind, Metadata, ObjectKey};
+use super::object::{Condition, Kind, ObjectKey};
 use super::persist::{self, Disk};
 use super::policy::AuthorizationPolicy;
 use super::reference_grant::ReferenceGrant;
 use super::resource::{Resource, with_kind};
 use super::service::Service;
 use super::settle::{Settle, life};
+use super::source::{self, Origin, Source};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::workload::Workload;
 use super::{Applied, Change, Manifest, Notice, Refusal, Snapshot, validate, virtual_address};
 
-pub use super::persist::OpenError;
+use intent::{expect_version, has_same_intent, is_foreign, is_of};
+
+pub use super::persist::{ExportError, OpenError, Start};
 
 /// Writes that a watcher may lag behind before it has to list again; as many are kept for those who come back.
 const MAX_NOTICES: usize = 1024;
@@ -54,6 +59,7 @@ pub struct Store {
     config: Config,
     clock: fn() -> Timestamp,
     is_new: bool,
+    is_restored: bool,
 }
 
 struct Writer {
@@ -76,21 +82,6 @@ pub struct Subscription {
 }
 
 impl Store {
-    /// Opens or makes the store in `directory`.
-    pub fn open(directory: &Path, config: Config) -> Result<Self, OpenError> {
-        Self::open_or_reset(directory, config, false)
-    }
-
-    /// The same; with `reset` what is there is set aside first.
-    pub fn open_or_reset(directory: &Path, config: Config, reset: bool) -> Result<Self, OpenError> {
-        let loaded = persist::open(directory, reset)?;
-        let store = Self::new(Some(loaded.disk), loaded.snapshot, config);
-        Ok(Self {
-            is_new: loaded.is_new,
-            ..store
-        })
-    }
-
     /// A store that forgets, with the default settings: for tests, and to judge objects offline.
     #[must_use]
     pub fn in_memory() -> Self {
@@ -122,14 +113,8 @@ impl Store {
             config,
             clock: Timestamp::now,
             is_new: true,
+            is_restored: false,
         }
-    }
-
-    /// Whether nothing was there when the store was opened. Beside pinned maps that are not empty this means that
-    /// the registry was lost.
-    #[must_use]
-    pub const fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// The current view.
@@ -162,47 +147,71 @@ impl Store {
         })
     }
 
-    /// Makes a change, or refuses it and touches nothing. Blocks while it writes to the disk.
+    /// Makes a change of the API, or refuses it and touches nothing. Blocks while it writes to the disk.
     pub fn apply(&self, change: Change) -> Result<Applied, Refusal> {
+        self.apply_from(Source::Api, change)
+    }
+
+    /// The same for a source. One that is refused because of another is remembered in the condition `Conflicted`.
+    pub fn apply_from(
+        &self,
+        origin: impl Into<Origin>,
+        change: Change,
+    ) -> Result<Applied, Refusal> {
+        let mut applied = self.apply_all([(origin.into(), change)]);
+        applied.pop().unwrap_or(Ok(Applied::Unchanged))
+    }
+
+    /// Makes many changes, each made or refused alone, in this order. All of them cost one copy of what they touch, one
+    /// write to the disk and one new view. Where the disk refuses, none is made.
+    pub fn apply_all(
+        &self,
+        changes: impl IntoIterator<Item = (Origin, Change)>,
+    ) -> Vec<Result<Applied, Refusal>> {
         let mut writer = self.lock();
+        let mut draft = self.begin();
+        let mut results = Vec::new();
+        for (origin, change) in changes {
+            results.push(self.draft(&mut draft, &origin, change));
+        }
+        if let Err(refusal) = self.finish(&mut writer, draft) {
+            for result in results.iter_mut().filter(|it| it.is_ok()) {
+                *result = Err(refusal.clone());
+            }
+        }
+        results
+    }
+
+    /// Gives the objects of a source that is not there any more to the API, and says how many there were.
+    pub fn release(&self, source: Source) -> Result<usize, Refusal> {
+        let mut writer = self.lock();
+        let mut draft = self.begin();
+        let count = source::release(&mut draft, source);
+        self.finish(&mut writer, draft)?;
+        Ok(count)
+    }
+
+    /// What would come of a change of the API. Nothing is written.
+    pub fn rehearse(&self, change: Change) -> Result<Applied, Refusal> {
+        let mut draft = self.begin();
+        self.draft(&mut draft, &Source::Api.into(), change)
+    }
+
+    fn begin(&self) -> Draft {
         let now = format!("{:.0}", (self.clock)());
-        let mut draft = Draft::new(&self.snapshot(), now);
-        let applied = self.draft(&mut draft, change)?;
+        Draft::new(&self.snapshot(), now)
+    }
+
+    fn finish(&self, writer: &mut Writer, draft: Draft) -> Result<(), Refusal> {
         if draft.notices.is_empty() {
-            return Ok(applied);
+            return Ok(());
         }
         if let Some(disk) = &mut writer.disk {
             disk.commit(&draft)
-                .map_err(|error| Refusal::Storage(error.to_string()))?;
+                .map_err(|error| persist::refusal(&error))?;
         }
-        self.publish(&mut writer, draft);
-        Ok(applied)
-    }
-
-    /// Makes many changes in one write: each on its own, so that one that is refused hurts no other, but all of them
-    /// cost one copy of what they touch, one write to the disk and one new view. That is refused as a whole where the
-    /// disk refuses.
-    pub fn apply_all(&self, changes: Vec<Change>) -> Vec<Result<Applied, Refusal>> {
-        let mut writer = self.lock();
-        let now = format!("{:.0}", (self.clock)());
-        let mut draft = Draft::new(&self.snapshot(), now);
-        let changes = changes.into_iter();
-        let results: Vec<_> = changes.map(|it| self.draft(&mut draft, it)).collect();
-        if draft.notices.is_empty() {
-            return results;
-        }
-        if let Some(disk) = &mut writer.disk
-            && let Err(error) = disk.commit(&draft)
-        {
-            let refusal = Refusal::Storage(error.to_string());
-            let refused = results.into_iter().map(|it| match it {
-                Ok(_) => Err(refusal.clone()),
-                refused => refused,
-            });
-            return refused.collect();
-        }
-        self.publish(&mut writer, draft);
-        results
+        self.publish(writer, draft);
+        Ok(())
     }
 
     fn publish(&self, writer: &mut Writer, draft: Draft) {
@@ -219,23 +228,33 @@ impl Store {
         }
     }
 
-    fn draft(&self, draft: &mut Draft, change: Change) -> Result<Applied, Refusal> {
+    fn draft(
+        &self,
+        draft: &mut Draft,
+        origin: &Origin,
+        change: Change,
+    ) -> Result<Applied, Refusal> {
         match change {
             Change::Put(manifest) => {
+                source::expect_right(draft, origin.source, manifest.kind(), &manifest.key())?;
                 validate::check(&manifest, &draft.next)?;
                 match &manifest {
-                    Manifest::Service(object) => self.put::<Service>(draft, object),
-                    Manifest::Endpoint(object) => self.put::<Endpoint>(draft, object),
-                    Manifest::Workload(object) => self.put::<Workload>(draft, object),
+                    Manifest::Service(object) => self.put::<Service>(draft, origin, object),
+                    Manifest::Endpoint(object) => self.put::<Endpoint>(draft, origin, object),
+                    Manifest::Workload(object) => self.put::<Workload>(draft, origin, object),
                     Manifest::AuthorizationPolicy(object) => {
-                        self.put::<AuthorizationPolicy>(draft, object)
+                        self.put::<AuthorizationPolicy>(draft, origin, object)
                     }
-                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, object),
-                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, object),
-                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, object),
-                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, object),
-                    Manifest::ReferenceGrant(object) => self.put::<ReferenceGrant>(draft, object),
-                    Manifest::TrafficPolicy(object) => self.put::<TrafficPolicy>(draft, object),
+                    Manifest::HttpRoute(object) => self.put::<HttpRoute>(draft, origin, object),
+                    Manifest::GrpcRoute(object) => self.put::<GrpcRoute>(draft, origin, object),
+                    Manifest::TcpRoute(object) => self.put::<TcpRoute>(draft, origin, object),
+                    Manifest::TlsRoute(object) => self.put::<TlsRoute>(draft, origin, object),
+                    Manifest::TrafficPolicy(object) => {
+                        self.put::<TrafficPolicy>(draft, origin, object)
+                    }
+                    Manifest::ReferenceGrant(object) => {
+                        self.put::<ReferenceGrant>(draft, origin, object)
+                    }
                 }
             }
             Change::Delete {
@@ -243,6 +262,13 @@ impl Store {
                 key,
                 resource_version,
             } => {
+                let owner = source::owner(&draft.next, kind, &key);
+                if owner.is_some_and(|owner| owner != origin.source) && origin.source != Source::Api
+                {
+                    source::forget_rival(draft, kind, &key);
+                    return Ok(Applied::Unchanged);
+                }
+                source::expect_right(draft, origin.source, kind, &key)?;
                 let wanted = resource_version.unwrap_or_default();
                 with_kind!(kind, R => delete::<R>(draft, &key, &wanted))
             }
@@ -264,7 +290,12 @@ impl Store {
         }
     }
 
-    fn put<R: Settle>(&self, draft: &mut Draft, wanted: &R) -> Result<Applied, Refusal> {
+    fn put<R: Settle>(
+        &self,
+        draft: &mut Draft,
+        origin: &Origin,
+        wanted: &R,
+    ) -> Result<Applied, Refusal> {
         let key = ObjectKey::new(&wanted.metadata().namespace, &wanted.metadata().name);
         let old = R::all(&draft.next).get(&key).cloned();
         let current = old.as_deref().map(R::metadata);
@@ -273,11 +304,16 @@ impl Store {
         }
         if let Some(old) = &old
             && has_same_intent(&**old, wanted)
+            && is_of(old.metadata(), origin)
         {
             return Ok(Applied::Changed(R::into_manifest(Arc::clone(old))));
         }
         let mut new = wanted.clone();
         stamp(&mut new, old.as_deref(), &draft.now);
+        new.metadata_mut().source = origin.source;
+        new.metadata_mut().origin.clone_from(&origin.place);
+        let old_source = old.as_ref().map(|old| old.metadata().source);
+        source::judge(&mut new, old_source, origin.source);
         new.judge(&draft.next, &self.config)?;
         new.live(&draft.now);
         let written = draft.write(new.clone());
@@ -337,30 +373,6 @@ fn set_condition(
     condition: Condition,
 ) -> Option<Manifest> {
     with_kind!(kind, R => draft.set_condition::<R>(key, condition))
-}
-
-/// Whether the version in a request is one of another registry: of the API server that gave the object this uid.
-fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool {
-    !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
-}
-
-/// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.
-fn expect_version(current: Option<&Metadata>, wanted: &str) -> Result<(), Refusal> {
-    let current = current.map(|it| it.resource_version.as_str());
-    if wanted.is_empty() || current == Some(wanted) || (wanted == "*" && current.is_some()) {
-        return Ok(());
-    }
-    Err(Refusal::Conflict {
-        current: current.unwrap_or("none").to_owned(),
-        wanted: wanted.to_owned(),
-    })
-}
-
-/// Whether nothing that people write differs.
-fn has_same_intent<R: Resource>(old: &R, new: &R) -> bool {
-    old.has_same_spec(new)
-        && old.metadata().labels == new.metadata().labels
-        && old.metadata().annotations == new.metadata().annotations
 }
 
 #[cfg(test)]

@@ -141,6 +141,9 @@ fn endpoint(spec: &EndpointSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
         name::label(&field, port_name)?;
         not_zero(&field, *port)?;
     }
+    if let Some(port) = spec.port {
+        not_zero("spec.port", port)?;
+    }
     life::endpoint(spec)?;
     spec.locality.as_ref().map_or(Ok(()), locality)
 }
@@ -173,6 +176,12 @@ fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
         }
     };
     path(field, wanted)?;
+    if spec.registry_access && spec.netns.is_none() {
+        return Err(Refusal::invalid(
+            "spec.registryAccess",
+            "a workload that is found by its cgroup reaches the agent's own listener",
+        ));
+    }
     let others = || snapshot.workloads.iter().filter(|(other, _)| *other != key);
     if let Some((owner, _)) =
         others().find(|(_, it)| it.spec.netns == spec.netns && it.spec.cgroup == spec.cgroup)

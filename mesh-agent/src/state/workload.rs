@@ -46,6 +46,10 @@ pub struct WorkloadSpec {
     /// Whether its questions for names go to the agent, which answers for services and asks its resolver for the rest.
     #[serde(default = "default_dns")]
     pub dns: bool,
+    /// Whether it reaches the registry at 127.0.0.1:15000 in its own network namespace: the paths of Consul, for the
+    /// services of its namespace at its addresses. Needs `netns`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub registry_access: bool,
 }
 
 const fn default_dns() -> bool {

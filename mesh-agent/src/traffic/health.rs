@@ -1,6 +1,7 @@
 //! Whether an endpoint is well, from checks in a row.
 
 pub mod grpc;
+pub mod streak;
 
 use std::time::Duration;
 

@@ -118,3 +118,36 @@ async fn draining_agent_is_not_ready_and_says_why() {
     assert_eq!(fixture.get("/healthz").await.status, 200);
     fixture.stop().await;
 }
+
+#[tokio::test]
+async fn readiness_says_what_is_not_up_and_a_rehearsal_writes_nothing() {
+    let fixture = Fixture::new().await;
+    let path = |name: &str| format!("/api/v1/namespaces/shop/services/{name}");
+    let ports = json!([{"name": "http", "port": 80}]);
+    let web = json!({"spec": {"ports": ports, "dependencies": [{"name": "db"}]}});
+
+    let rehearsed = format!("{}?dryRun=true", path("web"));
+    assert_eq!(fixture.put(&rehearsed, &web).await.status, 201);
+    assert_eq!(fixture.get(&path("web")).await.status, 404);
+    let odd = format!("{}?dryrun=true", path("web"));
+    let (status, field, _) = fixture.put(&odd, &web).await.problem();
+    assert_eq!((status, field.as_str()), (400, "query"));
+    assert_eq!(fixture.put(&path("web"), &web).await.status, 201);
+
+    let readiness = "/api/v1/namespaces/shop/readiness?service=";
+    let answer = fixture.get(&format!("{readiness}web")).await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    assert_eq!(
+        answer.json()["dependencies"][0]["reason"],
+        "ServiceNotFound"
+    );
+    assert_eq!(fixture.get(&format!("{readiness}db")).await.status, 404);
+    let graph = fixture.get("/api/v1/graph?namespace=shop").await;
+    assert_eq!(
+        graph.json(),
+        json!({"nodes": [], "edges": [], "uncounted": 0})
+    );
+    let (status, field, _) = fixture.get("/api/v1/graph?name=x").await.problem();
+    assert_eq!((status, field.as_str()), (400, "query"));
+    fixture.stop().await;
+}

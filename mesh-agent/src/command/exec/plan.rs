@@ -65,6 +65,7 @@ impl Plan {
             acceleration: self.acceleration,
             egress: Egress::default(),
             egress_allow: Vec::new(),
+            registry_access: false,
         };
         self.object(
             Kind::Workload,

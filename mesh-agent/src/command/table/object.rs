@@ -10,6 +10,7 @@ use crate::state::life::Standing;
 use crate::state::object::{Condition, ConditionStatus, Metadata};
 use crate::state::policy::AuthorizationPolicy;
 use crate::state::service::Service;
+use crate::state::source::CONFLICTED;
 use crate::state::workload::Workload;
 
 pub(in crate::command) fn services(services: &[Service]) -> String {
@@ -20,6 +21,7 @@ pub(in crate::command) fn services(services: &[Service]) -> String {
         "PORTS",
         "MODE",
         "BALANCING",
+        "SOURCE",
         "STATUS",
     ];
     render(
@@ -36,6 +38,7 @@ pub(in crate::command) fn services(services: &[Service]) -> String {
                 text(join(ports)),
                 text(lower(spec.mode)),
                 text(format!("{:?}", spec.balancing)),
+                text(service.metadata.source),
                 text(judged(&service.status.conditions)),
             ]);
             row
@@ -52,6 +55,7 @@ pub(in crate::command) fn endpoints(endpoints: &[Endpoint]) -> String {
         "PORTS",
         "WEIGHT",
         "VERSION",
+        "SOURCE",
         "STATUS",
     ];
     render(
@@ -80,6 +84,7 @@ pub(in crate::command) fn endpoints(endpoints: &[Endpoint]) -> String {
                 text(join(ports)),
                 number(endpoint.weight()),
                 text(spec.version.as_deref().unwrap_or(NONE)),
+                text(endpoint.metadata.source),
                 text(status),
             ]);
             row
@@ -96,6 +101,7 @@ pub(in crate::command) fn workloads(workloads: &[Workload]) -> String {
         "FAIL",
         "ACCELERATION",
         "FOUND BY",
+        "SOURCE",
         "STATUS",
     ];
     render(
@@ -114,6 +120,7 @@ pub(in crate::command) fn workloads(workloads: &[Workload]) -> String {
                 text(lower(spec.fail_mode)),
                 text(yes_no(spec.acceleration)),
                 text(found_by),
+                text(workload.metadata.source),
                 text(judged(&workload.status.conditions)),
             ]);
             row
@@ -129,6 +136,7 @@ pub(super) fn policies(policies: &[&AuthorizationPolicy]) -> String {
         "ACTION",
         "MODE",
         "RULES",
+        "SOURCE",
         "STATUS",
     ];
     render(
@@ -141,6 +149,7 @@ pub(super) fn policies(policies: &[&AuthorizationPolicy]) -> String {
                 text(format!("{:?}", spec.action)),
                 text(format!("{:?}", spec.mode)),
                 number(spec.rules.len()),
+                text(policy.metadata.source),
                 text(judged(&policy.status.conditions)),
             ]);
             row
@@ -157,7 +166,8 @@ pub(super) fn judged(conditions: &[Condition]) -> String {
     let by_status: BTreeMap<bool, Vec<String>> = conditions.iter().fold(
         BTreeMap::new(),
         |mut found: BTreeMap<bool, Vec<String>>, condition| {
-            let is_fine = condition.status == ConditionStatus::True;
+            let holds = condition.status == ConditionStatus::True;
+            let is_fine = holds != (condition.kind == CONFLICTED);
             let said = format!(
                 "{}={:?}({})",
                 condition.kind, condition.status, condition.reason

@@ -5,7 +5,7 @@ use comfy_table::Cell;
 use super::{NONE, join, number, pairs, render, text, yes_no};
 use crate::state::report::{
     BpfReport, Connection, ConnectionList, CoverageList, EndpointExplanation, Explanation,
-    RequestExplanation, Status,
+    RequestExplanation, SourceReport, Status,
 };
 
 pub(in crate::command) fn connections(list: &ConnectionList) -> String {
@@ -195,7 +195,7 @@ pub(in crate::command) fn status(status: &Status) -> String {
         .faults
         .iter()
         .map(|it| format!("{} for {}: {}", it.policy, it.target, it.count));
-    pairs([
+    let shown = pairs([
         ("Ready", ready),
         ("Version", status.version.clone()),
         ("Up", format!("{}s", status.uptime_seconds)),
@@ -217,7 +217,35 @@ pub(in crate::command) fn status(status: &Status) -> String {
             status.proxied_connections.to_string(),
         ),
         ("Faults", join(faults)),
-    ])
+    ]);
+    if status.sources.is_empty() {
+        return shown;
+    }
+    format!("{shown}\n\n{}", sources(&status.sources))
+}
+
+/// The sources of objects, and below them what they have that is refused.
+fn sources(sources: &[SourceReport]) -> String {
+    let header = ["SOURCE", "PLACE", "OBJECTS", "REJECTED", "STATUS"];
+    let mut shown = render(
+        &header,
+        sources.iter().map(|it| {
+            vec![
+                text(it.source),
+                text(&it.place),
+                number(it.objects),
+                number(it.rejected),
+                text(it.error.as_deref().unwrap_or("ok")),
+            ]
+        }),
+    );
+    let mut rejections = sources.iter().flat_map(|it| &it.rejections).peekable();
+    if rejections.peek().is_some() {
+        let rows = rejections.map(|it| vec![text(&it.place), text(&it.object), text(&it.message)]);
+        shown.push_str("\n\n");
+        shown.push_str(&render(&["REJECTED AT", "OBJECT", "WHY"], rows));
+    }
+    shown
 }
 
 pub(in crate::command) fn bpf(report: &BpfReport) -> String {

@@ -18,6 +18,7 @@ pub(in crate::command) fn routes(routes: &[Manifest]) -> String {
         "PARENTS",
         "RULES",
         "BACKENDS",
+        "SOURCE",
         "STATUS",
     ];
     let none: &[String] = &[];
@@ -54,6 +55,7 @@ fn row<R: Route>(route: &R, hostnames: &[String], rules: usize) -> Vec<Cell> {
         text(join(parents)),
         number(rules),
         text(join(backends)),
+        text(route.metadata().source),
         text(judged(route.conditions())),
     ]);
     row
@@ -83,7 +85,7 @@ pub(in crate::command) fn all_policies(all: &[Manifest]) -> String {
 }
 
 fn traffic_policies(policies: &[&TrafficPolicy]) -> String {
-    let header = ["NAMESPACE", "NAME", "TARGET", "SETS", "STATUS"];
+    let header = ["NAMESPACE", "NAME", "TARGET", "SETS", "SOURCE", "STATUS"];
     render(
         &header,
         policies.iter().map(|policy| {
@@ -98,6 +100,7 @@ fn traffic_policies(policies: &[&TrafficPolicy]) -> String {
                     section.unwrap_or_default()
                 )),
                 text(join(fields(&policy.spec))),
+                text(policy.metadata.source),
                 text(judged(&policy.status.conditions)),
             ]);
             row

@@ -24,8 +24,8 @@ fn services_are_shown_with_what_is_wrong() {
     assert_eq!(
         services(&[service]),
         "\
-NAMESPACE  NAME  ADDRESSES     PORTS           MODE  BALANCING     STATUS
-shop       web   240.240.0.10  80/http,53/udp  auto  LeastRequest  Programmed=False(NotSupported)"
+NAMESPACE  NAME  ADDRESSES     PORTS           MODE  BALANCING     SOURCE  STATUS
+shop       web   240.240.0.10  80/http,53/udp  auto  LeastRequest  api     Programmed=False(NotSupported)"
     );
 }
 
@@ -119,9 +119,9 @@ fn routes_and_policies_of_all_kinds_share_a_page() {
     assert_eq!(
         shown,
         "\
-NAMESPACE  NAME  KIND       HOSTNAMES  PARENTS         RULES  BACKENDS     STATUS
-shop       r     HTTPRoute  a.b        Service/web:80      1  v1:80,v2:80  pending
-shop       t     TCPRoute   -          Service/web:80      1  v1:80,v2:80  pending"
+NAMESPACE  NAME  KIND       HOSTNAMES  PARENTS         RULES  BACKENDS     SOURCE  STATUS
+shop       r     HTTPRoute  a.b        Service/web:80      1  v1:80,v2:80  api     pending
+shop       t     TCPRoute   -          Service/web:80      1  v1:80,v2:80  api     pending"
     );
     let access = json!({"target": {"kind": "Service", "name": "web"}, "action": "Deny"});
     let traffic = json!({"target": {"kind": "HTTPRoute", "name": "r", "sectionName": "first"},
@@ -133,10 +133,10 @@ shop       t     TCPRoute   -          Service/web:80      1  v1:80,v2:80  pendi
     assert_eq!(
         shown,
         "\
-NAMESPACE  NAME  TARGET       ACTION  MODE     RULES  STATUS
-shop       a     Service/web  Deny    Enforce      0  pending
+NAMESPACE  NAME  TARGET       ACTION  MODE     RULES  SOURCE  STATUS
+shop       a     Service/web  Deny    Enforce      0  api     pending
 
-NAMESPACE  NAME  TARGET             SETS            STATUS
-shop       p     HTTPRoute/r/first  retries,faults  pending"
+NAMESPACE  NAME  TARGET             SETS            SOURCE  STATUS
+shop       p     HTTPRoute/r/first  retries,faults  api     pending"
     );
 }

@@ -9,7 +9,6 @@ mod trial;
 
 use std::sync::Arc;
 
-use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -39,6 +38,9 @@ const MAX_STALE: u32 = 3;
 /// What is done where no policy speaks of retries.
 static NO_POLICY: Plan = Plan::without_policy(MAX_ATTEMPTS - 1);
 
+/// A request on its way through the attempts. It passes through many hands that wait: a pointer, not the whole.
+pub(crate) type Asked = Box<Request<Outgoing>>;
+
 /// Where a request goes, and what holds for it on the way.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -53,7 +55,7 @@ pub(crate) struct Target {
 pub(crate) async fn send(
     exchange: &mut Exchange,
     target: Target,
-    request: Request<Outgoing>,
+    request: Asked,
     is_http2: bool,
 ) -> Result<Response<Incoming>, Error> {
     let passage = guards::enter(exchange, &target)?;
@@ -84,16 +86,11 @@ enum Step {
     /// This is the end.
     Done(Result<Response<Incoming>, Error>),
     /// Another attempt, at this endpoint.
-    Again(Active, Box<Request<Outgoing>>),
+    Again(Active, Asked),
 }
 
 impl<'a> Attempts<'a> {
-    fn new(
-        exchange: &'a mut Exchange,
-        target: Target,
-        request: Request<Outgoing>,
-        is_http2: bool,
-    ) -> Self {
+    fn new(exchange: &'a mut Exchange, target: Target, request: Asked, is_http2: bool) -> Self {
         let Target { port, policy } = target;
         let connection = Arc::clone(&exchange.connection);
         let head = Head {
@@ -133,17 +130,13 @@ impl<'a> Attempts<'a> {
             let result = self.attempt(active, request).await;
             match self.judge(result).await {
                 Step::Done(result) => return result,
-                Step::Again(next, again) => (active, request) = (next, *again),
+                Step::Again(next, again) => (active, request) = (next, again),
             }
         }
     }
 
     /// One attempt, or two if the first is slow.
-    async fn attempt(
-        &mut self,
-        active: Active,
-        request: Request<Outgoing>,
-    ) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, active: Active, request: Asked) -> Result<Answer, Failure> {
         let delay = self.hedge_delay(&request);
         let question = self.question(request);
         let port = self.selection.port();
@@ -185,7 +178,7 @@ impl<'a> Attempts<'a> {
         let (outcome, unsent, last) = match result {
             Ok(answer) => (answer.outcome, None, Ok(answer)),
             Err(mut failure) => {
-                let unsent = failure.unsent.take().map(|request| *request);
+                let unsent = failure.unsent.take();
                 match (failure.outcome, unsent) {
                     (_, Some(request)) if failure.is_stale && self.stale < MAX_STALE => {
                         return self.stale(failure.error, request);
@@ -211,13 +204,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// Closed in the moment it was taken out of the pool: the endpoint is not to blame, and nothing was sent.
-    fn stale(&mut self, error: Error, request: Request<Outgoing>) -> Step {
+    fn stale(&mut self, error: Error, request: Asked) -> Step {
         self.stale += 1;
         self.exchange.attempts -= 1;
         match self.pick() {
             Ok(active) => {
                 self.connection.worker.metrics.retried(error.reason());
-                Step::Again(active, Box::new(request))
+                Step::Again(active, request)
             }
             // That nobody is left says less than why the last one failed.
             Err(Error::NoEndpoint) => Step::Done(Err(error)),
@@ -230,7 +223,7 @@ impl<'a> Attempts<'a> {
         &mut self,
         outcome: Outcome,
         last: Result<Answer, Error>,
-        request: Request<Outgoing>,
+        request: Asked,
     ) -> Step {
         let backoff = &plan(&self.policy).backoff;
         let wait = backoff.wait(self.retries, rand::random());
@@ -260,7 +253,7 @@ impl<'a> Attempts<'a> {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        Step::Again(active, Box::new(request))
+        Step::Again(active, request)
     }
 
     /// The last answer or failure is what the client gets.
@@ -331,7 +324,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// What is asked now: the request, and until when there must be an answer.
-    fn question(&self, mut request: Request<Outgoing>) -> Question {
+    fn question(&self, mut request: Asked) -> Question {
         let now = Instant::now();
         self.exchange.shorten(request.headers_mut(), now);
         let patience = self.connection.worker.config.timeouts.response;
@@ -370,14 +363,4 @@ impl<'a> Attempts<'a> {
 /// How requests and connections under a policy are tried again.
 pub(crate) fn plan(policy: &Policy) -> &Plan {
     policy.extra.plan.as_deref().unwrap_or(&NO_POLICY)
-}
-
-/// A copy of a head; extensions stay behind.
-fn copy_of(parts: &Parts) -> Parts {
-    let mut copy = Request::new(());
-    *copy.method_mut() = parts.method.clone();
-    *copy.uri_mut() = parts.uri.clone();
-    *copy.version_mut() = parts.version;
-    copy.headers_mut().clone_from(&parts.headers);
-    copy.into_parts().0
 }

@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
 use super::admit;
-use super::attempts::{self, Target};
+use super::attempts::{self, Asked, Target};
 use super::body::{Outgoing, Reply};
 use super::exchange::Exchange;
 use super::faults;
@@ -121,7 +121,7 @@ fn prepare(
     wish: &mut Wish,
     routed: &Routed,
     is_http2: bool,
-) -> Result<Request<Outgoing>, Error> {
+) -> Result<Asked, Error> {
     let connection = Arc::clone(&exchange.connection);
     let has_body = !wish.is_connect && !body.is_end_stream();
     let mut tees = Vec::new();
@@ -130,7 +130,7 @@ fn prepare(
         tees = mirror::send(&connection, ruled, &parts, wish, has_body);
     }
     let additions = Additions {
-        caller: connection.caller.address(),
+        caller: connection.caller.forwarded_for(),
         random: rand::random,
     };
     headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
@@ -140,7 +140,7 @@ fn prepare(
     } else {
         Outgoing::Empty
     };
-    let mut request = Request::from_parts(parts, body);
+    let mut request = Box::new(Request::from_parts(parts, body));
     if wish.takes_interim && !is_http2 {
         Interim::relay(&connection.pulse, &mut request);
     }

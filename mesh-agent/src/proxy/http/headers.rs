@@ -28,7 +28,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");
 
 /// Headers that speak of one connection and end with it.
-const HOP_BY_HOP: [HeaderName; 7] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -40,6 +40,10 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 /// Takes off what ends with a connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // To look at the few that there are costs less than to look for each that there might be.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let listed: Vec<HeaderName> = connection_tokens(headers)
             .filter_map(|token| HeaderName::try_from(token).ok())
@@ -78,7 +82,7 @@ pub(crate) fn rewrite(
     wish: &Wish,
     fallback: &str,
     is_http2: bool,
-    additions: Additions,
+    additions: Additions<'_>,
 ) -> Result<(), Error> {
     let takes_trailers = parts
         .headers

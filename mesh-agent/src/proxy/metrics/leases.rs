@@ -64,6 +64,12 @@ impl<L: Clone + Eq + Hash> Leases<L> {
         Some((lease, made))
     }
 
+    /// Every label set that is known.
+    pub(super) fn labels(&self) -> Vec<L> {
+        let uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.keys().cloned().collect()
+    }
+
     /// Removes what nobody has used for [`KEEP`].
     pub(super) fn sweep(&self, now_ns: u64, mut remove: impl FnMut(&L)) {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,8 @@ pub(crate) struct Live {
     pub(super) address: SocketAddr,
     /// Requests whose response has not begun, and opaque connections.
     active: AtomicU32,
+    /// The same, and all responses that go on.
+    held: AtomicU32,
     /// Responses that have begun.
     streams: Streams,
     /// How slow it is.
@@ -34,6 +36,7 @@ impl Live {
         Self {
             address,
             active: AtomicU32::new(0),
+            held: AtomicU32::new(0),
             streams: Streams::default(),
             latency: Latency::default(),
             since_ns: AtomicU64::new(clock::monotonic_ns()),
@@ -47,6 +50,11 @@ impl Live {
     pub(crate) fn load(&self, now_ns: u64) -> u32 {
         let active = self.active.load(Ordering::Relaxed);
         active.saturating_add(self.streams.young(now_ns))
+    }
+
+    /// Whether anything is under way at it, however long it goes on.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
     }
 
     /// Since when it takes part.
@@ -120,6 +128,7 @@ impl Active {
     /// Counts one more.
     pub(crate) fn new(endpoint: Arc<Endpoint>, now_ns: u64) -> Self {
         endpoint.live.active.fetch_add(1, Ordering::Relaxed);
+        endpoint.live.held.fetch_add(1, Ordering::Relaxed);
         Self {
             endpoint,
             started_ns: now_ns,
@@ -153,6 +162,7 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         let live = &self.endpoint.live;
+        live.held.fetch_sub(1, Ordering::Relaxed);
         match self.begun {
             Some(begun) => live.streams.end(begun),
             None => {

@@ -82,13 +82,18 @@ fn restore(snapshot: &mut Snapshot, row: &str, json: &[u8]) -> Result<(), serde_
     let kind = row.split('/').next().unwrap_or_default();
     let kind = Kind::ALL.into_iter().find(|it| it.name() == kind);
     let kind = kind.ok_or_else(|| serde::de::Error::custom("unknown kind"))?;
-    with_kind!(kind, R => insert::<R>(snapshot, json))
+    with_kind!(kind, R => insert::<R>(snapshot, json).map(drop))
 }
 
-fn insert<R: Resource>(snapshot: &mut Snapshot, json: &[u8]) -> Result<(), serde_json::Error> {
+/// Adds an object, and says its version.
+pub(super) fn insert<R: Resource>(
+    snapshot: &mut Snapshot,
+    json: &[u8],
+) -> Result<String, serde_json::Error> {
     let object: R = serde_json::from_slice(json)?;
     let metadata = object.metadata();
     let key = ObjectKey::new(&metadata.namespace, &metadata.name);
+    let version = metadata.resource_version.clone();
     Arc::make_mut(R::all_mut(snapshot)).insert(key, Arc::new(object));
-    Ok(())
+    Ok(version)
 }

@@ -7,7 +7,7 @@ use crate::state::http_route::HttpRoute;
 use crate::state::links::Role;
 use crate::state::object::Condition;
 use crate::state::reference::{Referrer, Route};
-use crate::state::resource::Resource;
+use crate::state::resource::Resource as _;
 use crate::state::route::{CONTROLLER, RouteParentStatus, RouteStatus};
 use crate::state::store::Config;
 use crate::state::stream_route::{TcpRoute, TlsRoute};

@@ -4,6 +4,7 @@ mod attached;
 mod disk;
 mod life;
 mod random;
+mod source;
 
 use serde_json::{Value, json};
 
@@ -427,7 +428,7 @@ fn many_changes_are_made_at_once_and_a_bad_one_hurts_no_other() {
     };
     let mut notices = store.subscribe();
     let [a, b, c] = services;
-    let results = store.apply_all(vec![a, bad, b, gone, c]);
+    let results = store.apply_all([a, bad, b, gone, c].map(|it| (Source::Api.into(), it)));
     let results: Vec<_> = results.iter().map(Result::is_ok).collect();
     assert_eq!(results, [true, false, true, true, true]);
     let snapshot = store.snapshot();
@@ -458,7 +459,7 @@ fn ten_thousand_routes_are_taken_at_once() {
         "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
     let routes = (0..10_000).map(|it| read(Kind::HttpRoute, &format!("r{it:05}"), &spec));
     let before = store.snapshot();
-    let results = store.apply_all(routes.map(Change::Put).collect());
+    let results = store.apply_all(routes.map(|it| (Source::Api.into(), Change::Put(it))));
     assert!(results.iter().all(Result::is_ok));
     let after = store.snapshot();
     assert_eq!(after.count(Kind::HttpRoute), 10_000);

@@ -43,6 +43,8 @@ const MAX_IN_A_ROW: u32 = 1000;
 const SHORTEST: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
+/// The TTL of what is said once and holds.
+const DECADE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// What a service says of itself.
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
@@ -175,7 +177,7 @@ fn check(field: &str, spec: &Check) -> Result<(), Refusal> {
     ];
     bound::exactly_one(field, &given)?;
     if let Some(ttl) = spec.ttl {
-        bound::time(&of("ttl"), ttl, SHORTEST..=DAY)?;
+        bound::time(&of("ttl"), ttl, SHORTEST..=DECADE)?;
     }
     if let Some(target) = &spec.http {
         http(&of("http"), target)?;

@@ -1,10 +1,14 @@
-//! The objects that switch every feature of traffic management on, for the service `features`: one JSON value per file.
+//! The objects that switch every feature of traffic management on, for the service `features`: one JSON value per file;
+//! and routes in any number.
 
 use std::fs;
 use std::path::PathBuf;
 
 use mesh_tests::node::Node;
-use serde_json::Value;
+use mesh_tests::registry::NAMESPACE;
+use serde_json::{Value, json};
+
+use super::rig::DIALLED;
 
 /// Whether there are any.
 pub(crate) fn are_there() -> bool {
@@ -26,6 +30,32 @@ pub(crate) fn apply(node: &Node) {
         }
     }
     node.settle();
+}
+
+/// Routes of one service, each for a prefix of its own; one of them is for `path`.
+pub(crate) fn routes(service: &str, path: &str, count: usize) -> Vec<Value> {
+    let prefix = |number| {
+        if number == count / 2 {
+            path.to_owned()
+        } else {
+            format!("/part-{number}/v1")
+        }
+    };
+    let route = |number| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "name": format!("{service}-{number}"), "namespace": NAMESPACE },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": service }],
+                "rules": [{
+                    "matches": [{ "path": { "type": "PathPrefix", "value": prefix(number) } }],
+                    "backendRefs": [{ "group": "", "kind": "Service", "name": service, "port": DIALLED }],
+                }],
+            },
+        })
+    };
+    (0..count).map(route).collect()
 }
 
 /// The folder is that of `cargo xtask bench`, which runs at the root of the workspace.

@@ -12,7 +12,7 @@ use super::loads::Load;
 use super::outcome::{Goal, Outcome, Path, Sample, Subject, to_float};
 use super::peers::Wire;
 use super::process::resident_kib;
-use super::rig::{Contender, OURS, Rig};
+use super::rig::{Contender, OURS, Rig, Setup};
 
 /// How long memory may go on changing after the last connection.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(crate) fn connections(count: u64) -> io::Result<Vec<Outcome>> {
         (Wire::Http1, "idle HTTP/1.1 connection", [Goal::below(16.0)]),
         (Wire::Tcp, "idle opaque pair", [Goal::below(2.0)]),
     ] {
-        let Some(rig) = Rig::open(wire, ServerKind::Echo)? else {
+        let Some(rig) = Rig::open(&Setup::new(wire, ServerKind::Echo))? else {
             return Ok(outcomes);
         };
         let rig = &rig;

@@ -28,7 +28,7 @@ use outcome::Outcome;
 
 const USAGE: &str = "\
 usage: bench [--quick] [--rounds N] [--millis N] [--connections N] [--only PART]
-PART: direct, http1, http2, latency, bulk, fairness, hedging, idle";
+PART: direct, http1, http2, routes, log, latency, bulk, fairness, hedging, idle";
 
 fn main() -> ExitCode {
     let Some(effort) = Effort::from_arguments() else {

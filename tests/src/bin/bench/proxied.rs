@@ -9,7 +9,7 @@ use mesh_tests::protocol::ServerKind;
 use super::loads::{self, Load};
 use super::outcome::{BARE, ENVOY, Goal, NO_MESH, Outcome, Path, Subject};
 use super::peers::Wire;
-use super::rig::{FAST, FEATURES, OURS, Rig};
+use super::rig::{FAST, FEATURES, FEW_ROUTES, Log, MANY_ROUTES, OURS, Rig, Setup};
 
 /// One comparison.
 pub(crate) struct Part {
@@ -18,18 +18,22 @@ pub(crate) struct Part {
     title: &'static str,
     unit: &'static str,
     wire: Wire,
+    log: Log,
+    with_routes: bool,
     load: fn(&Pod, SocketAddr, u64) -> io::Result<Load>,
     /// What each of ours is to reach.
     goals: fn(&str) -> Vec<Goal>,
 }
 
 /// All of them.
-pub(crate) const PARTS: [Part; 4] = [
+pub(crate) const PARTS: [Part; 6] = [
     Part {
         name: "http1",
         title: "HTTP/1.1, 64 connections, 1 KiB",
         unit: "requests/s",
         wire: Wire::Http1,
+        log: Log::Off,
+        with_routes: false,
         load: loads::http1,
         goals: of_requests,
     },
@@ -38,7 +42,29 @@ pub(crate) const PARTS: [Part; 4] = [
         title: "HTTP/2, 4 connections of 16 streams, 1 KiB",
         unit: "requests/s",
         wire: Wire::Http2,
+        log: Log::Off,
+        with_routes: false,
         load: loads::http2,
+        goals: of_requests,
+    },
+    Part {
+        name: "routes",
+        title: "the same HTTP/1.1, with routes",
+        unit: "requests/s",
+        wire: Wire::Http1,
+        log: Log::Off,
+        with_routes: true,
+        load: loads::http1,
+        goals: of_requests,
+    },
+    Part {
+        name: "log",
+        title: "the same HTTP/1.1, with the access log on",
+        unit: "requests/s",
+        wire: Wire::Http1,
+        log: Log::On,
+        with_routes: false,
+        load: loads::http1,
         goals: of_requests,
     },
     Part {
@@ -46,6 +72,8 @@ pub(crate) const PARTS: [Part; 4] = [
         title: "2,000 HTTP/1.1 requests a second, median",
         unit: "us",
         wire: Wire::Http1,
+        log: Log::Off,
+        with_routes: false,
         load: loads::paced,
         goals: of_latency,
     },
@@ -54,6 +82,8 @@ pub(crate) const PARTS: [Part; 4] = [
         title: "one opaque stream; CPU per MB",
         unit: "Gbit/s",
         wire: Wire::Tcp,
+        log: Log::Off,
+        with_routes: false,
         load: loads::bulk,
         goals: of_bulk,
     },
@@ -68,6 +98,7 @@ fn of_requests(name: &str) -> Vec<Goal> {
             Goal::at_least(2.0, ENVOY),
             Goal::at_least(0.9, OURS),
         ],
+        MANY_ROUTES => vec![Goal::at_least(0.95, FEW_ROUTES)],
         _ => Vec::new(),
     }
 }
@@ -89,7 +120,12 @@ fn of_bulk(name: &str) -> Vec<Goal> {
 impl Part {
     pub(crate) fn measure(&self, rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
         eprintln!("measuring: {}", self.title);
-        let Some(rig) = Rig::open(self.wire, ServerKind::Discard)? else {
+        let setup = Setup {
+            log: self.log,
+            with_routes: self.with_routes,
+            ..Setup::new(self.wire, ServerKind::Discard)
+        };
+        let Some(rig) = Rig::open(&setup)? else {
             return Ok(Vec::new());
         };
         let rig = &rig;

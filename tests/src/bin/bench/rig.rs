@@ -29,6 +29,11 @@ pub(crate) const FAST: &str = "ours, accelerated";
 /// Ours, with every feature of traffic management switched on.
 pub(crate) const FEATURES: &str = "ours, all features";
 
+/// Ours, with ten routes.
+pub(crate) const FEW_ROUTES: &str = "ours, 10 routes";
+/// Ours, with ten thousand.
+pub(crate) const MANY_ROUTES: &str = "ours, 10,000 routes";
+
 /// Where what answers listens.
 pub(crate) const BACKEND: u16 = 9_000;
 /// What the client dials at a virtual address.
@@ -64,10 +69,9 @@ const PLAIN_CLIENT: usize = 4;
 
 impl Rig {
     /// `None`, after saying why, where nodes cannot be made.
-    /// `opaque` answers where bytes are opaque.
-    pub(crate) fn open(wire: Wire, opaque: ServerKind) -> io::Result<Option<Self>> {
+    pub(crate) fn open(setup: &Setup) -> io::Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
-        let Some(mut node) = start_node(folder.path())? else {
+        let Some(mut node) = start_node(folder.path(), setup.log)? else {
             return Ok(None);
         };
         let pods = vec![
@@ -88,9 +92,11 @@ impl Rig {
             node,
             folder,
         };
-        rig.answer(wire, &opaque)?;
-        rig.enrol_ours(wire, agent);
-        rig.start_peers(wire)?;
+        rig.answer(setup.wire, &setup.opaque)?;
+        rig.enrol_ours(setup, agent);
+        if !setup.with_routes {
+            rig.start_peers(setup.wire)?;
+        }
         Ok(Some(rig))
     }
 
@@ -120,17 +126,20 @@ impl Rig {
         Ok(())
     }
 
-    fn enrol_ours(&mut self, wire: Wire, agent: u32) {
-        let protocol = match wire {
+    fn enrol_ours(&mut self, setup: &Setup, agent: u32) {
+        let protocol = match setup.wire {
             Wire::Http1 => "http",
             Wire::Http2 => "http2",
             Wire::Tcp => "tcp",
         };
-        let with_features = wire != Wire::Tcp && features::are_there();
+        let with_routes = setup.with_routes;
+        let with_features = !with_routes && setup.wire != Wire::Tcp && features::are_there();
         let ways = [
-            (OURS, "plain", CLIENT, SERVER, true),
-            (FAST, "fast", FAST_CLIENT, FAST_SERVER, true),
+            (OURS, "plain", CLIENT, SERVER, !with_routes),
+            (FAST, "fast", FAST_CLIENT, FAST_SERVER, !with_routes),
             (FEATURES, "features", CLIENT, SERVER, with_features),
+            (FEW_ROUTES, "few", CLIENT, SERVER, with_routes),
+            (MANY_ROUTES, "many", CLIENT, SERVER, with_routes),
         ];
         for (index, pod) in self.pods.iter().enumerate().take(PLAIN_CLIENT) {
             let is_fast = index == FAST_CLIENT || index == FAST_SERVER;
@@ -162,6 +171,10 @@ impl Rig {
         }
         if with_features {
             features::apply(&self.node);
+        }
+        if with_routes {
+            self.node.apply(&features::routes("few", "/1k", 10));
+            self.node.apply(&features::routes("many", "/1k", 10_000));
         }
     }
 
@@ -244,7 +257,7 @@ impl Rig {
 impl Contender {
     /// Whether there is a proxy on this way, which is on no earlier one.
     pub(crate) fn is_alone(&self) -> bool {
-        self.pid.is_some() && self.name != FAST && self.name != FEATURES
+        self.pid.is_some() && (self.name == OURS || !self.name.starts_with(OURS))
     }
 
     /// Memory of the proxy on this way, in KiB.
@@ -253,12 +266,42 @@ impl Contender {
     }
 }
 
-/// A node whose agent has one worker, no log of requests, and one processor.
-pub(crate) fn start_node(folder: &FilePath) -> io::Result<Option<Node>> {
+/// What is compared.
+pub(crate) struct Setup {
+    pub(crate) wire: Wire,
+    /// What answers where bytes are opaque.
+    pub(crate) opaque: ServerKind,
+    pub(crate) log: Log,
+    /// Only ours, with few routes and with many.
+    pub(crate) with_routes: bool,
+}
+
+impl Setup {
+    /// The usual.
+    pub(crate) const fn new(wire: Wire, opaque: ServerKind) -> Self {
+        Self {
+            wire,
+            opaque,
+            log: Log::Off,
+            with_routes: false,
+        }
+    }
+}
+
+/// Whether the agent logs every request, to a pipe that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Log {
+    Off,
+    On,
+}
+
+/// A node whose agent has one worker and one processor.
+pub(crate) fn start_node(folder: &FilePath, log: Log) -> io::Result<Option<Node>> {
     let config = folder.join("agent.yaml");
     std::fs::write(&config, "proxy: { maxConnectionsPerWorkload: 16384 }\n")?;
     let config = config.to_string_lossy();
-    let flags = ["--workers", "1", "--access-log", "off", "--config", &config];
+    let log = if log == Log::On { "on" } else { "off" };
+    let flags = ["--workers", "1", "--access-log", log, "--config", &config];
     let Some(mut node) = Node::start_with(&flags) else {
         return Ok(None);
     };

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::loads;
 use super::outcome::{Goal, Outcome, Path, Sample, Subject};
 use super::process::{LOAD_CPU, Running, on, pin};
-use super::rig::{BACKEND, DIALLED, nginx_backend, start_node, virtual_address, wait_for};
+use super::rig::{BACKEND, DIALLED, Log, nginx_backend, start_node, virtual_address, wait_for};
 
 /// What a tail takes to show, in times of what a rate takes.
 const LONGER: u64 = 4;
@@ -26,7 +26,7 @@ fn sample(value: io::Result<f64>) -> io::Result<Sample> {
 pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
     const ALONE: &str = "alone";
     let folder = tempfile::tempdir()?;
-    let Some(node) = start_node(folder.path())? else {
+    let Some(node) = start_node(folder.path(), Log::Off)? else {
         return Ok(Vec::new());
     };
     let (modest, greedy, server) = (node.pod("modest"), node.pod("greedy"), node.pod("server"));
@@ -73,7 +73,7 @@ pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
 pub(crate) fn hedging(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
     const WITHOUT: &str = "without hedging";
     let folder = tempfile::tempdir()?;
-    let Some(node) = start_node(folder.path())? else {
+    let Some(node) = start_node(folder.path(), Log::Off)? else {
         return Ok(Vec::new());
     };
     let client = node.pod("client");

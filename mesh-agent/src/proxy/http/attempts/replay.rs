@@ -1,53 +1,55 @@
 //! Requests that may have to be sent again: head and body are kept, the body up to a bound and while it is streamed.
 
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body::{Frame, SizeHint};
 
-use super::copy_of;
+use super::Asked;
 use crate::proxy::http::body::{BodyError, Outgoing, Upload};
 
 /// A request, for the first time and for others.
 #[derive(Debug)]
 pub(super) struct Original {
-    first: Option<Request<Outgoing>>,
-    spare: Option<Parts>,
+    first: Option<Asked>,
+    spare: Option<Request<()>>,
     body: Option<Arc<Mutex<Kept>>>,
 }
 
 impl Original {
     /// Keeps what is needed to send `request` again: bodies of at most `max_body` bytes.
-    pub(super) fn new(request: Request<Outgoing>, max_body: usize) -> Self {
-        let (parts, body) = request.into_parts();
-        let (spare, kept, body) = match body {
-            Outgoing::Empty => (Some(copy_of(&parts)), None, Outgoing::Empty),
+    pub(super) fn new(mut request: Asked, max_body: usize) -> Self {
+        let (is_kept, body) = match mem::replace(request.body_mut(), Outgoing::Empty) {
+            Outgoing::Empty => (true, None),
             Outgoing::Streamed(upload) if is_short(&upload, max_body) => {
                 let kept = Arc::new(Mutex::new(Kept::new(upload, max_body)));
-                let body = Outgoing::Kept(Reader::new(&kept));
-                (Some(copy_of(&parts)), Some(kept), body)
+                *request.body_mut() = Outgoing::Kept(Reader::new(&kept));
+                (true, Some(kept))
             }
-            body => (None, None, body),
+            body => {
+                *request.body_mut() = body;
+                (false, None)
+            }
         };
         Self {
-            first: Some(Request::from_parts(parts, body)),
-            spare,
-            body: kept,
+            spare: is_kept.then(|| copy_of(&request)),
+            first: Some(request),
+            body,
         }
     }
 
     /// The request as it came.
-    pub(super) fn first(&mut self) -> Option<Request<Outgoing>> {
+    pub(super) const fn first(&mut self) -> Option<Asked> {
         self.first.take()
     }
 
     /// The request once more; absent if it is not kept, or no more. Whoever still sends the body of an earlier one is
     /// cut off.
-    pub(super) fn again(&self) -> Option<Request<Outgoing>> {
-        let parts = copy_of(self.spare.as_ref()?);
+    pub(super) fn again(&self) -> Option<Asked> {
+        let head = copy_of(self.spare.as_ref()?);
         let body = match &self.body {
             None => Outgoing::Empty,
             Some(kept) => {
@@ -60,8 +62,18 @@ impl Original {
                 Outgoing::Kept(Reader::new(kept))
             }
         };
-        Some(Request::from_parts(parts, body))
+        Some(Box::new(head.map(|()| body)))
     }
+}
+
+/// A copy of a head; extensions stay behind.
+fn copy_of<B>(request: &Request<B>) -> Request<()> {
+    let mut copy = Request::new(());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy
 }
 
 fn is_short(body: &Upload, max: usize) -> bool {

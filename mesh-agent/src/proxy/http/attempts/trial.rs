@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use tokio::time::{Instant, timeout_at};
 
+use super::Asked;
 use super::answer::Answer;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
-use crate::proxy::http::body::{Fate, Outgoing};
+use crate::proxy::http::body::Fate;
 use crate::proxy::http::exchange::Deadline;
 use crate::proxy::outliers;
 use crate::proxy::passage::{Visit, guards};
@@ -35,7 +35,7 @@ pub(super) struct Trial {
 
 /// What is asked of an endpoint, and for how long.
 pub(super) struct Question {
-    pub(super) request: Request<Outgoing>,
+    pub(super) request: Asked,
     pub(super) is_http2: bool,
     pub(super) is_grpc: bool,
     /// How the body fares.
@@ -92,17 +92,17 @@ pub(super) struct Failure {
     /// What became of it; absent where no other endpoint could do better.
     pub(super) outcome: Option<Outcome>,
     /// The request, if nothing of it was sent.
-    pub(super) unsent: Option<Box<Request<Outgoing>>>,
+    pub(super) unsent: Option<Asked>,
     /// Whether the connection had been closed before anything was sent.
     pub(super) is_stale: bool,
 }
 
 impl Failure {
-    fn new(error: Error, unsent: Option<Request<Outgoing>>) -> Self {
+    fn new(error: Error, unsent: Option<Asked>) -> Self {
         Self {
             outcome: outcome(&error),
             error,
-            unsent: unsent.map(Box::new),
+            unsent,
             is_stale: false,
         }
     }
@@ -168,10 +168,10 @@ impl Trial {
             Ok(lease) => lease,
             Err(error) => return Err(Failure::new(error, Some(request))),
         };
-        match lease.send(request).await {
+        match lease.send(*request).await {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(mut error) => {
-                let unsent = error.take_message();
+                let unsent = error.take_message().map(Box::new);
                 // A body that breaks off is no fault of the endpoint.
                 let blamed = fate.and_then(|fate| fate.error());
                 let error = blamed.unwrap_or_else(|| Error::Upstream {

@@ -35,7 +35,7 @@ const RESERVED: [&str; 13] = [
 ];
 /// What may not stand behind a body: framing, routing, credentials, and what changes how the message is read. RFC 9110,
 /// 6.5.1.
-const NOT_IN_TRAILERS: [HeaderName; 23] = [
+static NOT_IN_TRAILERS: [HeaderName; 23] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONNECTION,

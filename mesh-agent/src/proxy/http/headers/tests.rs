@@ -7,7 +7,7 @@ use super::request::check;
 use super::trace::is_traceparent;
 use super::{Additions, After, Wish, clean_response, clean_trailers, is_idempotent, rewrite};
 
-const ADDITIONS: Additions = Additions {
+const ADDITIONS: Additions<'_> = Additions {
     caller: None,
     random: || 7,
 };
@@ -201,6 +201,10 @@ fn what_only_a_proxy_may_say_is_removed() {
     ];
     assert_eq!(names, expected);
     assert_eq!(head.headers["x-forwarded-proto"], "http");
+    assert_eq!(
+        head.headers["traceparent"],
+        "00-00000000000000000000000000000007-0000000000000001-00"
+    );
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What the proxy adds to a request: who sent it, and names by which it can be followed.
 
-use std::net::IpAddr;
-
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -15,19 +13,17 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// What the proxy adds to a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Additions {
+pub(crate) struct Additions<'a> {
     /// The caller's address.
-    pub(crate) caller: Option<IpAddr>,
+    pub(crate) caller: Option<&'a HeaderValue>,
     /// For names that must be made.
     pub(crate) random: fn() -> u128,
 }
 
 /// Puts it on.
-pub(super) fn add(headers: &mut HeaderMap, additions: Additions) {
-    if let Some(caller) = additions.caller
-        && let Ok(value) = HeaderValue::try_from(caller.to_string())
-    {
-        headers.insert(FORWARDED_FOR, value);
+pub(super) fn add(headers: &mut HeaderMap, additions: Additions<'_>) {
+    if let Some(caller) = additions.caller {
+        headers.insert(FORWARDED_FOR, caller.clone());
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     let is_sound = |id: &HeaderValue| !id.is_empty() && id.len() <= MAX_REQUEST_ID;
@@ -47,11 +43,26 @@ pub(super) fn add(headers: &mut HeaderMap, additions: Additions) {
         let parent = u64::try_from((additions.random)() >> 64)
             .unwrap_or(1)
             .max(1);
-        // Not sampled: whoever records traces decides for itself.
-        if let Ok(value) = HeaderValue::try_from(format!("00-{trace:032x}-{parent:016x}-00")) {
+        if let Ok(value) = HeaderValue::from_bytes(&traceparent(trace, parent)) {
             headers.insert(TRACEPARENT, value);
         }
     }
+}
+
+/// A context of version 00, not sampled: whoever records traces decides for itself.
+fn traceparent(trace: u128, parent: u64) -> [u8; 55] {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let nibbles = |number: u128, digits: u32| {
+        let shifts = (0..digits).rev().map(|place| place * 4);
+        shifts.map(move |shift| (number >> shift) & 0xf)
+    };
+    let places = (3..35).chain(36..52);
+    for (place, nibble) in places.zip(nibbles(trace, 32).chain(nibbles(parent.into(), 16))) {
+        if let (Some(byte), Ok(nibble)) = (text.get_mut(place), u32::try_from(nibble)) {
+            *byte = char::from_digit(nibble, 16).map_or(b'0', |digit| digit as u8);
+        }
+    }
+    text
 }
 
 /// Version 00 of the W3C trace context: `00-TRACE-PARENT-FLAGS`, neither id zero.

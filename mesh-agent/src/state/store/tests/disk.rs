@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::state::persist::{FILE_NAME, SET_ASIDE_NAME};
+use crate::state::persist::{EXPORT_NAME, FILE_NAME, SET_ASIDE_NAME};
 
 fn open(directory: &Path) -> Result<Store, OpenError> {
     Store::open(directory, Config::default())
@@ -64,8 +64,8 @@ fn second_agent_is_kept_out() {
     let (directory, _, _) = filled();
     let first = open(directory.path()).unwrap();
 
-    for reset in [false, true] {
-        let second = Store::open_or_reset(directory.path(), Config::default(), reset);
+    for start in [Start::Keep, Start::Reset, Start::Restore] {
+        let second = Store::start(directory.path(), Config::default(), start);
         let refused = second.err().unwrap();
         assert!(matches!(refused, OpenError::InUse { .. }), "{refused:?}");
     }
@@ -97,11 +97,51 @@ fn unreadable_file_is_refused_left_alone_and_set_aside_on_demand() {
         assert!(file.exists());
     }
     let damaged = fs::read(&file).unwrap();
-    let store = Store::open_or_reset(directory.path(), Config::default(), true).unwrap();
+    let store = Store::start(directory.path(), Config::default(), Start::Reset).unwrap();
     assert!(store.is_new());
     assert_eq!(store.snapshot().manifests().count(), 0);
     let aside = directory.path().join(SET_ASIDE_NAME);
     assert_eq!(fs::read(aside).unwrap(), damaged);
+}
+
+#[test]
+fn damaged_or_lost_registry_is_restored_from_its_export() {
+    let (directory, file, before) = filled();
+    let place = directory.path();
+    let store = open(place).unwrap();
+    assert_eq!(store.export(place).unwrap(), before.revision);
+    let path = place.join(EXPORT_NAME);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(store);
+    let restore = || Store::start(place, Config::default(), Start::Restore);
+
+    let healthy = restore().unwrap();
+    assert!(!healthy.is_restored(), "a good registry is kept");
+    assert_same(&before, &healthy.snapshot());
+    drop(healthy);
+    for damage in [true, false] {
+        if damage {
+            fs::write(&file, b"not a database").unwrap();
+        } else {
+            fs::remove_file(&file).unwrap();
+        }
+        let store = restore().unwrap();
+        assert!(store.is_restored() && !store.is_new());
+        let after = store.snapshot();
+        assert!(after.manifests().eq(before.manifests()), "with status");
+        assert!(after.revision > before.revision, "versions go on");
+        assert!(after.ids.iter().eq(before.ids.iter()), "with the numbers");
+        assert!(after.ids.last() > before.ids.last(), "which go on");
+        drop(store);
+        assert_same(&after, &open(place).unwrap().snapshot());
+    }
+    // Neither is any good: nothing is touched.
+    fs::write(&file, b"not a database").unwrap();
+    fs::write(&path, "---\n{\"kind\": \"Service\"").unwrap();
+    let refused = restore().err().unwrap();
+    assert!(matches!(refused, OpenError::Export { .. }), "{refused:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"not a database");
 }
 
 #[test]
@@ -131,7 +171,7 @@ fn missing_registry_is_made_with_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let nested = directory.path().join("a/b");
 
-    let store = Store::open_or_reset(&nested, Config::default(), true).unwrap();
+    let store = Store::start(&nested, Config::default(), Start::Reset).unwrap();
 
     assert!(store.is_new());
     assert!(nested.join(FILE_NAME).exists());
@@ -186,7 +226,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
             Err(refused) => break refused,
         }
     };
-    assert!(matches!(refused, Refusal::Storage(_)), "{refused:?}");
+    assert!(matches!(refused, Refusal::DiskFull), "{refused:?}");
     assert_eq!(store.snapshot().services.len(), written);
     assert_eq!(store.snapshot().revision, written as u64);
 

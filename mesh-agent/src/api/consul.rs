@@ -1,0 +1,385 @@
+//! The API of Consul, as far as clients that register, find and watch services use it: the same registry by another
+//! name.
+//!
+//! A service instance is an Endpoint (its id is the name) with a Service that is made for it where there is none; a key
+//! is a setting of a Service. Reads are functions of a snapshot, and may wait until what they answer is another.
+
+mod blocking;
+mod catalog;
+mod definition;
+mod failure;
+mod fields;
+mod filter;
+mod instance;
+mod kv;
+mod name;
+mod question;
+mod scope;
+mod settings;
+mod views;
+mod write;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, get, put};
+use serde_json::Value;
+
+use self::blocking::{Seen, Topic};
+use self::failure::Failure;
+use self::question::Question;
+use self::views::View;
+use self::write::{Write, Writer};
+use super::{Context, body};
+use crate::state::endpoint::Locality;
+use crate::state::object::Metadata;
+
+pub use self::scope::Scope;
+
+/// What the API says of this node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub node: String,
+    /// Looks for an address of it that others can reach.
+    pub address: fn() -> Option<IpAddr>,
+    /// Where it is; what is registered here is there.
+    pub locality: Option<Locality>,
+}
+
+/// The same at a moment.
+struct Facts {
+    node: String,
+    address: Option<IpAddr>,
+    locality: Option<Locality>,
+}
+
+impl Facts {
+    fn address_text(&self) -> String {
+        let address = self.address.map(|it| it.to_string());
+        address.unwrap_or_else(|| "127.0.0.1".to_owned())
+    }
+}
+
+/// What the routes share.
+pub(super) struct Consul {
+    config: Config,
+    /// The address that was found last, and when.
+    address: Mutex<Option<(Instant, IpAddr)>>,
+    /// Changes that are several writes run one at a time.
+    writes: Mutex<()>,
+    seen: Seen,
+}
+
+impl Consul {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            address: Mutex::default(),
+            writes: Mutex::default(),
+            seen: Seen::default(),
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let mut known = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = known.filter(|(at, _)| at.elapsed() < ADDRESS_LIFE);
+        let address = match fresh {
+            Some((_, address)) => Some(address),
+            None => (self.config.address)(),
+        };
+        if fresh.is_none() {
+            *known = address.map(|it| (Instant::now(), it));
+        }
+        Facts {
+            node: self.config.node.clone(),
+            address,
+            locality: self.config.locality.clone(),
+        }
+    }
+}
+
+/// How long the address of the node is relied on.
+const ADDRESS_LIFE: Duration = Duration::from_secs(5);
+
+/// The namespace of who names none.
+const NAMESPACE: &str = "default";
+
+/// Adds the routes.
+pub(super) fn routes(router: Router<Context>) -> Router<Context> {
+    let router = READS.iter().fold(router, |router, (path, view, topic)| {
+        router.route(path, read(path, *view, *topic))
+    });
+    let router = WRITES.iter().fold(router, |router, (path, change)| {
+        router.route(path, write(*change))
+    });
+    let key = read(kv::PATH, kv::read, Topic::Services)
+        .merge(write(settings::put))
+        .delete(
+            |state: State<Context>,
+             scope: Whose,
+             path: Argument,
+             query: Pairs,
+             request: Request| {
+                change(settings::delete, state, scope, path, query, request)
+            },
+        );
+    router
+        .route("/v1/kv/", key.clone())
+        .route(kv::PATH, key)
+        .route("/v1/agent/metrics", get(metrics))
+}
+
+/// What is read where, and what may change it.
+const READS: [(&str, View, Topic); 20] = [
+    ("/v1/agent/services", views::agent_services, Topic::Nothing),
+    (
+        "/v1/agent/service/{argument}",
+        views::agent_service,
+        Topic::Nothing,
+    ),
+    ("/v1/agent/checks", views::agent_checks, Topic::Nothing),
+    ("/v1/agent/self", views::agent_self, Topic::Nothing),
+    ("/v1/agent/members", views::agent_members, Topic::Nothing),
+    (
+        "/v1/agent/health/service/name/{argument}",
+        views::agent_health_by_name,
+        Topic::Nothing,
+    ),
+    (
+        "/v1/agent/health/service/id/{argument}",
+        views::agent_health_by_id,
+        Topic::Nothing,
+    ),
+    ("/v1/status/leader", views::leader, Topic::Nothing),
+    ("/v1/status/peers", views::peers, Topic::Nothing),
+    (
+        "/v1/catalog/datacenters",
+        views::datacenters,
+        Topic::Nothing,
+    ),
+    ("/v1/catalog/services", views::services, Topic::All),
+    (
+        "/v1/catalog/service/{argument}",
+        views::service,
+        Topic::Service,
+    ),
+    ("/v1/catalog/nodes", views::nodes, Topic::All),
+    ("/v1/catalog/node/{argument}", views::node, Topic::All),
+    (
+        "/v1/catalog/node-services/{argument}",
+        views::node_services,
+        Topic::All,
+    ),
+    (
+        "/v1/health/service/{argument}",
+        views::health_service,
+        Topic::Service,
+    ),
+    (
+        "/v1/health/checks/{argument}",
+        views::health_checks,
+        Topic::Service,
+    ),
+    ("/v1/health/node/{argument}", views::health_node, Topic::All),
+    (
+        "/v1/health/state/{argument}",
+        views::health_state,
+        Topic::All,
+    ),
+    (
+        "/v1/health/connect/{argument}",
+        views::nothing,
+        Topic::Nothing,
+    ),
+];
+
+/// What is written where.
+const WRITES: [(&str, Write); 13] = [
+    ("/v1/agent/service/register", write::register),
+    (
+        "/v1/agent/service/deregister/{*argument}",
+        write::deregister,
+    ),
+    ("/v1/agent/service/maintenance/{*argument}", write::maintain),
+    ("/v1/agent/maintenance", write::maintain_node),
+    ("/v1/agent/check/register", write::register_check),
+    (
+        "/v1/agent/check/deregister/{*argument}",
+        write::deregister_check,
+    ),
+    ("/v1/agent/check/pass/{*argument}", write::pass),
+    ("/v1/agent/check/warn/{*argument}", write::warn),
+    ("/v1/agent/check/fail/{*argument}", write::fail),
+    ("/v1/agent/check/update/{*argument}", write::update),
+    ("/v1/catalog/register", catalog::register),
+    ("/v1/catalog/deregister", catalog::deregister),
+    // What is registered is kept at once.
+    ("/v1/agent/reload", write::nothing),
+];
+
+/// Who asks, where that is a workload.
+type Whose = Option<Extension<Arc<Scope>>>;
+/// What stands in the path.
+type Argument = Option<Path<String>>;
+/// The query.
+type Pairs = Query<Vec<(String, String)>>;
+
+fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<Context> {
+    get(
+        move |State(context): State<Context>, scope: Whose, path: Argument, Query(pairs): Pairs| async move {
+            let answered = async {
+                let question = question(pairs, scope.as_deref())?;
+                let asked = blocking::Asked {
+                    path: path_in_table,
+                    view,
+                    topic,
+                    argument: argument(path),
+                    scope: scope.map(|Extension(scope)| scope),
+                };
+                let answer = blocking::answer(&context, &question, &asked).await?;
+                Ok::<_, Failure>(reply(answer, &asked, &question))
+            };
+            answered.await.unwrap_or_else(Failure::into_response)
+        },
+    )
+}
+
+fn write(change_with: Write) -> MethodRouter<Context> {
+    put(
+        move |state: State<Context>,
+              scope: Whose,
+              path: Argument,
+              query: Pairs,
+              request: Request| { change(change_with, state, scope, path, query, request) },
+    )
+}
+
+async fn change(
+    write: Write,
+    State(context): State<Context>,
+    scope: Whose,
+    path: Argument,
+    Query(pairs): Pairs,
+    request: Request,
+) -> Response {
+    let changed = async {
+        let question = question(pairs, scope.as_deref())?;
+        let body = body::bytes(request).await;
+        let body = body.map_err(|it| {
+            let status = StatusCode::from_u16(it.status);
+            Failure::new(status.unwrap_or(StatusCode::BAD_REQUEST), it.detail)
+        })?;
+        let writer = Writer {
+            facts: context.consul.facts(),
+            question,
+            scope: scope.map(|Extension(scope)| scope),
+            argument: argument(path),
+            context,
+        };
+        let work = move || {
+            let consul = Arc::clone(&writer.context.consul);
+            // Nothing is half done behind the lock that a later change could not finish.
+            let _turn = consul.writes.lock().unwrap_or_else(PoisonError::into_inner);
+            write(&writer, &body)
+        };
+        tokio::task::spawn_blocking(work).await?
+    };
+    match changed.await {
+        Ok(Some(value)) => axum::Json(value).into_response(),
+        Ok(None) => StatusCode::OK.into_response(),
+        Err(failure) => failure.into_response(),
+    }
+}
+
+/// Reads the query; a workload asks for its own namespace.
+fn question(pairs: Vec<(String, String)>, scope: Option<&Arc<Scope>>) -> Result<Question, Failure> {
+    let own = scope.map_or(NAMESPACE, |it| it.namespace.as_str());
+    let question = Question::read(pairs, own)?;
+    if let Some(scope) = scope {
+        scope.may_see(&question.namespace)?;
+    }
+    Ok(question)
+}
+
+fn argument(path: Argument) -> String {
+    path.map(|Path(argument)| argument).unwrap_or_default()
+}
+
+/// An answer as Consul clients expect it.
+fn reply(answer: blocking::Answer, asked: &blocking::Asked, question: &Question) -> Response {
+    let blocking::Answer { index, body } = answer;
+    let status = status_of(asked, &body);
+    let mut headers = HeaderMap::new();
+    let number = HeaderValue::from(index.max(1));
+    headers.insert("x-consul-index", number);
+    headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
+    headers.insert("x-consul-lastcontact", HeaderValue::from_static("0"));
+    let is_key = asked.is_key();
+    if is_key && question.flag("raw") && status == StatusCode::OK {
+        let raw = kv::raw(&body);
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        return (status, headers, raw).into_response();
+    }
+    if is_key && status == StatusCode::NOT_FOUND {
+        return (status, headers).into_response();
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let text = if question.flag("pretty") {
+        serde_json::to_string_pretty(&body)
+    } else {
+        serde_json::to_string(&body)
+    };
+    // A value of texts and numbers can always be written.
+    (status, headers, text.unwrap_or_default()).into_response()
+}
+
+/// The status of an answer: health in it speaks by status too, and a key that is absent by 404.
+fn status_of(asked: &blocking::Asked, body: &Value) -> StatusCode {
+    if asked.is_key() && body.is_null() {
+        return StatusCode::NOT_FOUND;
+    }
+    let word = |it: &Value| it.get("AggregatedStatus")?.as_str().map(ToOwned::to_owned);
+    let words: Vec<String> = match body {
+        Value::Array(items) => items.iter().filter_map(word).collect(),
+        other => word(other).into_iter().collect(),
+    };
+    let has = |wanted: &str| words.iter().any(|it| it == wanted);
+    match () {
+        () if has("critical") => StatusCode::SERVICE_UNAVAILABLE,
+        () if has("warning") => StatusCode::TOO_MANY_REQUESTS,
+        () => StatusCode::OK,
+    }
+}
+
+/// `GET /v1/agent/metrics`: the text of `OpenMetrics`, or gauges and counters of it as Consul lists its own.
+async fn metrics(
+    State(context): State<Context>,
+    scope: Whose,
+    Query(pairs): Pairs,
+) -> Result<Response, Failure> {
+    let question = question(pairs, scope.as_deref())?;
+    if scope.is_some() {
+        return Err(Failure::forbidden("Permission denied"));
+    }
+    let node = Arc::clone(&context.node);
+    let text = tokio::task::spawn_blocking(move || node.metrics()).await?;
+    if question.text("format") == Some("prometheus") {
+        return Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response());
+    }
+    Ok(axum::Json(views::metrics(&text)).into_response())
+}
+
+/// The write that made a version of an object.
+fn index_of(metadata: &Metadata) -> u64 {
+    metadata.resource_version.parse().unwrap_or(1)
+}

@@ -1,0 +1,401 @@
+//! What Consul clients change. Each of these is several writes of the registry; they run one at a time, on a thread that
+//! may block.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use super::definition::Origin;
+use super::failure::Failure;
+use super::fields::Fields;
+use super::instance::{NODES, id_of_node};
+use super::question::Question;
+use super::scope::Scope;
+use super::{Facts, definition, name};
+use crate::api::Context;
+use crate::state::endpoint::{
+    Endpoint, EndpointSpec, EndpointStatus, HealthStatus, Locality, Maintenance,
+};
+use crate::state::object::{API_VERSION, Kind, Metadata, ObjectKey};
+use crate::state::{Change, Manifest, Refusal, Snapshot, check, registration};
+
+/// How often a change is made anew when somebody else was faster.
+const TRIES: usize = 5;
+
+/// One request to write.
+pub(super) struct Writer {
+    pub(super) context: Context,
+    pub(super) facts: Facts,
+    pub(super) question: Question,
+    pub(super) scope: Option<Arc<Scope>>,
+    /// What stands in the path.
+    pub(super) argument: String,
+}
+
+/// What a request writes; it answers with a value, or with nothing.
+pub(super) type Write = fn(&Writer, &[u8]) -> Result<Option<Value>, Failure>;
+
+impl Writer {
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.context.store.snapshot()
+    }
+
+    fn apply(&self, change: Change) -> Result<(), Failure> {
+        self.context.store.apply(change)?;
+        Ok(())
+    }
+
+    /// The endpoint with an id on this node, if the caller may change it.
+    fn endpoint(&self, id: &str) -> Result<Arc<Endpoint>, Failure> {
+        let key = ObjectKey::new(&self.question.namespace, name::of(id));
+        let snapshot = self.snapshot();
+        let unknown = || {
+            Failure::absent(format!(
+                "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
+            ))
+        };
+        let endpoint = snapshot.endpoints.get(&key).ok_or_else(unknown)?;
+        self.may(endpoint)?;
+        Ok(Arc::clone(endpoint))
+    }
+
+    pub(super) fn may(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let scope = self.scope.as_ref();
+        scope.map_or(Ok(()), |scope| scope.may_change(endpoint))
+    }
+
+    /// Where a registration of this caller comes from.
+    fn origin(&self) -> Origin<'_> {
+        let own = match &self.scope {
+            Some(scope) => scope.addresses.first().copied(),
+            None => self.facts.address,
+        };
+        Origin {
+            namespace: &self.question.namespace,
+            address: own,
+            locality: self.facts.locality.clone(),
+        }
+    }
+
+    /// Puts an endpoint, and brings its service in line; `service` is the name of that as it was given.
+    pub(super) fn put(&self, endpoint: Endpoint, service: &str) -> Result<(), Failure> {
+        self.may(&endpoint)?;
+        let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
+        let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
+        match (&old, &self.scope) {
+            (Some(old), _) => self.may(old)?,
+            (None, Some(scope)) => scope.may_add(&self.snapshot())?,
+            (None, None) => {}
+        }
+        self.apply(Change::Put(Manifest::Endpoint(endpoint.into())))?;
+        self.follow(&key, service)?;
+        let before = old.map(|it| ObjectKey::new(&it.metadata.namespace, &it.spec.service));
+        match before.filter(|before| *before != key) {
+            Some(before) => self.follow(&before, ""),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings the service of an endpoint that came or went in line.
+    fn follow(&self, key: &ObjectKey, given: &str) -> Result<(), Failure> {
+        let annotations: Vec<(&str, String)> = name::annotation(given).into_iter().collect();
+        for _ in 0..TRIES {
+            let change = registration::follow(&self.snapshot(), key, &annotations);
+            let Some(change) = change else {
+                return Ok(());
+            };
+            // Somebody else was faster: what has to be done may be something else now.
+            match self.context.store.apply(change) {
+                Ok(_) | Err(Refusal::Conflict { .. }) => {}
+                Err(Refusal::NotFound { .. }) => return Ok(()),
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
+        self.apply(Change::Delete {
+            kind: Kind::Endpoint,
+            key: endpoint.key(),
+            resource_version: None,
+        })?;
+        self.follow(&key, "")
+    }
+
+    /// Changes an endpoint that is there. Somebody who writes it meanwhile is not overwritten.
+    pub(super) fn change(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Endpoint) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        for _ in 0..TRIES {
+            let mut endpoint = Endpoint::clone(&*self.endpoint(id)?);
+            change(&mut endpoint)?;
+            let put = Change::Put(Manifest::Endpoint(endpoint.into()));
+            match self.context.store.apply(put) {
+                Ok(_) => return Ok(()),
+                Err(Refusal::Conflict { .. }) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        let text = format!("{id:?} is written by others all the time: try again");
+        Err(Failure::new(StatusCode::CONFLICT, text))
+    }
+
+    /// The id of the endpoint that stands for this node, which is made where it is not there.
+    fn own_node(&self) -> Result<String, Failure> {
+        if self.scope.is_some() {
+            return Err(Failure::forbidden("a workload may not speak for its node"));
+        }
+        let facts = &self.facts;
+        let locality = facts.locality.clone();
+        let address = facts.address;
+        self.node(&facts.node, address, locality)
+    }
+
+    pub(super) fn node(
+        &self,
+        node: &str,
+        address: Option<IpAddr>,
+        locality: Option<Locality>,
+    ) -> Result<String, Failure> {
+        let id = id_of_node(node);
+        let key = ObjectKey::new(&self.question.namespace, name::of(&id));
+        if self.snapshot().endpoints.contains_key(&key) {
+            return Ok(id);
+        }
+        let text = "this node has no address that others can reach: no check can be kept for it";
+        let address = address.ok_or_else(|| Failure::bad(text))?;
+        let mut metadata = Metadata {
+            name: key.name,
+            namespace: key.namespace,
+            ..Metadata::default()
+        };
+        metadata
+            .annotations
+            .extend(name::annotation(&id).map(|(key, value)| (key.to_owned(), value)));
+        let mut spec = EndpointSpec::new(NODES, address);
+        spec.locality = locality;
+        let endpoint = Endpoint {
+            api_version: API_VERSION.to_owned(),
+            kind: Kind::Endpoint,
+            metadata,
+            spec,
+            status: EndpointStatus::default(),
+        };
+        self.put(endpoint, NODES)?;
+        Ok(id)
+    }
+
+    /// The endpoint of this node with a check, and whether that has a TTL.
+    fn check(&self, id: &str) -> Result<(ObjectKey, bool), Failure> {
+        let snapshot = self.snapshot();
+        let namespace = &self.question.namespace;
+        let of = |endpoint: &Endpoint| {
+            let mut checks = endpoint.spec.checks.iter();
+            let check = checks.find(|it| it.id == id)?;
+            Some((endpoint.key(), check.ttl.is_some()))
+        };
+        // The usual id names the service; only other ones are searched for.
+        let usual = id.strip_prefix("service:").map(|rest| {
+            let bare = rest.rsplit_once(':').map(|(bare, _)| bare);
+            [Some(rest), bare]
+        });
+        let named = usual.into_iter().flatten().flatten().find_map(|id| {
+            let key = ObjectKey::new(namespace, name::of(id));
+            of(snapshot.endpoints.get(&key)?)
+        });
+        let searched = || {
+            let all = snapshot.endpoints.range(ObjectKey::new(namespace, "")..);
+            let mut all = all.take_while(|(key, _)| key.namespace == *namespace);
+            all.find_map(|(_, endpoint)| of(endpoint))
+        };
+        let unknown = || {
+            Failure::absent(format!(
+                "Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."
+            ))
+        };
+        let found = named.or_else(searched).ok_or_else(unknown)?;
+        if let Some(endpoint) = snapshot.endpoints.get(&found.0) {
+            self.may(endpoint)?;
+        }
+        Ok(found)
+    }
+
+    fn beat(&self, status: HealthStatus, output: String) -> Result<Option<Value>, Failure> {
+        let id = &self.argument;
+        let (endpoint, has_ttl) = self.check(id)?;
+        if !has_ttl {
+            return Err(Failure::bad(format!(
+                "CheckID {id:?} does not have associated TTL"
+            )));
+        }
+        let output = check::shortened(output);
+        let heard = (endpoint, id.clone());
+        self.context.node.beat(&heard, status, output)?;
+        Ok(None)
+    }
+
+    fn note(&self) -> String {
+        self.question.text("note").unwrap_or_default().to_owned()
+    }
+}
+
+pub(super) fn object(body: &[u8]) -> Result<Fields, Failure> {
+    let value = serde_json::from_slice(body);
+    let value = value.map_err(|error| Failure::bad(format!("Request decode failed: {error}")))?;
+    Fields::of("", value)
+}
+
+/// `PUT /v1/agent/service/register`.
+pub(super) fn register(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Failure> {
+    let read = definition::service(object(body)?, "Name", &writer.origin())?;
+    writer.put(kept(writer, read.endpoint, read.has_checks), &read.service)?;
+    Ok(None)
+}
+
+/// A registration anew keeps what it does not speak of: maintenance, what others wrote beside it, and, unless it
+/// replaces them, checks that were added one by one.
+pub(super) fn kept(writer: &Writer, mut new: Endpoint, has_checks: bool) -> Endpoint {
+    let snapshot = writer.snapshot();
+    let Some(old) = snapshot.endpoints.get(&new.key()) else {
+        return new;
+    };
+    new.metadata.labels.clone_from(&old.metadata.labels);
+    for (key, value) in &old.metadata.annotations {
+        if !key.starts_with("consul.mesh.dev/") {
+            let annotations = &mut new.metadata.annotations;
+            annotations
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
+        }
+    }
+    new.spec.maintenance.clone_from(&old.spec.maintenance);
+    let is_clean = writer.question.flag("replace-existing-checks");
+    let id = name::given(&new.metadata).to_owned();
+    let usual = format!("service:{id}");
+    for check in old.spec.checks.iter().filter(|_| !is_clean) {
+        // Those of the registration before go with it, where this one brings others.
+        let is_of_registration = check.id == usual || check.id.starts_with(&format!("{usual}:"));
+        let is_known = new.spec.checks.iter().any(|it| it.id == check.id);
+        let is_replaced = has_checks && is_of_registration;
+        if !(is_known || is_replaced) {
+            new.spec.checks.push(check.clone());
+        }
+    }
+    new
+}
+
+/// `PUT /v1/agent/service/deregister/ID`.
+pub(super) fn deregister(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    let endpoint = writer.endpoint(&writer.argument)?;
+    writer.remove(&endpoint)?;
+    Ok(None)
+}
+
+/// `PUT /v1/agent/service/maintenance/ID?enable=..&reason=..`.
+pub(super) fn maintain(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    maintain_endpoint(writer, &writer.argument)
+}
+
+/// `PUT /v1/agent/maintenance?enable=..&reason=..`: of this node.
+pub(super) fn maintain_node(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    let id = writer.own_node()?;
+    maintain_endpoint(writer, &id)
+}
+
+fn maintain_endpoint(writer: &Writer, id: &str) -> Result<Option<Value>, Failure> {
+    let is_on = match writer.question.text("enable") {
+        Some("true" | "True" | "1") => true,
+        Some("false" | "False" | "0") => false,
+        _ => return Err(Failure::bad("Missing value for enable")),
+    };
+    let usual = "Maintenance mode is enabled for this service, but no reason was provided. This is a default message.";
+    let reason = writer.question.text("reason").unwrap_or(usual);
+    writer.change(id, |endpoint| {
+        endpoint.spec.maintenance = is_on.then(|| Maintenance {
+            reason: reason.to_owned(),
+        });
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// `PUT /v1/agent/check/register`; without a service it is one of this node.
+pub(super) fn register_check(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Failure> {
+    let mut fields = object(body)?;
+    let service = fields.text("ServiceID")?;
+    let check = definition::check(fields, ("", ""))?;
+    let title = check.name.clone().unwrap_or_default();
+    if title.is_empty() {
+        return Err(Failure::bad("Missing check name"));
+    }
+    let mut check = check;
+    if check.id.is_empty() {
+        check.id = title;
+    }
+    let id = match service {
+        Some(id) => id,
+        None => writer.own_node()?,
+    };
+    writer.change(&id, |endpoint| {
+        let checks = &mut endpoint.spec.checks;
+        match checks.iter_mut().find(|it| it.id == check.id) {
+            Some(old) => *old = check.clone(),
+            None => checks.push(check.clone()),
+        }
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// `PUT /v1/agent/check/deregister/ID`.
+pub(super) fn deregister_check(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    let (key, _) = writer.check(&writer.argument)?;
+    let snapshot = writer.snapshot();
+    let Some(endpoint) = snapshot.endpoints.get(&key) else {
+        return Ok(None);
+    };
+    let id = name::given(&endpoint.metadata).to_owned();
+    writer.change(&id, |endpoint| {
+        endpoint.spec.checks.retain(|it| it.id != writer.argument);
+        Ok(())
+    })?;
+    Ok(None)
+}
+
+/// `PUT /v1/agent/check/pass/ID?note=..`.
+pub(super) fn pass(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    writer.beat(HealthStatus::Passing, writer.note())
+}
+
+/// `PUT /v1/agent/check/warn/ID?note=..`.
+pub(super) fn warn(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    writer.beat(HealthStatus::Warning, writer.note())
+}
+
+/// `PUT /v1/agent/check/fail/ID?note=..`.
+pub(super) fn fail(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    writer.beat(HealthStatus::Critical, writer.note())
+}
+
+/// `PUT /v1/agent/check/update/ID` with status and output.
+pub(super) fn update(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Failure> {
+    let mut fields = object(body)?;
+    let status = definition::status(&fields.text("Status")?.unwrap_or_default())?;
+    let output = fields.text("Output")?.unwrap_or_default();
+    fields.end()?;
+    writer.beat(status, output)
+}
+
+/// A request that has nothing to do.
+pub(super) fn nothing(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    match &writer.scope {
+        Some(_) => Err(Failure::forbidden("Permission denied")),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,157 @@
+//! `registry`: all objects out of an agent into a file, and from a file into an agent.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::apply::{Upload, upload};
+use super::client::{Client, path_of};
+use super::document;
+use super::error::Error;
+use super::exit::Exit;
+use super::{complain, print};
+use crate::config::cli::{Export, Import};
+use crate::state::object::Kind;
+
+/// Writes all objects, as somebody would write them: without what the agent adds.
+pub(super) async fn export(export: &Export) -> Result<Exit, Error> {
+    let client = Client::new(&export.target)?;
+    let mut text = String::new();
+    for kind in Kind::ALL {
+        let path = path_of(kind.plural(), None, None)?;
+        let mut list: Value = client.get(&path).await?;
+        let Some(Value::Array(items)) = list.get_mut("items").map(Value::take) else {
+            continue;
+        };
+        for object in items {
+            text.push_str("---\n");
+            text.push_str(&serde_saphyr::to_string(&as_written(object))?);
+        }
+    }
+    match &export.output {
+        Some(path) => write(path, &text)?,
+        None => print(&text)?,
+    }
+    Ok(Exit::OK)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    std::fs::write(path, text).map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// What people write of an object.
+fn as_written(object: Value) -> Value {
+    let Value::Object(mut object) = object else {
+        return object;
+    };
+    object.retain(|name, _| ["apiVersion", "kind", "metadata", "spec"].contains(&name.as_str()));
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        let kept = ["name", "namespace", "labels", "annotations"];
+        metadata.retain(|name, _| kept.contains(&name.as_str()));
+    }
+    Value::Object(object)
+}
+
+/// Judges every object first, and writes them only if all are right.
+pub(super) async fn import(import: &Import) -> Result<Exit, Error> {
+    let client = Client::new(&import.target)?;
+    let mut uploads = Vec::new();
+    for mut it in document::read(&import.file)? {
+        forget_version(&mut it.object);
+        uploads.push((it.line, upload(&import.file, it, &import.namespace)?));
+    }
+    uploads.sort_by_key(|(_, it)| it.kind);
+    let refused = judge(&client, &import.file, &uploads).await?;
+    if let Some(exit) = refused {
+        complain(&Error::NotImported {
+            path: import.file.clone(),
+        });
+        return Ok(exit);
+    }
+    for (_, it) in &uploads {
+        if import.dry_run {
+            print(&format!("{} is right", it.label))?;
+            continue;
+        }
+        let word = if client.put(&it.path, &it.object).await? {
+            "created"
+        } else {
+            "changed"
+        };
+        print(&format!("{} {word}", it.label))?;
+    }
+    Ok(Exit::OK)
+}
+
+/// Asks the agent what it thinks of each. The code of the first refusal, if there is one.
+async fn judge(
+    client: &Client,
+    file: &Path,
+    uploads: &[(u64, Upload)],
+) -> Result<Option<Exit>, Error> {
+    let mut exit = None;
+    for (line, it) in uploads {
+        let path = format!("{}?dryRun=true", it.path);
+        match client.put(&path, &it.object).await {
+            Ok(_) => {}
+            Err(Error::Refused(problem)) => {
+                let error = Error::Object {
+                    place: format!("{}:{line}: {}", file.display(), it.label),
+                    message: problem.to_string(),
+                };
+                complain(&error);
+                exit = exit.or_else(|| Some(Error::Refused(problem).exit()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(exit)
+}
+
+/// A version means something only in the registry that gave it.
+fn forget_version(object: &mut Value) {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata {
+        metadata.remove("resourceVersion");
+        metadata.remove("uid");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_agent_adds_is_left_out() {
+        let shown = as_written(json!({
+            "apiVersion": "mesh.dev/v1alpha1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "shop", "labels": {"a": "b"}, "uid": "x", "generation": 1,
+                "resourceVersion": "7", "creationTimestamp": "2026-01-02T03:04:05Z", "source": "files", "origin": "a.yaml"},
+            "spec": {"ports": []},
+            "status": {"addresses": []},
+        }));
+        assert_eq!(
+            shown,
+            json!({
+                "apiVersion": "mesh.dev/v1alpha1", "kind": "Service",
+                "metadata": {"name": "web", "namespace": "shop", "labels": {"a": "b"}},
+                "spec": {"ports": []},
+            })
+        );
+    }
+
+    #[test]
+    fn version_of_another_registry_is_forgotten() {
+        let mut object = json!({"metadata": {"name": "web", "resourceVersion": "7", "uid": "x"}});
+        forget_version(&mut object);
+        assert_eq!(object, json!({"metadata": {"name": "web"}}));
+        let mut odd = json!({"metadata": 1});
+        forget_version(&mut odd);
+        assert_eq!(odd, json!({"metadata": 1}));
+    }
+}

@@ -1,0 +1,181 @@
+//! From the words of a check to what is asked, whom, and from where.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+
+use crate::net::conn::ConnTable;
+use crate::net::netns::Netns;
+use crate::probe::{Ask, Probe, Question, Shown};
+use crate::state::Snapshot;
+use crate::state::check::{AliasTarget, Check, HttpTarget};
+use crate::state::endpoint::{Endpoint, HealthStatus};
+use crate::state::life::View;
+use crate::state::object::ObjectKey;
+use crate::traffic::health::Statuses;
+
+/// What is asked, and the authority that is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) authority: Authority,
+    pub(super) question: Question,
+}
+
+impl Target {
+    /// What a check asks; `None` for one that asks nobody.
+    pub(super) fn of(check: &Check) -> Option<Self> {
+        if let Some(target) = &check.http {
+            return http(target);
+        }
+        if let Some(target) = &check.tcp {
+            return Some(Self {
+                authority: target.address.parse().ok()?,
+                question: Question::Connect,
+            });
+        }
+        let target = check.grpc.as_ref()?;
+        Some(Self {
+            authority: target.address.parse().ok()?,
+            question: Question::Grpc {
+                host: target.address.clone(),
+                service: target.service.clone(),
+            },
+        })
+    }
+
+    /// Asks, within `limit`.
+    pub(super) async fn ask(
+        self,
+        table: Arc<dyn ConnTable>,
+        place: Arc<Netns>,
+        limit: Duration,
+    ) -> Shown {
+        let asking = async {
+            let address = resolve(&self.authority).await?;
+            let probe = Probe {
+                table,
+                place,
+                address,
+                service: 0,
+                endpoint: 0,
+                question: self.question,
+                limit,
+            };
+            Ok(probe.run().await)
+        };
+        let answer = tokio::time::timeout(limit, asking).await;
+        let failed = |output| Shown {
+            status: HealthStatus::Critical,
+            output,
+        };
+        match answer {
+            Ok(Ok(shown)) => shown,
+            Ok(Err(output)) => failed(output),
+            Err(_) => failed(format!("no answer within {limit:?}")),
+        }
+    }
+}
+
+fn http(target: &HttpTarget) -> Option<Target> {
+    let uri: Uri = target.url.parse().ok()?;
+    let authority = uri.authority()?.clone();
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::HOST,
+        HeaderValue::try_from(authority.as_str()).ok()?,
+    );
+    for (name, value) in &target.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        headers.insert(name, HeaderValue::try_from(value).ok()?);
+    }
+    let path = uri.path_and_query().cloned();
+    Some(Target {
+        authority,
+        question: Question::Http(Box::new(Ask {
+            method: Method::from_bytes(target.method.as_bytes()).ok()?,
+            path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
+            headers,
+            body: Bytes::from(target.body.clone().unwrap_or_default()),
+            good: Statuses::parse(&["200-299".to_owned()]),
+            warning: Statuses::parse(&["429".to_owned()]),
+            text: None,
+            is_body_shown: true,
+        })),
+    })
+}
+
+/// The address behind an authority. `localhost` is not looked up: it is the namespace from which is asked.
+async fn resolve(authority: &Authority) -> Result<SocketAddr, String> {
+    let port = authority.port_u16().unwrap_or(80);
+    let host = authority.host().trim_matches(['[', ']']);
+    if let Ok(ip) = host.parse() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    let found = tokio::net::lookup_host((host, port)).await;
+    let mut found = found.map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+    found.next().ok_or_else(|| format!("{host} has no address"))
+}
+
+/// The network namespace from which an endpoint is asked: that of its own workload, else the agent's own.
+pub(super) fn place(snapshot: &Snapshot, endpoint: &Endpoint, host: &Arc<Netns>) -> Arc<Netns> {
+    let mut workloads = snapshot.workloads.values();
+    let own = workloads.find(|it| it.spec.addresses.contains(&endpoint.spec.address));
+    let netns = own.and_then(|it| Netns::open(it.spec.netns.as_ref()?).ok());
+    netns.map_or_else(|| Arc::clone(host), Arc::new)
+}
+
+/// How the one stands whose health is taken over.
+pub(super) fn alias(snapshot: &Snapshot, endpoint: &Endpoint, target: &AliasTarget) -> Shown {
+    let namespace = target.namespace.as_ref();
+    let namespace = namespace.unwrap_or(&endpoint.metadata.namespace);
+    if let Some(name) = &target.endpoint {
+        let key = ObjectKey::new(namespace, name);
+        let Some(other) = snapshot.endpoints.get(&key) else {
+            return shown(
+                HealthStatus::Critical,
+                format!("there is no Endpoint {key}"),
+            );
+        };
+        return match &other.status.health {
+            Some(health) => shown(health.status, format!("Endpoint {key}: {}", health.output)),
+            None => shown(
+                HealthStatus::Passing,
+                format!("Endpoint {key} has no checks"),
+            ),
+        };
+    }
+    let key = ObjectKey::new(namespace, target.service.clone().unwrap_or_default());
+    let Some(service) = snapshot.services.get(&key) else {
+        return shown(HealthStatus::Critical, format!("there is no Service {key}"));
+    };
+    let availability = service.status.availability.as_ref();
+    if availability.is_some_and(|it| it.view == View::Up) {
+        shown(HealthStatus::Passing, format!("Service {key} is up"))
+    } else {
+        shown(HealthStatus::Critical, format!("Service {key} is down"))
+    }
+}
+
+const fn shown(status: HealthStatus, output: String) -> Shown {
+    Shown { status, output }
+}
+
+/// Whom an alias follows.
+pub(super) fn followed(endpoint: &Endpoint, target: &AliasTarget) -> (bool, ObjectKey) {
+    let namespace = target.namespace.as_ref();
+    let namespace = namespace.unwrap_or(&endpoint.metadata.namespace);
+    match &target.endpoint {
+        Some(name) => (true, ObjectKey::new(namespace, name)),
+        None => (
+            false,
+            ObjectKey::new(namespace, target.service.clone().unwrap_or_default()),
+        ),
+    }
+}

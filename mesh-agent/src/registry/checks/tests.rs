@@ -1,0 +1,262 @@
+//! Checks are run, and what they show is in the registry; who is critical for too long or has drained is not.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use mesh_common::conn::Conn;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+
+use super::*;
+use crate::state::decode;
+use crate::state::life::{MADE_FOR_ENDPOINTS, Standing};
+use crate::state::object::Kind;
+
+/// How long anything may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Knows of no connection.
+struct NoTable;
+
+impl ConnTable for NoTable {
+    fn conn(&self, _: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
+        Ok(None)
+    }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Conn) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A registry with a runner.
+struct Fixture {
+    store: Arc<Store>,
+    heartbeats: Arc<Heartbeats>,
+    is_busy: Arc<AtomicBool>,
+    _task: JoinSet<()>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::over(Arc::new(Store::in_memory()))
+    }
+
+    fn over(store: Arc<Store>) -> Self {
+        let writer = Arc::clone(&store);
+        let is_busy = Arc::new(AtomicBool::new(false));
+        let busy = Arc::clone(&is_busy);
+        let config = Config {
+            store: Arc::clone(&store),
+            write: Arc::new(move |change| writer.apply(change)),
+            table: Arc::new(NoTable),
+            host: Arc::new(Netns::current().unwrap()),
+            node: Some("here".to_owned()),
+            busy: Arc::new(move |_| busy.load(Ordering::Relaxed)),
+        };
+        let checks = Checks::new(config, &mut Registry::new());
+        let heartbeats = checks.heartbeats();
+        let mut task = JoinSet::new();
+        task.spawn(async move { checks.run().await });
+        Self {
+            store,
+            heartbeats,
+            is_busy,
+            _task: task,
+        }
+    }
+
+    fn put(&self, kind: Kind, name: &str, spec: Value) {
+        let manifest = decode::manifest(kind, &key(name), json!({ "spec": spec })).unwrap();
+        self.store.apply(Change::Put(manifest)).unwrap();
+    }
+
+    fn endpoint(&self, name: &str, fields: &Value) {
+        let mut spec = json!({"service": "web", "address": "10.0.0.3"});
+        for (name, value) in fields.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        self.put(Kind::Endpoint, name, spec);
+    }
+
+    fn standing(&self, name: &str) -> Option<Standing> {
+        let snapshot = self.store.snapshot();
+        snapshot.endpoints.get(&key(name))?.status.standing()
+    }
+
+    /// Waits until an endpoint stands so; `None`: until it is gone.
+    async fn becomes(&self, name: &str, wanted: Option<Standing>) {
+        let wait = async {
+            while self.standing(name) != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let is_so = tokio::time::timeout(DEADLINE, wait).await.is_ok();
+        assert!(is_so, "{name} is {:?}", self.standing(name));
+    }
+
+    async fn beat(&self, name: &str, status: HealthStatus) {
+        let heartbeats = Arc::clone(&self.heartbeats);
+        let id = (key(name), "alive".to_owned());
+        let beat = move || heartbeats.beat(&id, status, "fine".to_owned());
+        spawn_blocking(beat).await.unwrap().unwrap();
+    }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+#[tokio::test]
+async fn silence_is_critical_and_the_next_word_heals() {
+    let fixture = Fixture::new();
+    let checks = json!({"checks": [{"id": "alive", "ttl": "200ms", "initialStatus": "passing"}]});
+    fixture.endpoint("web-1", &checks);
+    assert_eq!(fixture.standing("web-1"), Some(Standing::Ready));
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+    fixture.beat("web-1", HealthStatus::Warning).await;
+    assert_eq!(fixture.standing("web-1"), Some(Standing::Warning));
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+    let snapshot = fixture.store.snapshot();
+    let health = snapshot.endpoints[&key("web-1")].status.health.clone();
+    assert_eq!(health.unwrap().output, "TTL expired (last words: fine)");
+}
+
+#[tokio::test]
+async fn a_start_of_the_agent_leaves_the_word_alone_for_one_ttl() {
+    let fixture = Fixture::new();
+    fixture.endpoint("web-1", &json!({"checks": [{"id": "alive", "ttl": "1s"}]}));
+    fixture.beat("web-1", HealthStatus::Passing).await;
+    let store = Arc::clone(&fixture.store);
+    drop(fixture);
+    let started = std::time::Instant::now();
+    let fixture = Fixture::over(store);
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+/// A server that answers with the status that it is told; 0: it closes.
+async fn server() -> (String, Arc<AtomicU16>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let status = Arc::new(AtomicU16::new(200));
+    let told = Arc::clone(&status);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let status = told.load(Ordering::Relaxed);
+            if status == 0 {
+                continue;
+            }
+            let mut head = vec![0; 4096];
+            drop(stream.read(&mut head).await);
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 4\r\n\r\nbody");
+            drop(stream.write_all(answer.as_bytes()).await);
+        }
+    });
+    (address, status, task)
+}
+
+#[tokio::test]
+async fn a_request_shows_how_it_is() {
+    let fixture = Fixture::new();
+    let (address, status, _server) = server().await;
+    let url = format!("http://{address}/health?deep=1");
+    let check = json!({"id": "http", "http": {"url": url}, "interval": "100ms", "timeout": "1s"});
+    fixture.endpoint("web-1", &json!({ "checks": [check] }));
+    fixture.becomes("web-1", Some(Standing::Ready)).await;
+    let snapshot = fixture.store.snapshot();
+    let output = snapshot.endpoints[&key("web-1")].status.checks[0]
+        .output
+        .clone();
+    assert_eq!(output, "GET /health?deep=1: 200 OK body");
+    status.store(429, Ordering::Relaxed);
+    fixture.becomes("web-1", Some(Standing::Warning)).await;
+    status.store(500, Ordering::Relaxed);
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+    status.store(200, Ordering::Relaxed);
+    fixture.becomes("web-1", Some(Standing::Ready)).await;
+    status.store(0, Ordering::Relaxed);
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+}
+
+#[tokio::test]
+async fn a_connection_shows_that_somebody_listens() {
+    let fixture = Fixture::new();
+    let (address, _, server) = server().await;
+    let address = address.replace("127.0.0.1", "localhost");
+    let check =
+        json!({"id": "tcp", "tcp": {"address": address}, "interval": "100ms", "timeout": "1s"});
+    fixture.endpoint("web-1", &json!({ "checks": [check] }));
+    fixture.becomes("web-1", Some(Standing::Ready)).await;
+    drop(server);
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+}
+
+#[tokio::test]
+async fn what_runs_on_another_node_is_not_asked_from_here() {
+    let fixture = Fixture::new();
+    let (address, _, _server) = server().await;
+    let check = json!({"id": "tcp", "tcp": {"address": address}, "interval": "100ms"});
+    let elsewhere = json!({"checks": [check], "locality": {"node": "there"}});
+    fixture.endpoint("web-1", &elsewhere);
+    let here = json!({"checks": [check], "locality": {"node": "here"}});
+    fixture.endpoint("web-2", &here);
+    fixture.becomes("web-2", Some(Standing::Ready)).await;
+    assert_eq!(fixture.standing("web-1"), Some(Standing::Critical));
+}
+
+#[tokio::test]
+async fn an_alias_follows_the_service() {
+    let fixture = Fixture::new();
+    let ports = json!({"ports": [{"name": "main", "port": 5432}]});
+    fixture.put(Kind::Service, "db", ports);
+    let check = json!({"id": "db", "alias": {"service": "db"}});
+    fixture.endpoint("web-1", &json!({ "checks": [check] }));
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+    let db = json!({"service": "db", "address": "10.0.0.4"});
+    fixture.put(Kind::Endpoint, "db-1", db.clone());
+    fixture.becomes("web-1", Some(Standing::Ready)).await;
+    let mut maintained = db;
+    maintained["maintenance"] = json!({"reason": "new disk"});
+    fixture.put(Kind::Endpoint, "db-1", maintained);
+    fixture.becomes("web-1", Some(Standing::Critical)).await;
+}
+
+#[tokio::test]
+async fn who_is_critical_for_too_long_goes_with_the_service_that_was_made_for_it() {
+    let fixture = Fixture::new();
+    let made = json!({"metadata": {"annotations": {(MADE_FOR_ENDPOINTS): "true"}},
+        "spec": {"ports": [{"name": "main", "port": 80}]}});
+    let manifest = decode::manifest(Kind::Service, &key("web"), made).unwrap();
+    fixture.store.apply(Change::Put(manifest)).unwrap();
+    let check = json!({"id": "alive", "ttl": "100ms", "deregisterCriticalAfter": "1s"});
+    fixture.endpoint("web-1", &json!({ "checks": [check] }));
+    fixture.beat("web-1", HealthStatus::Passing).await;
+    let started = std::time::Instant::now();
+    fixture.becomes("web-1", None).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let is_gone = async {
+        while fixture.store.snapshot().services.contains_key(&key("web")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, is_gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_drains_goes_when_nothing_is_under_way_or_time_is_up() {
+    let fixture = Fixture::new();
+    fixture.is_busy.store(true, Ordering::Relaxed);
+    let draining = |time: &str| json!({"lifecycle": "draining", "drainFor": time});
+    fixture.endpoint("web-1", &draining("1h"));
+    fixture.endpoint("web-2", &draining("2s"));
+    fixture.endpoint("web-3", &json!({"lifecycle": "draining"}));
+    fixture.becomes("web-2", None).await;
+    assert_eq!(fixture.standing("web-1"), Some(Standing::Draining));
+    fixture.is_busy.store(false, Ordering::Relaxed);
+    fixture.becomes("web-1", None).await;
+    assert_eq!(fixture.standing("web-3"), Some(Standing::Draining));
+}
