@@ -88,8 +88,7 @@ impl Parts {
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let lookups = Lookups::register(&mut registry);
         let edges = observed::register(&mut registry, &store, &proxy);
-        let runtimes = runtimes(&proxy, dns.as_deref(), control);
-        metrics::runtime::register(&mut registry, runtimes);
+        metrics::runtime::register(&mut registry, runtimes(&proxy, dns.as_deref(), control));
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),

@@ -93,7 +93,8 @@ impl Question {
                     .filter_map(|it| data(it.spec.address, kind));
                 answer.add_answers(data.map(record));
             }
-            Found::Ports(key, endpoints, port) if self.wants(RecordType::SRV) => {
+            Found::Ports(key, endpoints, port) => {
+                let endpoints = endpoints.iter().filter(|_| self.wants(RecordType::SRV));
                 for endpoint in endpoints {
                     let Some(target) = name_of_endpoint(key, endpoint) else {
                         continue;
@@ -105,7 +106,6 @@ impl Question {
                     answer.add_additionals(more.map(|it| Record::from_rdata(target, ttl, it)));
                 }
             }
-            Found::Ports(..) => {}
             Found::Address(key) => {
                 if let (true, Some(target)) = (self.wants(RecordType::PTR), name_of(key)) {
                     answer.add_answer(record(RData::PTR(PTR(target))));

@@ -74,7 +74,7 @@ fn labels(name: &Name) -> Option<Vec<String>> {
 }
 
 fn inside_the_domain<'a>(index: &'a Index, labels: &[&str]) -> Found<'a> {
-    match *labels {
+    match labels {
         [] => Found::Branch,
         [namespace] if has_services(index, namespace) => Found::Branch,
         [_] => Found::Nothing,
@@ -91,7 +91,7 @@ fn inside_the_domain<'a>(index: &'a Index, labels: &[&str]) -> Found<'a> {
             let port = service.and_then(|it| self::port(index, it, port, transport));
             port.unwrap_or(Found::Nothing)
         }
-        [ref endpoint @ .., service, namespace] => {
+        [endpoint @ .., service, namespace] => {
             endpoint_of(index, &endpoint.join("."), service, namespace).unwrap_or(Found::Nothing)
         }
     }

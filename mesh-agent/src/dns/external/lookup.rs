@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use mesh_common::conn::{Conn, Direction};
@@ -37,8 +38,8 @@ pub(super) struct Found {
 /// Why there are none.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
-    #[error("{0} is no name")]
-    Name(String),
+    #[error("{name} is no name: {source}")]
+    Name { name: String, source: ProtoError },
     #[error("cannot read {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{path} names no resolver", path = .0.display())]
@@ -63,7 +64,7 @@ impl Trouble {
     /// The `reason` of the condition.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
-            Self::Name(_) => "InvalidName",
+            Self::Name { .. } => "InvalidName",
             Self::File { .. } | Self::NoResolver(_) => "NoResolver",
             Self::NoName(_) => "NameNotFound",
             Self::NoAddress(_) => "NoAddress",
@@ -74,7 +75,7 @@ impl Trouble {
     /// Whether another resolver would say the same.
     const fn is_final(&self) -> bool {
         match self {
-            Self::NoName(_) | Self::NoAddress(_) | Self::Name(_) => true,
+            Self::NoName(_) | Self::NoAddress(_) | Self::Name { .. } => true,
             Self::File { .. }
             | Self::NoResolver(_)
             | Self::Refused { .. }
@@ -86,8 +87,10 @@ impl Trouble {
 impl Lookup {
     /// Asks one resolver after the other, until one knows.
     pub(super) async fn find(&self, hostname: &str) -> Result<Found, Trouble> {
-        let mut name =
-            Name::from_ascii(hostname).map_err(|_| Trouble::Name(hostname.to_owned()))?;
+        let mut name = Name::from_ascii(hostname).map_err(|source| Trouble::Name {
+            name: hostname.to_owned(),
+            source,
+        })?;
         name.set_fqdn(true);
         let file = self.file.clone();
         let text = spawn_blocking(|| fs::read_to_string(file)).await;

@@ -44,15 +44,14 @@ pub(super) fn changes<'a>(
         };
         let answer = answer(hostname);
         let old = resolved.remove(key).unwrap_or_default();
-        let wanted = match &answer {
-            Some(Ok(addresses)) => (*addresses).clone(),
+        let wanted = if let Some(Ok(addresses)) = &answer {
+            (*addresses).clone()
+        } else {
             // What was found for another name is nothing for this one.
-            _ => {
-                let same = old
-                    .iter()
-                    .filter(|it| it.metadata.annotations.get(HOSTNAME) == Some(hostname));
-                same.map(|it| it.spec.address).collect()
-            }
+            let same = old
+                .iter()
+                .filter(|it| it.metadata.annotations.get(HOSTNAME) == Some(hostname));
+            same.map(|it| it.spec.address).collect()
         };
         let new: Vec<Endpoint> = wanted
             .iter()

@@ -47,6 +47,11 @@ pub(super) fn service(
 /// Where an endpoint is.
 pub(super) fn endpoint(spec: &EndpointSpec) -> Result<(), Refusal> {
     match &spec.hostname {
+        // A heartbeat, or a check of one address, says nothing of the others.
+        Some(_) if !spec.checks.is_empty() => Err(Refusal::not_supported(
+            "spec.checks",
+            "an endpoint with a hostname has no checks of its own: a TrafficPolicy checks each address",
+        )),
         Some(hostname) if spec.address.is_unspecified() => outside("spec.hostname", hostname),
         Some(_) => Err(Refusal::invalid(
             "spec.hostname",
@@ -153,10 +158,13 @@ mod tests {
                 "spec.hostname",
             );
         }
+        let checked = json!({"service": "pay", "hostname": "a.example.com", "checks": [{"id": "a", "ttl": "10s"}]});
+        check(checked, "spec.checks");
         let named = json!({"service": "pay", "hostname": "a.example.com"});
         put(&store, Kind::Endpoint, "a", &named).unwrap();
-        let object = store.snapshot().endpoints[&ObjectKey::new("shop", "a")].clone();
-        let shown = serde_json::to_value(&*object).unwrap();
+        let snapshot = store.snapshot();
+        let object = &*snapshot.endpoints[&ObjectKey::new("shop", "a")];
+        let shown = serde_json::to_value(object).unwrap();
         assert_eq!(
             shown["spec"].get("address"),
             None,
