@@ -208,10 +208,13 @@ fn clients_in_three_languages_register_find_and_call_each_other() {
     }
     let folder = tempfile::tempdir().unwrap();
     let pods = Language::ALL.map(|language| node.pod(language.service()));
+    let has_registry = |pod: &Pod| {
+        let leader = format!("{REGISTRY}/v1/status/leader");
+        pod.request("GET", &leader, &[], "").is_ok()
+    };
     for pod in &pods {
         node.enrol_with(pod, &json!({"registryAccess": true}));
-        let ready = format!("{REGISTRY}/v1/status/leader");
-        assert_eventually!(pod.request("GET", &ready, &[], "").is_ok());
+        assert_eventually!(has_registry(pod));
     }
     // Each calls the next one.
     let peers = [Language::Node, Language::Java, Language::Python];
@@ -240,6 +243,9 @@ fn clients_in_three_languages_register_find_and_call_each_other() {
     for language in Language::ALL {
         let path = format!("/v1/health/service/{}?passing&ns=shop", language.service());
         assert_eventually!(node.api().get(&path).as_array().unwrap().len() == 1);
+    }
+    for pod in &pods {
+        assert_eventually!(has_registry(pod));
     }
     for client in running {
         let said = client.stop();

@@ -37,7 +37,7 @@ impl Language {
     pub const fn service(self) -> &'static str {
         match self {
             Self::Python => "python",
-            Self::Node => "node",
+            Self::Node => "nodejs",
             Self::Java => "java",
         }
     }

@@ -221,7 +221,7 @@ const WRITES: [(&str, Write); 13] = [
     ("/v1/catalog/register", catalog::register),
     ("/v1/catalog/deregister", catalog::deregister),
     // What is registered is kept at once.
-    ("/v1/agent/reload", write::nothing),
+    ("/v1/agent/reload", catalog::nothing),
 ];
 
 /// Who asks, where that is a workload.

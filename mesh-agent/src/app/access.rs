@@ -23,7 +23,7 @@ use super::parts::Parts;
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15_000);
 
 /// Time between two looks at who is enrolled.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The condition that says whether a workload reaches the registry.
 const CONDITION: &str = "RegistryAccess";

@@ -161,3 +161,11 @@ pub(super) fn deregister(writer: &Writer, body: &[u8]) -> Result<Option<Value>, 
     // What is not there is as it should be.
     Ok(Some(Value::Bool(true)))
 }
+
+/// A request that has nothing to do.
+pub(super) fn nothing(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
+    match &writer.scope {
+        Some(_) => Err(Failure::forbidden("Permission denied")),
+        None => Ok(None),
+    }
+}

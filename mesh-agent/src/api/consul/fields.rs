@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn names_are_found_in_any_case_and_nothing_is_ignored() {
-        let body = json!({"ServiceID": "a", "enable_tag_override": false, "Odd": 1, "TTL": "10s", "interval": 5e9 as u64});
+        let body = json!({"ServiceID": "a", "enable_tag_override": false, "Odd": 1, "TTL": "10s", "interval": 5_000_000_000_u64});
         let mut fields = Fields::of("", body).ok().unwrap();
         assert_eq!(
             fields.text("service_id").ok().unwrap().as_deref(),

@@ -390,11 +390,3 @@ pub(super) fn update(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Fail
     fields.end()?;
     writer.beat(status, output)
 }
-
-/// A request that has nothing to do.
-pub(super) fn nothing(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    match &writer.scope {
-        Some(_) => Err(Failure::forbidden("Permission denied")),
-        None => Ok(None),
-    }
-}
