@@ -49,9 +49,10 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
             Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
-            Refusal::Conflict { .. } => StatusCode::CONFLICT,
+            Refusal::Conflict { .. } | Refusal::Owned { .. } => StatusCode::CONFLICT,
             Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-            Refusal::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Unavailable(_) | Refusal::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         };
         Self::new(status, refusal.to_string())
     }
