@@ -43,4 +43,5 @@ mod shaping;
 mod shop;
 mod stale;
 mod tcp;
+mod three;
 mod udp;

@@ -51,8 +51,8 @@ impl From<Refusal> for Failure {
             Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
             Refusal::Conflict { .. } | Refusal::Owned { .. } => StatusCode::CONFLICT,
             Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+            Refusal::Unavailable(_) | Refusal::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Storage(_) | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())
     }
