@@ -79,10 +79,8 @@ impl Parts {
             store: Arc::clone(&store),
             datapath: Arc::clone(&datapath),
         };
-        let mirror = Mirror::new(
-            datapath.tables(),
-            ebpf::metrics::register(&mut registry, source),
-        )?;
+        let series = ebpf::metrics::register(&mut registry, source);
+        let mirror = Mirror::new(datapath.tables(), series)?;
         let config = proxy_config(settings, access_log.clone());
         let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
@@ -98,14 +96,9 @@ impl Parts {
         );
         let programmed = Programmed::new(Arc::clone(&store));
         let progress = progress(settings, &store, &enrolment);
-        let checks = Checks::new(
-            checks_config(
-                settings,
-                (&store, &datapath, &proxy, &host),
-                &sources.writer,
-            ),
-            &mut registry,
-        );
+        let parts = (&store, &datapath, &proxy, &host);
+        let checks = checks_config(settings, parts, &sources.writer);
+        let checks = Checks::new(checks, &mut registry);
         let node = Arc::new(Node {
             heartbeats: checks.heartbeats(),
             store,

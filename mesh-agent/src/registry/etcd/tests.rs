@@ -241,21 +241,19 @@ async fn while_etcd_is_away_endpoints_queue_and_the_rest_is_refused_clearly() {
         .await
         .unwrap();
     eventually("b has all", || {
-        b.endpoint("web-0").and_then(|_| b.service("api"))
+        b.endpoint("web-0")?;
+        b.service("api")
     })
     .await;
 
     fleet.server.kill();
     eventually("a knows", || (!a.etcd.report().connected).then_some(())).await;
-    let refused = a
-        .writer
-        .apply(put(Kind::Service, "new", &service()))
-        .await
-        .unwrap_err();
+    let refused = a.writer.apply(put(Kind::Service, "new", &service())).await;
+    let refused = refused.unwrap_err();
     assert!(matches!(refused, Refusal::Unavailable(_)), "{refused}");
     assert!(refused.to_string().contains("away"), "{refused}");
-    let same = a.writer.apply(put(Kind::Service, "web", &service())).await;
-    assert!(same.is_ok(), "nothing is to be written: {same:?}");
+    let same = a.writer.apply(put(Kind::Service, "web", &service()));
+    assert!(same.await.is_ok(), "nothing is to be written");
     a.writer
         .apply(put(Kind::Endpoint, "web-1", &endpoint("10.0.0.1")))
         .await
@@ -343,7 +341,8 @@ async fn endpoints_outlive_an_etcd_that_hangs_for_longer_than_leases_last() {
         .await
         .unwrap();
     eventually("b has both", || {
-        b.endpoint("web-1").and_then(|_| b.endpoint("web-2"))
+        b.endpoint("web-1")?;
+        b.endpoint("web-2")
     })
     .await;
     let mut notices = b.store.subscribe();
