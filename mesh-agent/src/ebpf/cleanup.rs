@@ -18,11 +18,15 @@ use super::{Error, link};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The order in which hooks are taken out: first what sends connections elsewhere, last what counts them.
-const ORDER: [&str; 7] = [
+const ORDER: [&str; 11] = [
     program::CONNECT4,
     program::CONNECT6,
+    program::SENDMSG4,
+    program::SENDMSG6,
     program::SK_LOOKUP,
     program::EGRESS,
+    program::RECVMSG4,
+    program::RECVMSG6,
     program::GETPEERNAME4,
     program::GETPEERNAME6,
     program::SOCK_OPS,
@@ -134,7 +138,18 @@ fn failed(path: &Path, source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_link_of, run};
+    use mesh_common::names::program;
+
+    use super::{ORDER, is_link_of, run};
+
+    #[test]
+    fn every_hook_is_taken_out() {
+        // What sees messages hangs on a map, and goes with it.
+        let hooks = program::ALL.iter().filter(|it| **it != program::SK_MSG);
+        for hook in hooks {
+            assert!(ORDER.contains(hook), "{hook}");
+        }
+    }
 
     #[test]
     fn a_directory_that_is_not_there_is_nothing_to_do() {
