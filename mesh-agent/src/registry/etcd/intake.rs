@@ -212,7 +212,7 @@ fn note(link: &Link, step: &Step) -> bool {
 pub(super) fn allotted(object: &Manifest) -> Option<Vec<std::net::IpAddr>> {
     match object {
         Manifest::Service(service)
-            if service.spec.addresses.is_empty() && !service.spec.portless =>
+            if service.spec.addresses.is_empty() && service.spec.is_virtual() =>
         {
             Some(service.status.addresses.clone())
         }

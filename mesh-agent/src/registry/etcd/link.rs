@@ -168,13 +168,13 @@ impl Link {
         }
     }
 
-    /// A service whose addresses are to be allotted for all nodes.
-    pub(super) fn next_unsettled(&self) -> Option<ObjectKey> {
+    /// The services whose addresses are to be allotted for all nodes; nobody remembers them afterwards.
+    pub(super) fn take_unsettled(&self) -> BTreeSet<ObjectKey> {
         let mut unsettled = self
             .unsettled
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        unsettled.pop_first()
+        std::mem::take(&mut unsettled)
     }
 
     /// Puts a word into the outbox.

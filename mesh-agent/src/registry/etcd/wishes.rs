@@ -58,26 +58,37 @@ pub(super) async fn serve(link: Arc<Link>, mut wishes: mpsc::Receiver<Wish>) {
 pub(super) async fn settle(link: Arc<Link>) {
     let mut seen = link.seen.subscribe();
     loop {
-        while link.is_up()
-            && let Some(key) = link.next_unsettled()
-        {
-            let name = (Kind::Service, key.clone());
-            let known = link.known().values.get(&name).cloned();
-            let is_open = known.is_some_and(|it| it.addresses.is_empty());
-            let service = link.store.snapshot().services.get(&key).cloned();
-            let Some(service) = service.filter(|it| is_open && it.metadata.source == Source::Etcd)
-            else {
-                continue;
-            };
-            let change = Change::Put(Manifest::Service(service));
-            if let Err(refusal) = write(&link, &change, true).await {
-                tracing::debug!(service = %key, %refusal, "no address was allotted for all nodes");
-                link.unsettle(&key);
-                break;
+        if link.is_up() {
+            for key in link.take_unsettled() {
+                if !is_settled(&link, &key).await {
+                    link.unsettle(&key);
+                }
             }
         }
         if let Ok(Err(_)) = time::timeout(SETTLE_AGAIN, seen.changed()).await {
             return;
+        }
+    }
+}
+
+/// Allots addresses to one service. False where that is to be tried again.
+async fn is_settled(link: &Arc<Link>, key: &ObjectKey) -> bool {
+    let name = (Kind::Service, key.clone());
+    let known = link.known().values.get(&name).cloned();
+    if known.is_none_or(|it| !it.addresses.is_empty()) {
+        return true;
+    }
+    let service = link.store.snapshot().services.get(key).cloned();
+    // What was heard of a moment ago is not in the store yet.
+    let Some(service) = service.filter(|it| it.metadata.source == Source::Etcd) else {
+        return false;
+    };
+    let change = Change::Put(Manifest::Service(service));
+    match write(link, &change, true).await {
+        Ok(_) => true,
+        Err(refusal) => {
+            tracing::debug!(service = %key, %refusal, "no address was allotted for all nodes");
+            false
         }
     }
 }
