@@ -49,7 +49,7 @@ fn send(ctx: &SockAddrContext, family: u32) -> i32 {
     let is_new = match decision.verdict {
         Verdict::Direct => follow(cookie, &facts, &decision),
         Verdict::Proxy => {
-            port = query::mesh_port(cookie, &facts.destination);
+            port = query::mesh_port(cookie, &raw const facts.destination);
             query::tell_unconnected(socket, &facts, port as u16);
             port & query::NEW != 0
         }
