@@ -7,7 +7,6 @@
 
 mod cache;
 pub mod external;
-mod index;
 mod listener;
 mod message;
 pub mod metrics;

@@ -38,8 +38,10 @@ pub mod virtual_address;
 pub mod workload;
 pub mod writer;
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+
+use imbl::OrdMap;
 
 pub use change::{Applied, Change, Manifest, Notice, Refusal};
 pub use id::Ids;
@@ -50,7 +52,7 @@ pub use writer::Writer;
 use endpoint::Endpoint;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
-use links::Links;
+use links::{Links, Role};
 use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
 use reference_grant::ReferenceGrant;
@@ -60,8 +62,9 @@ use stream_route::{TcpRoute, TlsRoute};
 use traffic_policy::TrafficPolicy;
 use workload::Workload;
 
-/// Objects of one kind, by key. Cheap to clone; what did not change is shared between snapshots.
-pub type Objects<T> = Arc<BTreeMap<ObjectKey, Arc<T>>>;
+/// Objects of one kind, by key. Cheap to clone: what did not change is shared between snapshots, and
+/// [`OrdMap::diff`] finds what did without a look at the rest.
+pub type Objects<T> = OrdMap<ObjectKey, Arc<T>>;
 
 /// One immutable view of everything.
 #[derive(Clone, Debug, Default)]
@@ -89,8 +92,8 @@ pub struct Snapshot {
     /// All traffic policies.
     pub traffic_policies: Objects<TrafficPolicy>,
     /// The numbers by which the kernel knows them.
-    pub ids: Arc<Ids>,
-    /// Who refers to whom: made of the objects above when it is first asked for, and kept true by the store.
+    pub ids: Ids,
+    /// Who refers to whom, and who is where: made of the objects above when it is first asked for, and kept true by the store.
     pub(crate) links: OnceLock<Arc<Links>>,
 }
 
@@ -118,7 +121,7 @@ impl Snapshot {
         with_kind!(kind, R => R::all(self).get(key).cloned().map(R::into_manifest))
     }
 
-    /// Who refers to whom.
+    /// Who refers to whom, and who is where.
     fn links(&self) -> &Links {
         self.links.get_or_init(|| Arc::new(Links::of(self)))
     }
@@ -126,13 +129,35 @@ impl Snapshot {
     /// The endpoints of a service, in the order of their names.
     pub fn endpoints_of<'a>(
         &'a self,
-        service: &'a ObjectKey,
-    ) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-        self.endpoints
-            .range(ObjectKey::new(&service.namespace, "")..)
-            .take_while(|(key, _)| key.namespace == service.namespace)
-            .map(|(_, endpoint)| endpoint)
-            .filter(|endpoint| endpoint.spec.service == service.name)
+        service: &ObjectKey,
+    ) -> impl Iterator<Item = &'a Arc<Endpoint>> + use<'a> {
+        self.links()
+            .referrers(Role::Member, Kind::Service, service)
+            .filter_map(|it| self.endpoints.get(&it.key))
+    }
+
+    /// Who has an address: services that are dialled by it, endpoints and workloads, in the order of kinds and keys.
+    pub fn holders_of(&self, address: IpAddr) -> impl Iterator<Item = (Kind, &ObjectKey)> {
+        let holders = self.links().holders(address);
+        holders.map(|it| (it.kind, &it.key))
+    }
+
+    /// The services that have a virtual address: one, if all is well.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        let holders = self.holders_of(address);
+        holders.filter_map(|(kind, key)| (kind == Kind::Service).then_some(key))
+    }
+
+    /// The service that has a virtual address.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ObjectKey> {
+        self.services_at(address).next()
+    }
+
+    /// The service that is known by a name outside the mesh.
+    #[must_use]
+    pub fn service_named(&self, hostname: &str) -> Option<&ObjectKey> {
+        self.links().named(hostname)
     }
 }
 

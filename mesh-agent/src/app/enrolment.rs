@@ -97,7 +97,7 @@ impl Enrolment {
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
         next.enrolled.answers_names = self.dns.is_some();
         let mut obstacles = BTreeMap::new();
-        for (key, workload) in snapshot.workloads.iter() {
+        for (key, workload) in &snapshot.workloads {
             match self.prepare(workload) {
                 Ok((place, netns)) => {
                     next.enrolled.places.insert(key.clone(), place);
@@ -322,7 +322,7 @@ impl Enrolment {
         {
             info!(workload = %key, "left the mesh");
         }
-        for (key, workload) in snapshot.workloads.iter() {
+        for (key, workload) in &snapshot.workloads {
             self.condition(key, workload, obstacles.get(key));
         }
     }

@@ -11,7 +11,6 @@ use super::names::{DOMAIN, Found};
 use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::Service;
-use crate::traffic::authz;
 
 /// A question that the agent understands. Others are forwarded.
 #[derive(Clone, Debug)]
@@ -196,7 +195,7 @@ fn name_of_endpoint(service: &ObjectKey, endpoint: &Endpoint) -> Option<Name> {
 }
 
 fn addresses(service: &Service, wanted: RecordType) -> impl Iterator<Item = RData> + '_ {
-    let addresses = authz::virtual_addresses(service).iter();
+    let addresses = service.virtual_addresses().iter();
     addresses.filter_map(move |address| data(*address, wanted))
 }
 

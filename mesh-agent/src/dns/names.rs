@@ -12,7 +12,7 @@ use mesh_common::service::UDP;
 
 use hickory_proto::rr::Name;
 
-use super::index::Index;
+use crate::state::Snapshot;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Port, Service};
@@ -42,26 +42,26 @@ pub(super) enum Found<'a> {
 }
 
 /// Finds what `name` is to a caller of `namespace`.
-pub(super) fn find<'a>(index: &'a Index, namespace: Option<&str>, name: &Name) -> Found<'a> {
+pub(super) fn find<'a>(snapshot: &'a Snapshot, namespace: Option<&str>, name: &Name) -> Found<'a> {
     let Some(labels) = labels(name) else {
         return Found::Elsewhere;
     };
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    let outside = index.service_named(&labels.join("."));
-    if let Some((_, service)) = outside.and_then(|key| index.snapshot.services.get_key_value(key)) {
-        return whole(index, service);
+    let outside = snapshot.service_named(&labels.join("."));
+    if let Some((_, service)) = outside.and_then(|key| snapshot.services.get_key_value(key)) {
+        return whole(snapshot, service);
     }
     match labels.as_slice() {
         [] => Found::Elsewhere,
-        [.., "arpa"] => address(index, name),
-        [inside @ .., DOMAIN] => inside_the_domain(index, inside),
+        [.., "arpa"] => address(snapshot, name),
+        [inside @ .., DOMAIN] => inside_the_domain(snapshot, inside),
         [port, transport, rest @ ..] if port.starts_with('_') => {
-            let service = short(index, namespace, rest);
-            let port = service.and_then(|it| self::port(index, it, port, transport));
+            let service = short(snapshot, namespace, rest);
+            let port = service.and_then(|it| self::port(snapshot, it, port, transport));
             port.unwrap_or(Found::Elsewhere)
         }
-        rest => match short(index, namespace, rest) {
-            Some((_, service)) => whole(index, service),
+        rest => match short(snapshot, namespace, rest) {
+            Some((_, service)) => whole(snapshot, service),
             None => Found::Elsewhere,
         },
     }
@@ -73,43 +73,45 @@ fn labels(name: &Name) -> Option<Vec<String>> {
     name.iter().map(text).collect()
 }
 
-fn inside_the_domain<'a>(index: &'a Index, labels: &[&str]) -> Found<'a> {
+fn inside_the_domain<'a>(snapshot: &'a Snapshot, labels: &[&str]) -> Found<'a> {
     match labels {
         [] => Found::Branch,
-        [namespace] if has_services(index, namespace) => Found::Branch,
+        [namespace] if has_services(snapshot, namespace) => Found::Branch,
         [_] => Found::Nothing,
-        [service, namespace] => match self::service(index, service, namespace) {
-            Some((_, service)) => whole(index, service),
+        [service, namespace] => match self::service(snapshot, service, namespace) {
+            Some((_, service)) => whole(snapshot, service),
             None => Found::Nothing,
         },
-        ["_tcp" | "_udp", service, namespace] => match self::service(index, service, namespace) {
-            Some(_) => Found::Branch,
-            None => Found::Nothing,
-        },
+        ["_tcp" | "_udp", service, namespace] => {
+            match self::service(snapshot, service, namespace) {
+                Some(_) => Found::Branch,
+                None => Found::Nothing,
+            }
+        }
         [port, transport @ ("_tcp" | "_udp"), service, namespace] => {
-            let service = self::service(index, service, namespace);
-            let port = service.and_then(|it| self::port(index, it, port, transport));
+            let service = self::service(snapshot, service, namespace);
+            let port = service.and_then(|it| self::port(snapshot, it, port, transport));
             port.unwrap_or(Found::Nothing)
         }
         [endpoint @ .., service, namespace] => {
-            endpoint_of(index, &endpoint.join("."), service, namespace).unwrap_or(Found::Nothing)
+            endpoint_of(snapshot, &endpoint.join("."), service, namespace).unwrap_or(Found::Nothing)
         }
     }
 }
 
 /// What the name of a service stands for.
-fn whole<'a>(index: &'a Index, service: &'a Service) -> Found<'a> {
+fn whole<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Found<'a> {
     if service.spec.headless {
-        Found::Endpoints(ready(index, service))
+        Found::Endpoints(ready(snapshot, service))
     } else {
         Found::Service(service)
     }
 }
 
 /// The endpoints of a headless service that are well.
-fn ready<'a>(index: &'a Index, service: &'a Service) -> Vec<&'a Endpoint> {
-    let endpoints = index.endpoints_of(&service.key()).iter();
-    endpoints
+fn ready<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Vec<&'a Endpoint> {
+    snapshot
+        .endpoints_of(&service.key())
         .map(|it| &**it)
         .filter(|it| it.is_offered() && it.weight() > 0 && !it.has_failed())
         .take(MAX_ENDPOINTS)
@@ -118,14 +120,14 @@ fn ready<'a>(index: &'a Index, service: &'a Service) -> Vec<&'a Endpoint> {
 
 /// An endpoint of a headless service by its name.
 fn endpoint_of<'a>(
-    index: &'a Index,
+    snapshot: &'a Snapshot,
     endpoint: &str,
     name: &str,
     namespace: &str,
 ) -> Option<Found<'a>> {
-    let (_, service) = service(index, name, namespace)?;
+    let (_, service) = service(snapshot, name, namespace)?;
     let endpoint = ObjectKey::new(namespace, endpoint);
-    let endpoint = index.snapshot.endpoints.get(&endpoint)?;
+    let endpoint = snapshot.endpoints.get(&endpoint)?;
     let is_its =
         service.spec.headless && endpoint.spec.service == name && endpoint.spec.hostname.is_none();
     is_its.then(|| Found::Endpoints(vec![endpoint]))
@@ -133,38 +135,35 @@ fn endpoint_of<'a>(
 
 /// A service by a name that does not end in the domain.
 fn short<'a>(
-    index: &'a Index,
+    snapshot: &'a Snapshot,
     namespace: Option<&str>,
     labels: &[&str],
 ) -> Option<(&'a ObjectKey, &'a Service)> {
     match *labels {
-        [service] => self::service(index, service, namespace?),
-        [service, namespace] => self::service(index, service, namespace),
+        [service] => self::service(snapshot, service, namespace?),
+        [service, namespace] => self::service(snapshot, service, namespace),
         _ => None,
     }
 }
 
 fn service<'a>(
-    index: &'a Index,
+    snapshot: &'a Snapshot,
     name: &str,
     namespace: &str,
 ) -> Option<(&'a ObjectKey, &'a Service)> {
-    let services = &index.snapshot.services;
+    let services = &snapshot.services;
     let (key, service) = services.get_key_value(&ObjectKey::new(namespace, name))?;
     Some((key, service))
 }
 
-fn has_services(index: &Index, namespace: &str) -> bool {
-    let mut from = index
-        .snapshot
-        .services
-        .range(ObjectKey::new(namespace, "")..);
+fn has_services(snapshot: &Snapshot, namespace: &str) -> bool {
+    let mut from = snapshot.services.range(ObjectKey::new(namespace, "")..);
     from.next()
         .is_some_and(|(key, _)| key.namespace == namespace)
 }
 
 fn port<'a>(
-    index: &'a Index,
+    snapshot: &'a Snapshot,
     (key, service): (&'a ObjectKey, &'a Service),
     name: &str,
     transport: &str,
@@ -179,20 +178,20 @@ fn port<'a>(
     let is_it = |port: &&Port| port.name == name && (port.protocol.transport() == UDP) == is_udp;
     let port = ports.find(is_it)?;
     Some(if service.spec.headless {
-        Found::Ports(key, ready(index, service), port)
+        Found::Ports(key, ready(snapshot, service), port)
     } else {
         Found::Port(key, service, port)
     })
 }
 
-fn address<'a>(index: &'a Index, name: &Name) -> Found<'a> {
+fn address<'a>(snapshot: &'a Snapshot, name: &Name) -> Found<'a> {
     let mut name = name.clone();
     name.set_fqdn(true);
     let Ok(network) = name.parse_arpa_name() else {
         return Found::Elsewhere;
     };
     let is_whole = network.prefix_len() == network.max_prefix_len();
-    match index.service_at(network.addr()) {
+    match snapshot.service_at(network.addr()) {
         Some(key) if is_whole => Found::Address(key),
         _ => Found::Elsewhere,
     }

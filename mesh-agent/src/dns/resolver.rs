@@ -14,7 +14,6 @@ use tracing::debug;
 
 use super::Config;
 use super::cache::{Cache, Key};
-use super::index::{Index, Latest};
 use super::listener::MAX_MESSAGE;
 use super::message::{Question, encode, failure};
 use super::metrics::{Metrics, Outcome, Transport};
@@ -23,13 +22,14 @@ use super::upstream::Upstream;
 use crate::net::clock;
 use crate::net::conn::{ConnTable, QueryTable};
 use crate::net::netns::Netns;
-use crate::state::Store;
+use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
+use crate::state::{Snapshot, Store};
 
 /// Answers questions of every workload.
 pub(super) struct Resolver {
     config: Config,
-    latest: Latest,
+    store: Arc<Store>,
     pub(super) conns: Arc<dyn ConnTable>,
     pub(super) queries: Arc<dyn QueryTable>,
     pub(super) metrics: Metrics,
@@ -88,7 +88,7 @@ impl Resolver {
     ) -> Self {
         let cache = Cache::new(config.cache_entries, config.cache_ttl);
         Self {
-            latest: Latest::new(store),
+            store,
             cache: Mutex::new(cache),
             config,
             conns,
@@ -119,15 +119,18 @@ impl Resolver {
         bytes: &[u8],
     ) -> Option<Vec<u8>> {
         let question = Question::read(bytes)?;
-        let index = self.latest.load();
-        let namespace = index.namespace(asked.workload);
-        let found = find(&index, namespace, &question.query.name);
+        let snapshot = self.store.snapshot();
+        let namespace = match snapshot.ids.subject(asked.workload) {
+            Some(Subject::Workload(key)) => Some(key.namespace.as_str()),
+            _ => None,
+        };
+        let found = find(&snapshot, namespace, &question.query.name);
         let (answer, outcome) = if matches!(found, Found::Elsewhere) {
             let key = Key::of(realm.netns.cookie(), asked.resolver, &question)?;
             let kept = self.cache().get(&key, clock::monotonic_ns())?;
             (question.adopt(kept), Outcome::Cached)
         } else {
-            let serial = u32::try_from(index.snapshot.revision & u64::from(u32::MAX));
+            let serial = u32::try_from(snapshot.revision & u64::from(u32::MAX));
             let serial = serial.unwrap_or_default();
             let mut answer = question.answer(&found, self.config.ttl, serial);
             // Many programs take the first.
@@ -181,11 +184,11 @@ impl Resolver {
 
     /// Where to ask; nowhere, if that is a service without endpoints.
     fn upstream<'a>(&'a self, realm: &'a Realm, asked: &Asked) -> Option<Upstream<'a>> {
-        let index = self.latest.load();
+        let snapshot = self.store.snapshot();
         let address = this_host(asked.resolver);
-        let address = match index.service_at(address.ip()) {
+        let address = match snapshot.service_at(address.ip()) {
             // The kernel does not balance what the agent sends.
-            Some(service) => endpoint(&index, service, address.port(), asked.transport)?,
+            Some(service) => endpoint(&snapshot, service, address.port(), asked.transport)?,
             None => address,
         };
         let conn = Conn {
@@ -222,7 +225,7 @@ fn this_host(resolver: SocketAddr) -> SocketAddr {
 
 /// Any endpoint of a service's port that takes new connections, of the port's family or another.
 fn endpoint(
-    index: &Index,
+    snapshot: &Snapshot,
     service: &ObjectKey,
     number: u16,
     transport: Transport,
@@ -231,7 +234,6 @@ fn endpoint(
         Transport::Udp => UDP,
         Transport::Tcp => TCP,
     };
-    let snapshot = &index.snapshot;
     let mut ports = snapshot.services.get(service)?.spec.ports.iter();
     let port = ports.find(|it| it.port == number && it.protocol.transport() == transport)?;
     let endpoints: Vec<SocketAddr> = snapshot

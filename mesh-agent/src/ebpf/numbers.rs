@@ -1,65 +1,26 @@
 //! From the numbers in the kernel back to the objects.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::state::Snapshot;
 use crate::state::id::Subject;
-use crate::state::object::ObjectKey;
-use crate::traffic::authz;
+use crate::state::object::{Kind, ObjectKey};
 
-/// The objects of one snapshot by number.
+/// The objects of one snapshot by number. Zero is nobody's.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
     snapshot: Arc<Snapshot>,
-    workloads: BTreeMap<u32, ObjectKey>,
-    services: BTreeMap<u32, ObjectKey>,
-    addresses: BTreeMap<IpAddr, ObjectKey>,
-    virtual_addresses: BTreeMap<IpAddr, ObjectKey>,
 }
 
 impl Numbers {
-    /// Indexes `snapshot`.
+    /// Those of `snapshot`.
     #[must_use]
-    pub fn of(snapshot: Arc<Snapshot>) -> Self {
-        let number = |subject| snapshot.ids.number(&subject);
-        let workloads = snapshot
-            .workloads
-            .keys()
-            .map(|key| (number(Subject::Workload(key.clone())), key.clone()))
-            .collect();
-        let services = snapshot
-            .services
-            .keys()
-            .map(|key| (number(Subject::Service(key.clone())), key.clone()))
-            .collect();
-        let mut addresses = BTreeMap::new();
-        for (key, workload) in snapshot.workloads.iter() {
-            for address in &workload.spec.addresses {
-                addresses
-                    .entry(address.to_canonical())
-                    .or_insert_with(|| key.clone());
-            }
-        }
-        let mut virtual_addresses = BTreeMap::new();
-        for (key, service) in snapshot.services.iter() {
-            for address in authz::virtual_addresses(service) {
-                virtual_addresses
-                    .entry(address.to_canonical())
-                    .or_insert_with(|| key.clone());
-            }
-        }
-        Self {
-            snapshot,
-            workloads,
-            services,
-            addresses,
-            virtual_addresses,
-        }
+    pub const fn of(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot }
     }
 
-    /// What is indexed.
+    /// What is looked at.
     #[must_use]
     pub const fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
@@ -68,25 +29,32 @@ impl Numbers {
     /// The workload with a number. `None` once it is deleted, though its sockets may live on.
     #[must_use]
     pub fn workload(&self, number: u32) -> Option<&ObjectKey> {
-        self.workloads.get(&number).filter(|_| number != 0)
+        match self.snapshot.ids.subject(number)? {
+            Subject::Workload(key) => Some(key),
+            _ => None,
+        }
     }
 
     /// The service with a number.
     #[must_use]
     pub fn service(&self, number: u32) -> Option<&ObjectKey> {
-        self.services.get(&number).filter(|_| number != 0)
+        match self.snapshot.ids.subject(number)? {
+            Subject::Service(key) => Some(key),
+            _ => None,
+        }
     }
 
     /// The workload that has an address.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&ObjectKey> {
-        self.addresses.get(&address.to_canonical())
+        let mut holders = self.snapshot.holders_of(address);
+        holders.find_map(|(kind, key)| (kind == Kind::Workload).then_some(key))
     }
 
     /// The service that has a virtual address.
     #[must_use]
     pub fn service_at(&self, address: IpAddr) -> Option<&ObjectKey> {
-        self.virtual_addresses.get(&address.to_canonical())
+        self.snapshot.service_at(address)
     }
 
     /// What is spoken on a port of a service, as its object says.

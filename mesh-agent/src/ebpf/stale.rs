@@ -4,7 +4,7 @@
 //! by address: an upstream connection of the agent, or one that was passed, may lead to the same place. The numbers of
 //! endpoints are never given twice, so what was removed while no agent ran is known too.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,10 +51,9 @@ impl Stale {
         storages: Storages<'_>,
         now_ns: u64,
     ) -> usize {
-        let living = living(snapshot);
         let found: Vec<_> = namespaces
             .iter()
-            .map(|netns| (netns, dead_ends(netns, storages, &living)))
+            .map(|netns| (netns, dead_ends(netns, storages, snapshot)))
             .collect();
         let dead = found.iter().flat_map(|(_, sockets)| sockets);
         let due = self.due(dead.filter_map(endpoint_of).collect(), now_ns);
@@ -86,38 +85,25 @@ impl Stale {
     }
 }
 
-/// The numbers of endpoints to which connections may go on. A critical one is among them only where no other of its
+/// Whether connections to the endpoint with a number may go on. To a critical one they may only where no other of its
 /// service is better.
-fn living(snapshot: &Snapshot) -> HashSet<u32> {
-    let is_critical = |key: &ObjectKey| Some(snapshot.endpoints.get(key)?.has_failed());
-    let mut has_better: HashMap<(&str, &str), bool> = HashMap::new();
-    for (key, endpoint) in snapshot.endpoints.iter() {
-        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
-        *has_better.entry(service).or_default() |= is_critical(key) != Some(true);
-    }
-    let is_living = |key: &ObjectKey| {
-        let Some(endpoint) = snapshot.endpoints.get(key) else {
-            return false;
-        };
-        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
-        is_critical(key) != Some(true) || has_better.get(&service) != Some(&true)
+fn is_living(snapshot: &Snapshot, number: u32) -> bool {
+    let Some(Subject::Endpoint(key, _)) = snapshot.ids.subject(number) else {
+        return false;
     };
-    snapshot
-        .ids
-        .iter()
-        .filter_map(|(subject, number)| match subject {
-            Subject::Endpoint(key, _) if is_living(key) => Some(number),
-            _ => None,
-        })
-        .collect()
+    let Some(endpoint) = snapshot.endpoints.get(key) else {
+        return false;
+    };
+    let service = ObjectKey::new(&key.namespace, &endpoint.spec.service);
+    !endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed())
 }
 
 /// The sockets of a namespace that the kernel sent to an endpoint that is not living.
-fn dead_ends(netns: &Netns, storages: Storages<'_>, living: &HashSet<u32>) -> Vec<TcpSocket> {
+fn dead_ends(netns: &Netns, storages: Storages<'_>, snapshot: &Snapshot) -> Vec<TcpSocket> {
     let list = || -> io::Result<Vec<TcpSocket>> {
         let mut sockets = Vec::new();
         inet_diag::visit(OPEN_STATES, Some(storages), |socket| {
-            if endpoint_of(&socket).is_some_and(|number| !living.contains(&number)) {
+            if endpoint_of(&socket).is_some_and(|number| !is_living(snapshot, number)) {
                 sockets.push(socket);
             }
             true
@@ -195,14 +181,14 @@ mod tests {
             .endpoint("one", &["main"], &endpoint(1))
             .endpoint("two", &["main"], &endpoint(2))
             .snapshot();
-        let number = |snapshot: &Snapshot, name: &str| {
-            let key = ObjectKey::new("shop", name);
-            snapshot
-                .ids
-                .number(&Subject::Endpoint(key, "main".to_owned()))
+        let living = |snapshot: &Snapshot| {
+            ["one", "two"].map(|name| {
+                let subject = Subject::Endpoint(ObjectKey::new("shop", name), "main".to_owned());
+                is_living(snapshot, snapshot.ids.number(&subject))
+            })
         };
         let fail = |snapshot: &mut Snapshot, name: &str| {
-            let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+            let endpoints = &mut snapshot.endpoints;
             let endpoint = endpoints.get_mut(&ObjectKey::new("shop", name)).unwrap();
             Arc::make_mut(endpoint).status.health = Some(Health {
                 status: HealthStatus::Critical,
@@ -210,12 +196,12 @@ mod tests {
                 output: String::new(),
             });
         };
-        assert_eq!(living(&snapshot).len(), 2);
+        assert_eq!(living(&snapshot), [true, true]);
         fail(&mut snapshot, "one");
-        assert_eq!(living(&snapshot), HashSet::from([number(&snapshot, "two")]));
+        assert_eq!(living(&snapshot), [false, true]);
         fail(&mut snapshot, "two");
-        assert_eq!(living(&snapshot).len(), 2);
-        Arc::make_mut(&mut snapshot.endpoints).clear();
-        assert!(living(&snapshot).is_empty());
+        assert_eq!(living(&snapshot), [true, true]);
+        snapshot.endpoints.clear();
+        assert_eq!(living(&snapshot), [false, false]);
     }
 }

@@ -75,6 +75,7 @@ impl Snapshot {
     ) -> Option<&Arc<TrafficPolicy>> {
         self.links()
             .referrers(Role::Target, kind, key)
+            .filter(|it| it.kind == Kind::TrafficPolicy)
             .filter_map(|it| self.traffic_policies.get(&it.key))
             .filter(|it| it.spec.target.section_name.as_deref() == section)
             .filter(|it| self.applies(it).is_ok())

@@ -44,7 +44,7 @@ impl Draft {
         object.metadata_mut().resource_version = self.next.revision.to_string();
         let object = Arc::new(object);
         let key = key_of(&*object);
-        let old = Arc::make_mut(R::all_mut(&mut self.next)).insert(key, Arc::clone(&object));
+        let old = R::all_mut(&mut self.next).insert(key, Arc::clone(&object));
         let event = match old {
             Some(_) => NoticeKind::Modified,
             None => NoticeKind::Added,
@@ -58,7 +58,7 @@ impl Draft {
 
     /// Takes an object away. `None` where there is none.
     pub(super) fn remove<R: Settle>(&mut self, key: &ObjectKey) -> Option<Manifest> {
-        let old = Arc::make_mut(R::all_mut(&mut self.next)).remove(key)?;
+        let old = R::all_mut(&mut self.next).remove(key)?;
         self.next.revision += 1;
         let mut last = Arc::unwrap_or_clone(old);
         last.say_farewell(&self.now);
@@ -115,7 +115,7 @@ impl Draft {
     /// Gives a number to what has none.
     pub(super) fn assign(&mut self, subject: Subject) {
         if self.next.ids.number(&subject) == 0 {
-            let number = Arc::make_mut(&mut self.next.ids).assign(subject.clone());
+            let number = self.next.ids.assign(subject.clone());
             self.assigned.push((number, subject));
         }
     }
@@ -123,7 +123,7 @@ impl Draft {
     /// Takes a number back; it is not given again.
     pub(super) fn forget(&mut self, subject: &Subject) {
         if self.next.ids.number(subject) != 0
-            && let Some(number) = Arc::make_mut(&mut self.next.ids).forget(subject)
+            && let Some(number) = self.next.ids.forget(subject)
         {
             self.forgotten.push(number);
         }

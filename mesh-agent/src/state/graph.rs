@@ -147,7 +147,7 @@ pub fn dependencies(service: &Service) -> impl Iterator<Item = ObjectKey> {
 pub fn graph(snapshot: &Snapshot, observed: &Observed, namespace: Option<&str>) -> Graph {
     let serves = serving(snapshot);
     let mut edges: BTreeMap<(End, End), Edge> = BTreeMap::new();
-    for (key, service) in snapshot.services.iter() {
+    for (key, service) in &snapshot.services {
         for needed in dependencies(service) {
             let source = End::new(Kind::Service, key);
             let destination = End::new(Kind::Service, &needed);
@@ -265,7 +265,7 @@ fn is_declared(snapshot: &Snapshot, own: &BTreeSet<ObjectKey>, called: &ObjectKe
 /// The services that workloads serve. One look at the endpoints, however many workloads there are.
 fn serving(snapshot: &Snapshot) -> BTreeMap<ObjectKey, BTreeSet<ObjectKey>> {
     let mut by_address: BTreeMap<IpAddr, &ObjectKey> = BTreeMap::new();
-    for (key, workload) in snapshot.workloads.iter() {
+    for (key, workload) in &snapshot.workloads {
         for address in &workload.spec.addresses {
             by_address.insert(address.to_canonical(), key);
         }

@@ -6,17 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::object::ObjectKey;
 
-/// All numbers given so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// All numbers given so far. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {
     /// The highest number given.
     last: u32,
-    /// What has one. Every write clones the map, so that its keys must be cheap to clone.
-    numbers: BTreeMap<Arc<Subject>, u32>,
+    numbers: OrdMap<Arc<Subject>, u32>,
+    subjects: OrdMap<u32, Arc<Subject>>,
 }
 
 /// What has a number.
@@ -42,12 +43,12 @@ impl Ids {
     /// Restores what was persisted.
     #[must_use]
     pub fn restore(last: u32, numbers: BTreeMap<Subject, u32>) -> Self {
-        let highest = numbers.values().copied().max().unwrap_or(0);
-        let numbers = numbers.into_iter();
-        Self {
-            last: last.max(highest),
-            numbers: numbers.map(|(it, number)| (Arc::new(it), number)).collect(),
+        let mut ids = Self::default();
+        for (subject, number) in numbers {
+            ids.insert(Arc::new(subject), number);
         }
+        ids.last = ids.last.max(last);
+        ids
     }
 
     /// The highest number given so far.
@@ -65,9 +66,7 @@ impl Ids {
     /// What has the number `number`.
     #[must_use]
     pub fn subject(&self, number: u32) -> Option<&Subject> {
-        self.iter()
-            .find(|(_, candidate)| *candidate == number)
-            .map(|(subject, _)| subject)
+        self.subjects.get(&number).map(|subject| &**subject)
     }
 
     /// Everything that has a number.
@@ -81,7 +80,7 @@ impl Ids {
     #[must_use]
     pub fn ports_of(&self, first: &Subject) -> Vec<String> {
         self.numbers
-            .range::<Subject, _>(first..)
+            .range::<_, Subject>(first..)
             .map_while(|(subject, _)| match (first, &**subject) {
                 (Subject::Port(owner, _), Subject::Port(key, name))
                 | (Subject::Endpoint(owner, _), Subject::Endpoint(key, name))
@@ -99,19 +98,22 @@ impl Ids {
         if let Some(number) = self.numbers.get(&subject) {
             return *number;
         }
-        self.last += 1;
-        self.numbers.insert(Arc::new(subject), self.last);
-        self.last
+        let number = self.last + 1;
+        self.insert(Arc::new(subject), number);
+        number
+    }
+
+    fn insert(&mut self, subject: Arc<Subject>, number: u32) {
+        self.last = self.last.max(number);
+        self.subjects.insert(number, Arc::clone(&subject));
+        self.numbers.insert(subject, number);
     }
 
     /// Forgets the number of `subject`, and says which it was; it is not given again.
     pub fn forget(&mut self, subject: &Subject) -> Option<u32> {
-        self.numbers.remove(subject)
-    }
-
-    /// Forgets the subjects that `keep` refuses; their numbers are not given again.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Subject) -> bool) {
-        self.numbers.retain(|subject, _| keep(subject));
+        let number = self.numbers.remove(subject)?;
+        self.subjects.remove(&number);
+        Some(number)
     }
 }
 

@@ -1,11 +1,15 @@
-//! Who refers to whom: from a service or route to the objects that name it, so that a change reaches them without a
-//! look at all others.
+//! Who refers to whom, and who is where: from a service or route to the objects that name it, from an address or a name
+//! outside the mesh to who has it, so that a change or a question reaches them without a look at all others.
 //!
 //! References to other namespaces are here too, permitted or not: a grant may come and go, and what services need is
 //! looked for everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::slice;
 use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
 
 use super::graph::dependencies;
 use super::object::{Kind, ObjectKey};
@@ -24,6 +28,12 @@ impl Node {
         let key = key.clone();
         Self { kind, key }
     }
+
+    /// One that comes before every other.
+    fn first() -> Arc<Self> {
+        let [kind, ..] = Kind::ALL;
+        Arc::new(Self::new(kind, &ObjectKey::new("", "")))
+    }
 }
 
 /// As what one object names another.
@@ -39,22 +49,26 @@ pub(super) enum Role {
     Failover,
     /// A service needs the service.
     Dependency,
+    /// An endpoint serves the service.
+    Member,
 }
 
 type Referrers = BTreeSet<Arc<Node>>;
 
-/// The referrers of every object that is referred to, whether it exists or not.
+/// The referrers of every object that is referred to, whether it exists or not, and the holders of addresses and names.
+/// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Links {
-    by_target: BTreeMap<(Role, Node), Arc<Referrers>>,
+    objects: OrdMap<(Role, Node), Arc<Referrers>>,
+    addresses: OrdSet<(IpAddr, Arc<Node>)>,
+    hostnames: OrdSet<(String, Arc<Node>)>,
 }
 
 impl Links {
     /// The references between all objects of `snapshot`.
     pub(super) fn of(snapshot: &Snapshot) -> Self {
         let mut links = Self::default();
-        let kinds = Kind::ALL.into_iter().filter(|kind| refers(*kind));
-        for manifest in kinds.flat_map(|kind| snapshot.list(kind, None)) {
+        for manifest in snapshot.manifests() {
             links.replace(None, Some(&manifest));
         }
         links
@@ -62,24 +76,52 @@ impl Links {
 
     /// Follows a write: `old` is what was there before, `new` what is there now.
     pub(super) fn replace(&mut self, old: Option<&Manifest>, new: Option<&Manifest>) {
-        let before = old.map(references).unwrap_or_default();
-        let after = new.map(references).unwrap_or_default();
+        let before = old.map(Named::of).unwrap_or_default();
+        let after = new.map(Named::of).unwrap_or_default();
         let Some(manifest) = new.or(old).filter(|_| before != after) else {
             return;
         };
-        let referrer = Arc::new(Node::new(manifest.kind(), &manifest.key()));
-        for gone in before.difference(&after) {
-            if let Some(referrers) = self.by_target.get_mut(gone) {
-                Arc::make_mut(referrers).remove(&referrer);
+        let node = Arc::new(Node::new(manifest.kind(), &manifest.key()));
+        for gone in before.objects.difference(&after.objects) {
+            if let Some(referrers) = self.objects.get_mut(gone) {
+                Arc::make_mut(referrers).remove(&node);
                 if referrers.is_empty() {
-                    self.by_target.remove(gone);
+                    self.objects.remove(gone);
                 }
             }
         }
-        for target in after.difference(&before) {
-            let referrers = self.by_target.entry(target.clone()).or_default();
-            Arc::make_mut(referrers).insert(Arc::clone(&referrer));
+        for target in after.objects.difference(&before.objects) {
+            let referrers = self.objects.entry(target.clone()).or_default();
+            Arc::make_mut(referrers).insert(Arc::clone(&node));
         }
+        change(
+            &mut self.addresses,
+            &before.addresses,
+            &after.addresses,
+            &node,
+        );
+        change(
+            &mut self.hostnames,
+            &before.hostnames,
+            &after.hostnames,
+            &node,
+        );
+    }
+
+    /// Who has an address, in the order of kinds and keys.
+    pub(super) fn holders(&self, address: IpAddr) -> impl Iterator<Item = &Node> + use<'_> {
+        let address = address.to_canonical();
+        self.addresses
+            .range((address, Node::first())..)
+            .take_while(move |(it, _)| *it == address)
+            .map(|(_, node)| &**node)
+    }
+
+    /// The service that is known by a name outside the mesh.
+    pub(super) fn named(&self, hostname: &str) -> Option<&ObjectKey> {
+        let first = (hostname.to_owned(), Node::first());
+        let (name, node) = self.hostnames.range(first..).next()?;
+        (name == hostname).then_some(&node.key)
     }
 
     /// Who refers to an object in a role, in the order of kinds and keys.
@@ -89,7 +131,7 @@ impl Links {
         kind: Kind,
         key: &ObjectKey,
     ) -> impl Iterator<Item = &Node> + use<'_> {
-        let referrers = self.by_target.get(&(role, Node::new(kind, key)));
+        let referrers = self.objects.get(&(role, Node::new(kind, key)));
         referrers
             .into_iter()
             .flat_map(|it| it.iter())
@@ -101,7 +143,7 @@ impl Links {
         let first = ObjectKey::new(namespace, "");
         let in_role = |role| {
             let first = (role, Node::new(Kind::Service, &first));
-            self.by_target
+            self.objects
                 .range(first..)
                 .take_while(move |((its, target), _)| {
                     *its == role
@@ -119,16 +161,53 @@ impl Links {
     }
 }
 
-/// Whether objects of a kind refer to others by this index.
-const fn refers(kind: Kind) -> bool {
-    match kind {
-        Kind::HttpRoute
-        | Kind::GrpcRoute
-        | Kind::TcpRoute
-        | Kind::TlsRoute
-        | Kind::TrafficPolicy
-        | Kind::Service => true,
-        Kind::Endpoint | Kind::Workload | Kind::AuthorizationPolicy | Kind::ReferenceGrant => false,
+/// Follows what a node has: `before` is what it had.
+fn change<K: Clone + Ord>(
+    index: &mut OrdSet<(K, Arc<Node>)>,
+    before: &BTreeSet<K>,
+    after: &BTreeSet<K>,
+    node: &Arc<Node>,
+) {
+    for gone in before.difference(after) {
+        index.remove(&(gone.clone(), Arc::clone(node)));
+    }
+    for new in after.difference(before) {
+        index.insert((new.clone(), Arc::clone(node)));
+    }
+}
+
+/// What an object names.
+#[derive(Default, PartialEq, Eq)]
+struct Named {
+    objects: BTreeSet<(Role, Node)>,
+    addresses: BTreeSet<IpAddr>,
+    hostnames: BTreeSet<String>,
+}
+
+impl Named {
+    fn of(manifest: &Manifest) -> Self {
+        Self {
+            objects: references(manifest),
+            addresses: addresses(manifest)
+                .iter()
+                .filter(|it| !it.is_unspecified())
+                .map(IpAddr::to_canonical)
+                .collect(),
+            hostnames: match manifest {
+                Manifest::Service(service) => service.spec.hostnames.iter().cloned().collect(),
+                _ => BTreeSet::new(),
+            },
+        }
+    }
+}
+
+/// Where an object is found.
+fn addresses(manifest: &Manifest) -> &[IpAddr] {
+    match manifest {
+        Manifest::Service(service) => service.virtual_addresses(),
+        Manifest::Endpoint(endpoint) => slice::from_ref(&endpoint.spec.address),
+        Manifest::Workload(workload) => &workload.spec.addresses,
+        _ => &[],
     }
 }
 
@@ -152,10 +231,16 @@ fn references(manifest: &Manifest) -> BTreeSet<(Role, Node)> {
         Manifest::Service(service) => dependencies(service)
             .map(|key| (Role::Dependency, Node::new(Kind::Service, &key)))
             .collect(),
-        Manifest::Endpoint(_)
-        | Manifest::Workload(_)
-        | Manifest::AuthorizationPolicy(_)
-        | Manifest::ReferenceGrant(_) => BTreeSet::new(),
+        Manifest::Endpoint(endpoint) => {
+            let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
+            BTreeSet::from([(Role::Member, Node::new(Kind::Service, &key))])
+        }
+        Manifest::AuthorizationPolicy(policy) => {
+            let target = &policy.spec.target;
+            let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+            BTreeSet::from([(Role::Target, Node::new(target.kind, &key))])
+        }
+        Manifest::Workload(_) | Manifest::ReferenceGrant(_) => BTreeSet::new(),
     }
 }
 

@@ -174,6 +174,18 @@ pub struct SettingStatus {
     pub modified: u64,
 }
 
+impl Service {
+    /// The addresses by which it is dialled.
+    #[must_use]
+    pub fn virtual_addresses(&self) -> &[IpAddr] {
+        if self.status.addresses.is_empty() {
+            &self.spec.addresses
+        } else {
+            &self.status.addresses
+        }
+    }
+}
+
 impl ServiceSpec {
     /// A service with these ports, with nothing said that need not be; without any it is portless.
     #[must_use]

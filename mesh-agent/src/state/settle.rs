@@ -153,13 +153,13 @@ impl Settle for Workload {
         draft.assign(Subject::Namespace(key.namespace.clone()));
         draft.assign(Subject::ServiceAccount(self.spec.service_account.clone()));
         draft.assign(Subject::Workload(key.clone()));
-        tell_policies(draft, Kind::Workload, &key);
+        tell_referrers(draft, Role::Target, Kind::Workload, &key);
     }
 
     fn leave(&self, draft: &mut Draft) {
         let key = self.key();
         draft.forget(&Subject::Workload(key.clone()));
-        tell_policies(draft, Kind::Workload, &key);
+        tell_referrers(draft, Role::Target, Kind::Workload, &key);
     }
 }
 
@@ -239,13 +239,12 @@ fn number_ports(draft: &mut Draft, wanted: &BTreeSet<String>, subject: impl Fn(S
 /// Everything that refers to a service that came, changed or went.
 fn tell_about_service(draft: &mut Draft, service: &ObjectKey) {
     tell_endpoints(draft, service);
-    tell_policies(draft, Kind::Service, service);
     for role in [Role::Parent, Role::Backend, Role::Target, Role::Failover] {
         tell_referrers(draft, role, Kind::Service, service);
     }
 }
 
-/// The routes and traffic policies that refer to an object that came, changed or went.
+/// The routes and policies that refer to an object that came, changed or went.
 fn tell_referrers(draft: &mut Draft, role: Role, kind: Kind, key: &ObjectKey) {
     let referrers = draft.next.links().referrers(role, kind, key);
     let referrers: Vec<Node> = referrers.cloned().collect();
@@ -265,11 +264,13 @@ fn tell_all(draft: &mut Draft, referrers: &[Node]) {
                     draft.set_conditions::<TrafficPolicy>(&it.key, conditions);
                 }
             }
-            Kind::Service
-            | Kind::Endpoint
-            | Kind::Workload
-            | Kind::AuthorizationPolicy
-            | Kind::ReferenceGrant => {}
+            Kind::AuthorizationPolicy => {
+                if let Some(policy) = draft.next.policies.get(&it.key) {
+                    let resolved = policy_refs(policy, &draft.next);
+                    draft.set_condition::<AuthorizationPolicy>(&it.key, resolved);
+                }
+            }
+            Kind::Service | Kind::Endpoint | Kind::Workload | Kind::ReferenceGrant => {}
         }
     }
 }
@@ -295,23 +296,6 @@ fn tell_endpoints(draft: &mut Draft, service: &ObjectKey) {
         number_endpoint(draft, &endpoint);
         let resolved = endpoint_refs(&endpoint, &draft.next);
         draft.set_condition::<Endpoint>(&endpoint.key(), resolved);
-    }
-}
-
-/// The policies whose target came, changed or went.
-fn tell_policies(draft: &mut Draft, kind: Kind, target: &ObjectKey) {
-    let policies: Vec<_> = draft
-        .next
-        .policies
-        .range(ObjectKey::new(&target.namespace, "")..)
-        .take_while(|(key, _)| key.namespace == target.namespace)
-        .map(|(_, policy)| policy)
-        .filter(|it| it.spec.target.kind == kind && it.spec.target.name == target.name)
-        .cloned()
-        .collect();
-    for policy in policies {
-        let resolved = policy_refs(&policy, &draft.next);
-        draft.set_condition::<AuthorizationPolicy>(&policy.key(), resolved);
     }
 }
 

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use super::endpoint::{EndpointSpec, Locality};
-use super::object::{Metadata, ObjectKey};
+use super::object::{Kind, Metadata, ObjectKey};
 use super::service::{Protocol, ServiceSpec};
 use super::workload::WorkloadSpec;
 use super::{Manifest, Refusal, Snapshot};
@@ -119,7 +119,7 @@ fn endpoint(spec: &EndpointSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
     version(spec.version.as_deref())?;
     name::subdomain("spec.service", &spec.service)?;
     outside::endpoint(spec)?;
-    if let Some(service) = address::service_with(spec.address, snapshot)
+    if let Some(service) = snapshot.service_at(spec.address)
         && (service.namespace != key.namespace || service.name != spec.service)
     {
         return Err(Refusal::invalid(
@@ -182,9 +182,9 @@ fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
             "a workload that is found by its cgroup reaches the agent's own listener",
         ));
     }
-    let others = || snapshot.workloads.iter().filter(|(other, _)| *other != key);
+    let mut others = snapshot.workloads.iter().filter(|(other, _)| *other != key);
     if let Some((owner, _)) =
-        others().find(|(_, it)| it.spec.netns == spec.netns && it.spec.cgroup == spec.cgroup)
+        others.find(|(_, it)| it.spec.netns == spec.netns && it.spec.cgroup == spec.cgroup)
     {
         return Err(Refusal::invalid(
             field,
@@ -195,10 +195,10 @@ fn workload(spec: &WorkloadSpec, key: &ObjectKey, snapshot: &Snapshot) -> Result
     address::list(&spec.addresses)?;
     outside::workload(spec)?;
     for (index, wanted) in spec.addresses.iter().enumerate() {
-        let owner = others()
-            .find(|(_, it)| it.spec.addresses.contains(wanted))
-            .map(|(owner, _)| format!("Workload {owner}"))
-            .or_else(|| address::service_with(*wanted, snapshot).map(|it| format!("Service {it}")));
+        // An endpoint may be where a workload is.
+        let owner = address::owner(*wanted, snapshot, |kind, other| {
+            kind == Kind::Endpoint || kind == Kind::Workload && other == key
+        });
         if let Some(owner) = owner {
             return Err(address::taken(index, *wanted, &owner));
         }

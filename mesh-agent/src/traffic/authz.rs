@@ -115,16 +115,6 @@ pub fn policies_for(
         .collect()
 }
 
-/// The addresses by which a service is dialled.
-#[must_use]
-pub fn virtual_addresses(service: &Service) -> &[IpAddr] {
-    if service.status.addresses.is_empty() {
-        &service.spec.addresses
-    } else {
-        &service.status.addresses
-    }
-}
-
 /// A rule and the policy that it comes from.
 struct Sourced<'a> {
     rule: Rule,
@@ -135,7 +125,7 @@ type Target = (Kind, ObjectKey);
 
 fn by_target(snapshot: &Snapshot) -> BTreeMap<Target, Vec<(&ObjectKey, &AuthorizationPolicy)>> {
     let mut targets: BTreeMap<Target, Vec<_>> = BTreeMap::new();
-    for (key, policy) in snapshot.policies.iter() {
+    for (key, policy) in &snapshot.policies {
         let target = &policy.spec.target;
         targets
             .entry((target.kind, ObjectKey::new(&key.namespace, &target.name)))
@@ -177,7 +167,8 @@ fn protected_service(
     let mut keys = Vec::new();
     for port in &service.spec.ports {
         let protocol = port.protocol.transport();
-        let virtual_keys = virtual_addresses(service)
+        let virtual_keys = service
+            .virtual_addresses()
             .iter()
             .map(|address| SocketAddress::new(Address::from(*address), port.port));
         let endpoints = endpoints.iter().filter(|it| it.spec.hostname.is_none());

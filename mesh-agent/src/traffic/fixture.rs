@@ -35,7 +35,9 @@ impl Fixture {
                 .assign(Subject::Port(service.key(), port.name.clone()));
         }
         self.ids().assign(Subject::Service(service.key()));
-        Arc::make_mut(&mut self.snapshot.services).insert(service.key(), Arc::new(service));
+        self.snapshot
+            .services
+            .insert(service.key(), Arc::new(service));
         self
     }
 
@@ -46,7 +48,9 @@ impl Fixture {
             self.ids()
                 .assign(Subject::Endpoint(endpoint.key(), (*port).to_owned()));
         }
-        Arc::make_mut(&mut self.snapshot.endpoints).insert(endpoint.key(), Arc::new(endpoint));
+        self.snapshot
+            .endpoints
+            .insert(endpoint.key(), Arc::new(endpoint));
         self
     }
 
@@ -58,7 +62,9 @@ impl Fixture {
         self.ids().assign(Subject::ServiceAccount(
             workload.spec.service_account.clone(),
         ));
-        Arc::make_mut(&mut self.snapshot.workloads).insert(workload.key(), Arc::new(workload));
+        self.snapshot
+            .workloads
+            .insert(workload.key(), Arc::new(workload));
         self
     }
 
@@ -66,7 +72,9 @@ impl Fixture {
     pub(crate) fn policy(mut self, name: &str, spec: &Value) -> Self {
         let policy: AuthorizationPolicy = object("AuthorizationPolicy", name, spec);
         self.ids().assign(Subject::Policy(policy.key()));
-        Arc::make_mut(&mut self.snapshot.policies).insert(policy.key(), Arc::new(policy));
+        self.snapshot
+            .policies
+            .insert(policy.key(), Arc::new(policy));
         self
     }
 
@@ -74,7 +82,7 @@ impl Fixture {
     pub(crate) fn object<R: Resource>(mut self, name: &str, spec: &Value) -> Self {
         let object: R = object(R::KIND.name(), name, spec);
         let key = ObjectKey::new(&object.metadata().namespace, name);
-        Arc::make_mut(R::all_mut(&mut self.snapshot)).insert(key, Arc::new(object));
+        R::all_mut(&mut self.snapshot).insert(key, Arc::new(object));
         self
     }
 
@@ -90,7 +98,7 @@ impl Fixture {
     }
 
     fn ids(&mut self) -> &mut Ids {
-        Arc::make_mut(&mut self.snapshot.ids)
+        &mut self.snapshot.ids
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn settings(
     if let Some(holder) = snapshot.services.get(&ObjectKey::new(namespace, HOLDER)) {
         collect(&mut found, holder, "", prefix);
     }
-    for (key, service) in snapshot.services.iter() {
+    for (key, service) in &snapshot.services {
         let before = format!("{}/{}/", key.namespace, key.name);
         let is_met = before.starts_with(prefix) || prefix.starts_with(&before);
         if is_met && key.name != HOLDER {

@@ -38,7 +38,7 @@ pub(super) fn changes<'a>(
             resolved.entry(pattern).or_default().push(endpoint);
         }
     }
-    for (key, pattern) in snapshot.endpoints.iter() {
+    for (key, pattern) in &snapshot.endpoints {
         let Some(hostname) = &pattern.spec.hostname else {
             continue;
         };

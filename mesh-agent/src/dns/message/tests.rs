@@ -7,7 +7,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::{Question, encode, failure};
 use crate::dns::names::find;
-use crate::dns::names::tests::index;
+use crate::dns::names::tests::snapshot;
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -26,8 +26,8 @@ fn question(message: &Message) -> Question {
 /// The answer to a question about the mesh, as its bytes say.
 fn answer(name: &str, kind: RecordType) -> Message {
     let question = question(&asked(name, kind));
-    let index = index();
-    let found = find(&index, Some("shop"), &question.query.name);
+    let snapshot = snapshot();
+    let found = find(&snapshot, Some("shop"), &question.query.name);
     let answer = question.answer(&found, TTL, 7);
     Message::from_vec(&answer.to_vec().unwrap()).unwrap()
 }
@@ -124,8 +124,8 @@ fn an_answer_that_is_too_long_is_cut_and_says_so() {
     message.set_edns(edns);
     let question = question(&message);
     assert_eq!(question.max_payload(), 1232);
-    let index = index();
-    let found = find(&index, None, &question.query.name);
+    let snapshot = snapshot();
+    let found = find(&snapshot, None, &question.query.name);
     let answer = question.answer(&found, TTL, 7);
     assert!(answer.edns.is_some(), "who speaks EDNS is answered in it");
     let whole = encode(&answer, 512).unwrap();

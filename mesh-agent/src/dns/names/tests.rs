@@ -1,17 +1,15 @@
 //! Names of every shape.
 
-use std::sync::Arc;
-
 use hickory_proto::rr::Name;
 use serde_json::json;
 
 use super::{Found, find};
-use crate::dns::index::Index;
+use crate::state::Snapshot;
 use crate::state::endpoint::Endpoint;
 use crate::traffic::fixture::Fixture;
 
 /// Services `shop/web` and `shop/dns`.
-pub(in crate::dns) fn index() -> Index {
+pub(in crate::dns) fn snapshot() -> Snapshot {
     let fixture = Fixture::default()
         .service("web", &json!({"addresses": ["240.240.0.1", "fd00:240:240::1"], "ports": [
             {"name": "http", "port": 80, "protocol": "http"}, {"name": "stats", "port": 80, "protocol": "udp"}]}))
@@ -25,7 +23,7 @@ pub(in crate::dns) fn index() -> Index {
         .endpoint("db-5", &["sql"], &json!({"service": "db", "hostname": "db.example.com"}))
         .endpoint("web-1", &["http"], &json!({"service": "web", "address": "10.0.0.5"}))
         .service("dns", &json!({"addresses": ["240.240.0.2"], "ports": [{"name": "dns", "port": 53, "protocol": "udp"}]}));
-    Index::new(Arc::new(fixture.snapshot()))
+    fixture.snapshot()
 }
 
 fn name(text: &str) -> Name {
@@ -39,7 +37,7 @@ fn names(endpoints: &[&Endpoint]) -> String {
 
 /// What a name is, in a word.
 fn found(text: &str) -> String {
-    match find(&index(), Some("shop"), &name(text)) {
+    match find(&snapshot(), Some("shop"), &name(text)) {
         Found::Elsewhere => "elsewhere".to_owned(),
         Found::Nothing => "nothing".to_owned(),
         Found::Branch => "branch".to_owned(),
@@ -66,10 +64,10 @@ fn short_names_are_of_the_mesh_where_there_is_such_a_service() {
     assert_eq!(found("api."), "elsewhere");
     assert_eq!(found("_http._tcp.web."), "shop/web:http");
     assert_eq!(found("_http._tcp.api."), "elsewhere");
-    let index = index();
-    let stranger = find(&index, None, &name("web."));
+    let snapshot = snapshot();
+    let stranger = find(&snapshot, None, &name("web."));
     assert!(matches!(stranger, Found::Elsewhere), "{stranger:?}");
-    let neighbour = find(&index, Some("other"), &name("web."));
+    let neighbour = find(&snapshot, Some("other"), &name("web."));
     assert!(matches!(neighbour, Found::Elsewhere), "{neighbour:?}");
 }
 
@@ -125,8 +123,8 @@ fn other_names_are_somebody_elses() {
         assert_eq!(found(other), "elsewhere", "{other}");
     }
     let binary = Name::from_labels([&b"\xff\xfe"[..], b"mesh"]).unwrap();
-    let index = index();
-    let found = find(&index, Some("shop"), &binary);
+    let snapshot = snapshot();
+    let found = find(&snapshot, Some("shop"), &binary);
     assert!(matches!(found, Found::Elsewhere), "{found:?}");
 }
 

@@ -104,18 +104,18 @@ pub fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
         ..Desired::default()
     };
     let mut endpoints: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for (key, endpoint) in snapshot.endpoints.iter() {
+    for (key, endpoint) in &snapshot.endpoints {
         let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
         endpoints.entry(service).or_default().push((key, endpoint));
     }
-    for (key, service) in snapshot.services.iter() {
+    for (key, service) in &snapshot.services {
         let endpoints = endpoints
             .get(&(key.namespace.as_str(), key.name.as_str()))
             .map(Vec::as_slice)
             .unwrap_or_default();
         desired.add_service(snapshot, key, service, endpoints);
     }
-    for (key, workload) in snapshot.workloads.iter() {
+    for (key, workload) in &snapshot.workloads {
         desired.add_workload(&snapshot.ids, key, workload, enrolled);
     }
     desired
@@ -131,7 +131,7 @@ impl Desired {
         service: &ServiceObject,
         endpoints: &[Named<'_>],
     ) {
-        let ids = &*snapshot.ids;
+        let ids = &snapshot.ids;
         let policy = snapshot.traffic_policy_for(Kind::Service, key, None);
         let takes_critical = is_panic(policy.map(|it| &**it), endpoints);
         let id = ids.number(&Subject::Service(key.clone()));
@@ -150,7 +150,7 @@ impl Desired {
                 },
                 balancing: balancing(service, policy.map(|it| &**it)),
             };
-            for address in authz::virtual_addresses(service) {
+            for address in service.virtual_addresses() {
                 // Two services with one address are refused by the store; should it happen, the first one stays.
                 self.services
                     .entry(ServiceKey {

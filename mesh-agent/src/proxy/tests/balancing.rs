@@ -65,7 +65,7 @@ fn counted(answers: &[(&str, u32)]) -> BTreeMap<String, u32> {
 /// Says how an endpoint is.
 fn found(snapshot: &mut Snapshot, number: usize, status: HealthStatus) {
     let key = ObjectKey::new("shop", format!("web-{number}"));
-    let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+    let endpoints = &mut snapshot.endpoints;
     let endpoint = Arc::make_mut(endpoints.get_mut(&key).expect("it is there"));
     endpoint.status.health = Some(Health {
         status,
@@ -81,7 +81,7 @@ fn with_policy(mut snapshot: Snapshot, spec: &Value) -> Snapshot {
     let object = json!({"apiVersion": "mesh.dev/v1alpha1", "kind": "TrafficPolicy",
         "metadata": {"name": "web", "namespace": "shop"}, "spec": spec});
     let object = serde_json::from_value(object).expect("a policy");
-    let policies = Arc::make_mut(&mut snapshot.traffic_policies);
+    let policies = &mut snapshot.traffic_policies;
     policies.insert(ObjectKey::new("shop", "web"), Arc::new(object));
     snapshot
 }

@@ -129,7 +129,8 @@ impl Node {
             "metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
         object["spec"]["target"] = serde_json::json!({"kind": "Service", "name": "web"});
         let policy = serde_json::from_value(object).expect("a traffic policy");
-        Arc::make_mut(&mut snapshot.traffic_policies)
+        snapshot
+            .traffic_policies
             .insert(ObjectKey::new("shop", "p"), Arc::new(policy));
         self.change(snapshot);
     }
@@ -248,7 +249,7 @@ pub(super) fn snapshot(protocol: &str, endpoints: &[SocketAddr]) -> Snapshot {
         DIALLED.port(),
     ));
     let parsed = serde_json::from_value(object).expect("a service");
-    Arc::make_mut(&mut snapshot.services).insert(service.clone(), Arc::new(parsed));
+    snapshot.services.insert(service.clone(), Arc::new(parsed));
     ids.assign(Subject::Service(service.clone()));
     ids.assign(Subject::Port(service, "main".to_owned()));
     for (index, address) in endpoints.iter().enumerate() {
@@ -261,7 +262,7 @@ pub(super) fn snapshot(protocol: &str, endpoints: &[SocketAddr]) -> Snapshot {
         ));
         ids.assign(Subject::Endpoint(key.clone(), "main".to_owned()));
         let parsed = serde_json::from_value(object).expect("an endpoint");
-        Arc::make_mut(&mut snapshot.endpoints).insert(key, Arc::new(parsed));
+        snapshot.endpoints.insert(key, Arc::new(parsed));
     }
     let caller = ObjectKey::new("shop", "client");
     let object = json(
@@ -271,8 +272,8 @@ pub(super) fn snapshot(protocol: &str, endpoints: &[SocketAddr]) -> Snapshot {
     );
     let parsed = serde_json::from_value(object).expect("a workload");
     ids.assign(Subject::Workload(caller.clone()));
-    Arc::make_mut(&mut snapshot.workloads).insert(caller, Arc::new(parsed));
-    snapshot.ids = Arc::new(ids);
+    snapshot.workloads.insert(caller, Arc::new(parsed));
+    snapshot.ids = ids;
     snapshot
 }
 

@@ -31,7 +31,8 @@ fn put(node: &Node, protocol: &str, endpoint: SocketAddr, spec: &Value) {
     let object = json!({"apiVersion": "mesh.dev/v1alpha1", "kind": "TrafficPolicy",
         "metadata": {"name": "tight", "namespace": "shop"}, "spec": spec});
     let object = serde_json::from_value(object).unwrap();
-    Arc::make_mut(&mut snapshot.traffic_policies)
+    snapshot
+        .traffic_policies
         .insert(ObjectKey::new("shop", "tight"), Arc::new(object));
     node.change(snapshot);
 }

@@ -214,7 +214,7 @@ async fn a_service_that_is_gone_is_not_guessed() {
     let (endpoint, _server) = server(async |mut stream| stream.write_all(b"x").await).await;
     let node = Node::start("tcp", &[endpoint]);
     let mut gone = snapshot("tcp", &[endpoint]);
-    gone.services = std::sync::Arc::default();
+    gone.services.clear();
     node.change(gone);
     assert!(node.resets(b"\0\0\0\0").await);
     node.metric(&["mesh_refused_connections_total", "no-service"], 1)

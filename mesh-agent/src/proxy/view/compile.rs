@@ -28,13 +28,13 @@ impl View {
         let mut view = Self {
             revision: snapshot.revision,
             authz: authz::compile(snapshot),
-            grants: Arc::clone(&snapshot.reference_grants),
+            grants: snapshot.reference_grants.clone(),
             no_policy: Arc::clone(&self.no_policy),
             here: Arc::clone(&self.here),
             ..Self::default()
         };
         let mut by_address = HashMap::new();
-        for (key, workload) in snapshot.workloads.iter() {
+        for (key, workload) in &snapshot.workloads {
             let compiled = self.next_workload(snapshot, key, workload);
             for address in &workload.spec.addresses {
                 by_address.insert(*address, Arc::clone(&compiled));
@@ -49,7 +49,7 @@ impl View {
             served.entry(service).or_default().push(endpoint);
         }
         let policies = Policies::of(snapshot, &self.no_policy);
-        for (key, service) in snapshot.services.iter() {
+        for (key, service) in &snapshot.services {
             let endpoints = served.get(key).map_or(&[][..], Vec::as_slice);
             let policy = policies.service(key, &self.policies);
             if policy.object().is_some() {
@@ -72,7 +72,7 @@ impl View {
                 let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
                 let ports = view.services.entry(key.clone()).or_default();
                 ports.push(Arc::clone(&compiled));
-                for address in virtual_addresses(service) {
+                for address in service.virtual_addresses() {
                     let dialled = SocketAddress::new((*address).into(), port.port);
                     view.ports.insert(dialled, Arc::clone(&compiled));
                 }
@@ -136,7 +136,9 @@ impl View {
         lives: &mut Table<u32, Arc<Live>>,
         routes: &mut Routes,
     ) -> Arc<ServicePort> {
-        let old = virtual_addresses(from.service)
+        let old = from
+            .service
+            .virtual_addresses()
             .first()
             .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
         let last = old.and_then(|old| old.routes.as_ref());
@@ -254,15 +256,6 @@ impl Sources<'_> {
     }
 }
 
-/// The addresses by which a service is dialled.
-fn virtual_addresses(service: &Service) -> &[IpAddr] {
-    if service.status.addresses.is_empty() {
-        &service.spec.addresses
-    } else {
-        &service.status.addresses
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -303,7 +296,6 @@ mod tests {
 
     /// Puts an equal object in the place of one, as a write does.
     fn write<T: Clone>(objects: &mut crate::state::Objects<T>, name: &str) {
-        let objects = Arc::make_mut(objects);
         let object = objects.get_mut(&ObjectKey::new("shop", name));
         let object = object.expect("it is there");
         *object = Arc::new(T::clone(object));
@@ -331,7 +323,7 @@ mod tests {
     fn a_port_whose_endpoint_is_gone_is_compiled_anew_and_remembers() {
         let mut snapshot = snapshot();
         let before = View::default().next(&snapshot);
-        Arc::make_mut(&mut snapshot.endpoints).remove(&ObjectKey::new("shop", "web-0"));
+        snapshot.endpoints.remove(&ObjectKey::new("shop", "web-0"));
         let after = before.next(&snapshot);
         assert!(port(&after, 1).endpoints.is_empty());
         assert!(Arc::ptr_eq(
@@ -352,7 +344,7 @@ mod tests {
         let make = || Series::new(&metrics, Ends::unknown());
         let known = Arc::downgrade(&live.series(number, make));
         let unknown = Arc::downgrade(&live.series(0, make));
-        Arc::make_mut(&mut snapshot.workloads).remove(&server);
+        snapshot.workloads.remove(&server);
         let _after = before.next(&snapshot);
         assert!(known.upgrade().is_none() && unknown.upgrade().is_some());
     }
@@ -392,7 +384,7 @@ mod tests {
         let since = |view: &View, number| port(view, number).endpoints[0].live.since_ns();
         let mut health = |view: &View, status: &str| {
             write(&mut snapshot.endpoints, "web-0");
-            let endpoints = Arc::make_mut(&mut snapshot.endpoints);
+            let endpoints = &mut snapshot.endpoints;
             let endpoint = endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
             let endpoint = Arc::make_mut(endpoint.expect("it is there"));
             let health = json!({"status": status, "since": "", "output": ""});

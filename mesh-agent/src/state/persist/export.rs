@@ -5,7 +5,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
@@ -170,7 +169,7 @@ fn take(snapshot: &mut Snapshot, text: &str) -> Result<(), serde_json::Error> {
             // More were given after the export, and the kernel may know them.
             let last = it.last.saturating_add(LOST_WRITES);
             let numbers = it.given.into_iter().collect();
-            snapshot.ids = Arc::new(Ids::restore(last, numbers));
+            snapshot.ids = Ids::restore(last, numbers);
         }
         Document::Object { kind } => {
             let version = with_kind!(kind, R => rows::insert::<R>(snapshot, text.as_bytes())?);

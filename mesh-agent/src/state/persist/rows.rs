@@ -74,7 +74,7 @@ pub(super) fn snapshot(path: &Path, rows: Rows) -> Result<Snapshot, OpenError> {
         numbers.insert(subject, number);
     }
     let last = u32::try_from(rows.last_id).unwrap_or(u32::MAX);
-    snapshot.ids = Arc::new(Ids::restore(last, numbers));
+    snapshot.ids = Ids::restore(last, numbers);
     Ok(snapshot)
 }
 
@@ -94,6 +94,6 @@ pub(super) fn insert<R: Resource>(
     let metadata = object.metadata();
     let key = ObjectKey::new(&metadata.namespace, &metadata.name);
     let version = metadata.resource_version.clone();
-    Arc::make_mut(R::all_mut(snapshot)).insert(key, Arc::new(object));
+    R::all_mut(snapshot).insert(key, Arc::new(object));
     Ok(version)
 }

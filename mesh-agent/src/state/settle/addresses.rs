@@ -1,6 +1,5 @@
 //! The virtual addresses of a service that brings none: allotted here, or for all nodes by a shared registry.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::state::service::Service;
@@ -14,11 +13,9 @@ pub(in crate::state) fn shared(
 ) -> Result<Vec<IpAddr>, Refusal> {
     let addresses = &service.status.addresses;
     let key = service.key();
-    let mut others = snapshot.services.iter().filter(|(other, _)| **other != key);
-    let rival = others.find_map(|(other, it)| {
-        let mut theirs = it.status.addresses.iter();
-        let both = theirs.find(|address| addresses.contains(address))?;
-        Some((other, both))
+    let rival = addresses.iter().find_map(|address| {
+        let other = snapshot.services_at(*address).find(|it| **it != key)?;
+        Some((other, address))
     });
     match rival {
         Some((other, address)) => Err(Refusal::invalid(
@@ -36,7 +33,6 @@ pub(in crate::state) fn allotted(
     config: &Config,
 ) -> Result<Vec<IpAddr>, Refusal> {
     let mut addresses = Vec::new();
-    let mut used: Option<BTreeSet<IpAddr>> = None;
     for range in &config.virtual_ranges {
         let kept = service
             .status
@@ -47,8 +43,9 @@ pub(in crate::state) fn allotted(
             addresses.push(*kept);
             continue;
         }
-        let used = used.get_or_insert_with(|| in_use(snapshot));
-        let free = virtual_address::allot(range, &service.key(), |it| used.contains(&it));
+        let free = virtual_address::allot(range, &service.key(), |it| {
+            is_used(snapshot, it) || addresses.contains(&it)
+        });
         let Some(free) = free else {
             return Err(Refusal::invalid(
                 "spec.addresses",
@@ -57,7 +54,6 @@ pub(in crate::state) fn allotted(
                 ),
             ));
         };
-        used.insert(free);
         addresses.push(free);
     }
     if addresses.is_empty() {
@@ -69,13 +65,7 @@ pub(in crate::state) fn allotted(
     Ok(addresses)
 }
 
-pub(in crate::state) fn in_use(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let services = snapshot.services.values();
-    let endpoints = snapshot.endpoints.values();
-    let workloads = snapshot.workloads.values();
-    services
-        .flat_map(|it| it.status.addresses.iter().copied())
-        .chain(endpoints.map(|it| it.spec.address))
-        .chain(workloads.flat_map(|it| it.spec.addresses.iter().copied()))
-        .collect()
+/// Whether anybody has an address.
+pub(in crate::state) fn is_used(snapshot: &Snapshot, address: IpAddr) -> bool {
+    snapshot.holders_of(address).next().is_some()
 }

@@ -25,7 +25,9 @@ impl Store {
     ) -> Option<IpAddr> {
         let ranges = &self.config.virtual_ranges;
         let range = ranges.iter().find(|it| it.contains(&refused))?;
-        let used = addresses::in_use(&self.snapshot());
-        virtual_address::allot(range, key, |it| used.contains(&it) || taken.contains(&it))
+        let snapshot = self.snapshot();
+        virtual_address::allot(range, key, |it| {
+            addresses::is_used(&snapshot, it) || taken.contains(&it)
+        })
     }
 }

@@ -463,7 +463,7 @@ fn ten_thousand_routes_are_taken_at_once() {
     let after = store.snapshot();
     assert_eq!(after.count(Kind::HttpRoute), 10_000);
     // What was not touched is shared with the view before.
-    assert!(Arc::ptr_eq(&before.services, &after.services));
+    assert!(before.services.ptr_eq(&after.services));
     assert_eq!(
         reason(&store, Kind::HttpRoute, "r09999", "Accepted"),
         "Accepted"

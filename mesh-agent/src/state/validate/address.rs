@@ -44,39 +44,14 @@ pub(super) fn usable(field: &str, address: IpAddr) -> Result<(), Refusal> {
     Err(Refusal::invalid(field, problem))
 }
 
-/// The service that has the virtual address `address`.
-pub(super) fn service_with(address: IpAddr, snapshot: &Snapshot) -> Option<&ObjectKey> {
-    snapshot
-        .services
-        .iter()
-        .find(|(_, service)| service.status.addresses.contains(&address))
-        .map(|(key, _)| key)
-}
-
 /// Who has `address`, of any kind, apart from who `is_self`.
 pub(super) fn owner(
     address: IpAddr,
     snapshot: &Snapshot,
     is_self: impl Fn(Kind, &ObjectKey) -> bool,
 ) -> Option<String> {
-    let services = snapshot
-        .services
-        .iter()
-        .filter(|(_, it)| it.status.addresses.contains(&address))
-        .map(|(key, _)| (Kind::Service, key));
-    let endpoints = snapshot
-        .endpoints
-        .iter()
-        .filter(|(_, it)| it.spec.address == address)
-        .map(|(key, _)| (Kind::Endpoint, key));
-    let workloads = snapshot
-        .workloads
-        .iter()
-        .filter(|(_, it)| it.spec.addresses.contains(&address))
-        .map(|(key, _)| (Kind::Workload, key));
-    services
-        .chain(endpoints)
-        .chain(workloads)
+    snapshot
+        .holders_of(address)
         .find(|(kind, key)| !is_self(*kind, key))
         .map(|(kind, key)| format!("{kind} {key}"))
 }

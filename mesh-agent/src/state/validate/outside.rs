@@ -34,9 +34,8 @@ pub(super) fn service(
     for (index, hostname) in spec.hostnames.iter().enumerate() {
         let field = format!("spec.hostnames[{index}]");
         outside(&field, hostname)?;
-        let others = snapshot.services.iter().filter(|(other, _)| *other != key);
-        let mut owners = others.filter(|(_, other)| other.spec.hostnames.contains(hostname));
-        if let Some((owner, _)) = owners.next() {
+        let owner = snapshot.service_named(hostname);
+        if let Some(owner) = owner.filter(|owner| *owner != key) {
             let message = format!("{hostname} is a name of Service {owner} already");
             return Err(Refusal::invalid(field, message));
         }

@@ -97,7 +97,7 @@ fn compiled(snapshot: &Snapshot, connection: &Connection) -> Authorization {
 /// The algebra, from its description, over the objects.
 fn reference(snapshot: &Snapshot, connection: &Connection) -> Authorization {
     let mut services = Vec::new();
-    for (key, service) in snapshot.services.iter() {
+    for (key, service) in &snapshot.services {
         for port in service.spec.ports.iter().filter(|port| port.name != "dns") {
             let by_service = service
                 .spec
@@ -147,7 +147,7 @@ fn group_refuses(
 ) -> bool {
     let (mut has_allow, mut allowed, mut denied) = (false, false, false);
     for (kind, key, port) in group {
-        for (policy_key, policy) in snapshot.policies.iter() {
+        for (policy_key, policy) in &snapshot.policies {
             let spec = &policy.spec;
             if spec.target.kind != *kind
                 || spec.target.name != key.name

@@ -136,10 +136,9 @@ fn a_critical_endpoint_takes_no_slot_unless_too_few_are_well() {
             fixture = fixture.endpoint(&format!("e{index}"), &["main"], &spec);
         }
         let mut snapshot = fixture.snapshot();
-        for endpoint in Arc::make_mut(&mut snapshot.endpoints)
-            .values_mut()
-            .take(critical)
-        {
+        for index in 0..critical {
+            let key = ObjectKey::new("shop", format!("e{index}"));
+            let endpoint = snapshot.endpoints.get_mut(&key).unwrap();
             Arc::make_mut(endpoint).status.health = Some(Health {
                 status: HealthStatus::Critical,
                 since: String::new(),

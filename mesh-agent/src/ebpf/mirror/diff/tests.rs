@@ -1,7 +1,6 @@
 //! Tests of the order of the writes: random changes, with what a hook could read checked after every write.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use mesh_common::endpoint::State;
 use mesh_common::service::SlotKey;
@@ -12,6 +11,7 @@ use serde_json::json;
 use super::diff;
 use crate::ebpf::mirror::desired::{Desired, Enrolled, Place, Slots, desired};
 use crate::ebpf::mirror::{Held, Write};
+use crate::state::Objects;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::traffic::fixture::Fixture;
@@ -87,10 +87,16 @@ pub(crate) fn random_node(rng: &mut StdRng) -> Desired {
         }
     }
     let mut snapshot = random_fixture(rng).snapshot();
-    Arc::make_mut(&mut snapshot.services).retain(|_, _| rng.random_bool(0.8));
-    Arc::make_mut(&mut snapshot.endpoints).retain(|_, _| rng.random_bool(0.8));
-    Arc::make_mut(&mut snapshot.policies).retain(|_, _| rng.random_bool(0.5));
+    thin(&mut snapshot.services, rng, 0.8);
+    thin(&mut snapshot.endpoints, rng, 0.8);
+    thin(&mut snapshot.policies, rng, 0.5);
     desired(&snapshot, &enrolled)
+}
+
+/// Keeps each object with a probability.
+fn thin<T>(objects: &mut Objects<T>, rng: &mut StdRng, probability: f64) {
+    let all = std::mem::take(objects).into_iter();
+    *objects = all.filter(|_| rng.random_bool(probability)).collect();
 }
 
 fn random_fixture(rng: &mut StdRng) -> Fixture {

@@ -94,7 +94,7 @@ fn a_change_of_one_route_compiles_one() {
 fn what_says_the_same_is_not_compiled_again() {
     let mut snapshot = fixture().snapshot();
     let before = View::default().next(&snapshot);
-    let routes = Arc::make_mut(&mut snapshot.http_routes);
+    let routes = &mut snapshot.http_routes;
     let route = routes.get_mut(&ObjectKey::new("shop", "a")).unwrap();
     *route = Arc::new(HttpRoute::clone(route));
     let after = before.next(&snapshot);
@@ -161,7 +161,7 @@ fn callers_of_a_namespace_with_routes_of_its_own_use_those() {
             "metadata": {"name": "c", "namespace": "far"}, "spec": spec});
         let object: HttpRoute = serde_json::from_value(object).unwrap();
         let mut snapshot = fixture().snapshot();
-        Arc::make_mut(&mut snapshot.http_routes).insert(object.key(), Arc::new(object));
+        snapshot.http_routes.insert(object.key(), Arc::new(object));
         snapshot
     };
     let before = View::default().next(&consumer("/c"));

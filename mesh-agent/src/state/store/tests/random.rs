@@ -64,7 +64,7 @@ fn random_change(random: &mut StdRng) -> Change {
 /// Every object has its numbers, no number is given twice, and none is left over.
 fn check_numbers(snapshot: &Snapshot) {
     let mut wanted = BTreeSet::new();
-    for (key, service) in &*snapshot.services {
+    for (key, service) in &snapshot.services {
         wanted.insert(Subject::Service(key.clone()));
         for port in &service.spec.ports {
             wanted.insert(Subject::Port(key.clone(), port.name.clone()));
@@ -95,7 +95,7 @@ fn check_addresses(snapshot: &Snapshot) {
             assert!(seen.insert(*address), "{address} belongs to two services");
         }
     }
-    for (key, endpoint) in snapshot.endpoints.iter() {
+    for (key, endpoint) in &snapshot.endpoints {
         let service = ObjectKey::new(&key.namespace, &endpoint.spec.service);
         let own = snapshot.services.get(&service);
         let is_own = own.is_some_and(|it| it.status.addresses.contains(&endpoint.spec.address));
@@ -153,7 +153,7 @@ fn check_attachments(snapshot: &Snapshot) {
         let found = conditions.iter().find(|it| it.kind == "Accepted");
         found.unwrap().status == ConditionStatus::True
     };
-    for (key, route) in &*snapshot.http_routes {
+    for (key, route) in &snapshot.http_routes {
         let in_force = anew.services.values().any(|service| {
             let mut ports = service.spec.ports.iter();
             ports.any(|port| {
@@ -164,7 +164,7 @@ fn check_attachments(snapshot: &Snapshot) {
         assert_eq!(accepted(&route.status.conditions), in_force, "{route:?}");
     }
     let mut in_force = 0;
-    for (key, policy) in &*snapshot.traffic_policies {
+    for (key, policy) in &snapshot.traffic_policies {
         let target = &policy.spec.target;
         let found = anew.traffic_policy_for(target.kind, &self::key(&target.name), None);
         let is_this = found.is_some_and(|it| it.key() == *key);
