@@ -3,6 +3,7 @@
 //! Every source of change (API, files) ends in [`Store::apply`]; everybody else reads a [`Snapshot`], which is
 //! immutable, and is held for one decision, never for the life of a connection.
 
+pub mod affected;
 pub mod attach;
 pub mod change;
 pub mod check;
@@ -119,6 +120,15 @@ impl Snapshot {
     #[must_use]
     pub fn object(&self, kind: Kind, key: &ObjectKey) -> Option<Manifest> {
         with_kind!(kind, R => R::all(self).get(key).cloned().map(R::into_manifest))
+    }
+
+    /// The same objects, with nothing remembered of who refers to whom: for tests that put objects in past the store.
+    #[cfg(test)]
+    pub(crate) fn without_links(self) -> Self {
+        Self {
+            links: OnceLock::new(),
+            ..self
+        }
     }
 
     /// Who refers to whom, and who is where.

@@ -139,16 +139,22 @@ async fn enrol(parts: Arc<Parts>) -> Result<()> {
     let mut ticks = time::interval(RECHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
+        let is_tick = tokio::select! {
+            _ = ticks.tick() => true,
             notice = notices.recv() => match notice {
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => false,
                 Err(RecvError::Closed) => return Ok(()),
             },
-        }
+        };
         absorb(&mut notices);
         let parts = Arc::clone(&parts);
-        spawn_blocking(move || parts.enrol())
+        let run = move || {
+            parts.enrol();
+            if is_tick {
+                parts.sweep();
+            }
+        };
+        spawn_blocking(run)
             .await
             .context("the enrolment has stopped")?;
     }

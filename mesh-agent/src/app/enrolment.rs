@@ -120,6 +120,11 @@ impl Enrolment {
         (snapshot.revision, report)
     }
 
+    /// Takes out of the maps what nobody finds any more. Blocks for some 10 ms, if there is anything.
+    pub(super) fn sweep(&mut self) {
+        self.mirror.sweep(self.datapath.tables());
+    }
+
     /// Takes every listener out of the kernel, so that new connections follow the fail mode of their workload.
     pub(super) fn withdraw(&self) {
         for cookie in self.listening.keys() {

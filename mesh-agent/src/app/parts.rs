@@ -142,6 +142,11 @@ impl Parts {
         }
     }
 
+    /// Takes out of the kernel what nobody finds any more; not with every change, because that waits.
+    pub(super) fn sweep(&self) {
+        self.lock().0.sweep();
+    }
+
     /// What finds the addresses of names outside the mesh.
     pub(super) fn external(&self) -> External {
         let node = &self.node;

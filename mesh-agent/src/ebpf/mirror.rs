@@ -1,8 +1,10 @@
 //! Mirrors a snapshot into the kernel's maps: what they should hold, what they hold, and the writes between.
 
 pub mod apply;
+mod basis;
 pub mod desired;
 pub mod diff;
+mod kernel;
 
 pub use apply::{Failure, Mirror, SyncReport};
 pub use desired::{Enrolled, Place};
@@ -16,6 +18,8 @@ use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::service::{Service, ServiceKey, SlotKey};
 use mesh_common::workload::Workload;
+
+use basis::Step;
 
 /// What the maps hold, as far as the mirror writes them. Kept in memory beside the maps, so that a sync reads nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,63 @@ impl Held {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What is held of all that a step concerns.
+    fn part(&self, step: &Step) -> Self {
+        let of = [&step.before, &step.after];
+        let endpoints = || of.into_iter().flat_map(|it| it.endpoints.keys());
+        let ports = || of.into_iter().flat_map(|it| it.slots.keys());
+        let exits = of.into_iter().flat_map(|it| &it.exits);
+        let slots = ports().flat_map(|port_id| self.slots_of(*port_id));
+        Self {
+            policies: some(
+                &self.policies,
+                of.into_iter().flat_map(|it| it.policies.keys()),
+            ),
+            endpoints: some(&self.endpoints, endpoints()),
+            open: endpoints()
+                .filter(|it| self.open.contains(it))
+                .copied()
+                .collect(),
+            cursors: ports()
+                .filter(|it| self.cursors.contains(it))
+                .copied()
+                .collect(),
+            slots: slots.collect(),
+            services: some(
+                &self.services,
+                of.into_iter().flat_map(|it| it.services.keys()),
+            ),
+            identities: some(
+                &self.identities,
+                of.into_iter().flat_map(|it| it.identities.keys()),
+            ),
+            workloads: some(
+                &self.workloads,
+                of.into_iter().flat_map(|it| it.workloads.keys()),
+            ),
+            cgroups: some(
+                &self.cgroups,
+                of.into_iter().flat_map(|it| it.cgroups.keys()),
+            ),
+            exits: exits
+                .filter(|it| self.exits.contains(it))
+                .copied()
+                .collect(),
+        }
+    }
+
+    fn slots_of(&self, port_id: u32) -> impl Iterator<Item = (SlotKey, u32)> {
+        let first = SlotKey {
+            port_id,
+            generation: 0,
+            family: 0,
+            slot: 0,
+        };
+        let slots = self.slots.range(first..);
+        let slots = slots.take_while(move |(key, _)| key.port_id == port_id);
+        slots.map(|(key, id)| (*key, *id))
     }
 
     /// Does to the picture what `write` did to the maps.
@@ -104,6 +165,15 @@ impl Held {
             _ => {}
         }
     }
+}
+
+/// The entries with some keys.
+fn some<'a, K: Copy + Ord + 'a, V: Clone>(
+    map: &BTreeMap<K, V>,
+    keys: impl Iterator<Item = &'a K>,
+) -> BTreeMap<K, V> {
+    let found = keys.filter_map(|key| Some((*key, map.get(key)?.clone())));
+    found.collect()
 }
 
 /// One write to one map.

@@ -16,7 +16,6 @@ use super::inet_diag::{self, Storages, TcpSocket, state};
 use crate::net::netns::Netns;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
-use crate::state::object::ObjectKey;
 
 /// Endpoints that are dead while connections still lead to them.
 #[derive(Debug)]
@@ -94,7 +93,7 @@ fn is_living(snapshot: &Snapshot, number: u32) -> bool {
     let Some(endpoint) = snapshot.endpoints.get(key) else {
         return false;
     };
-    let service = ObjectKey::new(&key.namespace, &endpoint.spec.service);
+    let service = endpoint.service_key();
     !endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed())
 }
 
@@ -148,6 +147,7 @@ mod tests {
 
     use super::*;
     use crate::state::endpoint::{Health, HealthStatus};
+    use crate::state::object::ObjectKey;
     use crate::traffic::fixture::Fixture;
 
     const SECOND: u64 = 1_000_000_000;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::links::Role;
 use super::object::{Kind, ObjectKey};
+use super::policy::AuthorizationPolicy;
 use super::reference::{Backend, Referrer, Route};
 use super::reference_grant::ReferenceGrant;
 use super::route::ParentReference;
@@ -80,6 +81,25 @@ impl Snapshot {
             .filter(|it| it.spec.target.section_name.as_deref() == section)
             .filter(|it| self.applies(it).is_ok())
             .min_by(|left, right| age(left).cmp(&age(right)))
+    }
+
+    /// The authorization policies for a service or a workload, in the order of their keys.
+    pub fn policies_for<'a>(
+        &'a self,
+        kind: Kind,
+        key: &ObjectKey,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a AuthorizationPolicy)> + use<'a> {
+        self.links()
+            .referrers(Role::Target, kind, key)
+            .filter(|it| it.kind == Kind::AuthorizationPolicy)
+            .filter_map(|it| self.policies.get_key_value(&it.key))
+            .map(|(key, policy)| (key, &**policy))
+    }
+
+    /// Whether there is an authorization policy for a service or a workload.
+    #[must_use]
+    pub fn is_protected(&self, kind: Kind, key: &ObjectKey) -> bool {
+        self.policies_for(kind, key).next().is_some()
     }
 
     /// Whether connections to a port are balanced in the kernel. In mode `auto` they are where the port is opaque and

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::check::{Check, CheckStatus};
 use super::duration::Duration;
 use super::life::{Availability, Event};
-use super::object::{Condition, Object};
+use super::object::{Condition, Object, ObjectKey};
 
 /// An endpoint of the registry.
 pub type Endpoint = Object<EndpointSpec, EndpointStatus>;
@@ -179,6 +179,14 @@ pub enum HealthStatus {
     Warning,
     /// It takes nothing, unless all others are worse.
     Critical,
+}
+
+impl Endpoint {
+    /// The service that it serves.
+    #[must_use]
+    pub fn service_key(&self) -> ObjectKey {
+        ObjectKey::new(&self.metadata.namespace, &self.spec.service)
+    }
 }
 
 impl EndpointSpec {

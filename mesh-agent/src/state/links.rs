@@ -232,8 +232,8 @@ fn references(manifest: &Manifest) -> BTreeSet<(Role, Node)> {
             .map(|key| (Role::Dependency, Node::new(Kind::Service, &key)))
             .collect(),
         Manifest::Endpoint(endpoint) => {
-            let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
-            BTreeSet::from([(Role::Member, Node::new(Kind::Service, &key))])
+            let service = Node::new(Kind::Service, &endpoint.service_key());
+            BTreeSet::from([(Role::Member, service)])
         }
         Manifest::AuthorizationPolicy(policy) => {
             let target = &policy.spec.target;

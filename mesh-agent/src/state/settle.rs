@@ -213,7 +213,7 @@ impl Settle for TrafficPolicy {
 
 fn number_endpoint(draft: &mut Draft, endpoint: &Endpoint) {
     let key = endpoint.key();
-    let service = ObjectKey::new(&key.namespace, &endpoint.spec.service);
+    let service = endpoint.service_key();
     let wanted = draft
         .next
         .services
@@ -300,7 +300,7 @@ fn tell_endpoints(draft: &mut Draft, service: &ObjectKey) {
 }
 
 fn endpoint_refs(endpoint: &Endpoint, snapshot: &Snapshot) -> Condition {
-    let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
+    let key = endpoint.service_key();
     let Some(service) = snapshot.services.get(&key) else {
         let message = format!("there is no Service {key}");
         return condition(endpoint, RESOLVED_REFS, Err(("ServiceNotFound", &message)));

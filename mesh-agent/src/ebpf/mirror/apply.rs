@@ -2,28 +2,28 @@
 //!
 //! A write that depends on one that failed is held back, so that no service ever reads a slot that is not there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
-use std::io;
+use std::mem;
 use std::sync::Arc;
 
 use mesh_common::address::SocketAddress;
 use mesh_common::endpoint::{Endpoint, State};
 use mesh_common::names::map;
-use mesh_common::policy::{Policy, PolicyKey};
+use mesh_common::policy::PolicyKey;
 use mesh_common::service::{SlotKey, TCP, UDP};
 
-use super::desired::{Desired, Enrolled, desired};
+use super::basis::Basis;
+use super::desired::Enrolled;
 use super::diff::diff;
-use super::{Held, Write};
+use super::{Held, Write, kernel};
 use crate::ebpf::metrics::Metrics;
 use crate::ebpf::{TableError, Tables};
 use crate::state::Ids;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
-use crate::traffic::authz::Shared;
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +31,12 @@ mod tests;
 /// The one writer of the mirrored maps.
 #[derive(Debug)]
 pub struct Mirror {
+    /// Without what is garbage.
     held: Held,
+    /// Removals of what nobody finds any more, though a hook may still be reading it.
+    garbage: Vec<Write>,
+    /// What was written last; `None` where it was not written wholly.
+    basis: Option<Basis>,
     metrics: Metrics,
 }
 
@@ -47,7 +52,7 @@ pub struct SyncReport {
     /// The first [`MAX_FAILURES`] of the refused ones.
     pub failures: Vec<Failure>,
     /// Policies that are not in force as written: too many rules.
-    pub too_many: Vec<ObjectKey>,
+    pub too_many: BTreeSet<ObjectKey>,
 }
 
 /// Most failures that a report describes.
@@ -100,24 +105,63 @@ impl Mirror {
     /// Reads what the maps hold: after a restart that is what the last agent wrote.
     pub fn new(tables: &Tables, metrics: Metrics) -> Result<Self, TableError> {
         Ok(Self {
-            held: read(tables)?,
+            held: kernel::read(tables)?,
+            garbage: Vec::new(),
+            basis: None,
             metrics,
         })
     }
 
-    /// Makes the maps hold what `snapshot` says. Blocks: some 10 ms where something must go, else less.
+    /// Makes the maps hold what `snapshot` says, in proportion to what has changed since the last time. Blocks: some 10 ms
+    /// where something must go before something else, else less. What nobody finds any more is left to [`Self::sweep`].
     ///
     /// A report that [is not complete](SyncReport::is_complete) asks for another sync after a while.
     pub fn sync<K: Kernel>(
         &mut self,
         kernel: &K,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         enrolled: &Enrolled,
     ) -> SyncReport {
-        let desired = desired(snapshot, enrolled);
-        let mut report = self.sync_desired(kernel, &desired, &snapshot.ids);
-        report.too_many = desired.too_many;
+        let (basis, step) = match self.basis.take() {
+            Some(last) => {
+                let (basis, step) = last.next(Arc::clone(snapshot), enrolled);
+                (basis, Some(step))
+            }
+            None => (Basis::new(Arc::clone(snapshot), enrolled), None),
+        };
+        let mut report = match &step {
+            Some(step) => self.write(kernel, &snapshot.ids, |held| {
+                diff(&held.part(step), &step.after)
+            }),
+            None => {
+                let desired = basis.desired();
+                self.write(kernel, &snapshot.ids, |held| diff(held, &desired))
+            }
+        };
+        report.too_many = basis.policies.too_many();
+        // After a failure everything is compared again.
+        self.basis = Some(basis).filter(|_| report.is_complete());
         report
+    }
+
+    /// Takes out what nobody reads any more, and says how much that was. Blocks for some 10 ms, if there is anything.
+    pub fn sweep<K: Kernel>(&mut self, kernel: &K) -> usize {
+        let garbage = mem::take(&mut self.garbage);
+        if garbage.is_empty() {
+            return 0;
+        }
+        // Who cannot wait does not remove: what is left is found by the next start.
+        if let Err(error) = kernel.write(&Write::WaitForReaders) {
+            tracing::warn!(%error, "cannot wait for the readers of the maps");
+            return 0;
+        }
+        for write in &garbage {
+            if let Err(error) = kernel.write(write) {
+                self.metrics.count_write_error(write.map());
+                tracing::warn!(%error, map = write.map(), "cannot remove an entry that nobody reads");
+            }
+        }
+        garbage.len()
     }
 
     /// Whether the maps held or hold anything: beside an empty store a reason to stop before a sync deletes it.
@@ -132,10 +176,17 @@ impl Mirror {
         &self.held
     }
 
-    fn sync_desired<K: Kernel>(&mut self, kernel: &K, desired: &Desired, ids: &Ids) -> SyncReport {
+    /// Writes what `diff` asks for, given what is held.
+    fn write<K: Kernel>(
+        &mut self,
+        kernel: &K,
+        ids: &Ids,
+        diff: impl Fn(&Held) -> Vec<Write>,
+    ) -> SyncReport {
         let mut report = SyncReport::default();
         for _ in 0..PASSES {
-            let writes = diff(&self.held, desired);
+            let writes = diff(&self.held);
+            self.revive(&writes);
             report.failed = 0;
             report.held_back = 0;
             report.failures.clear();
@@ -144,8 +195,31 @@ impl Mirror {
             if report.is_complete() || report.written == written {
                 break;
             }
+            // What is not read any more may be what fills the maps.
+            self.sweep(kernel);
+        }
+        if self.garbage.len() > MAX_GARBAGE {
+            self.sweep(kernel);
         }
         report
+    }
+
+    /// Keeps what has come back before it was swept.
+    fn revive(&mut self, writes: &[Write]) {
+        if self.garbage.is_empty() {
+            return;
+        }
+        let removals: Vec<Write> = writes
+            .iter()
+            .filter_map(|write| match write {
+                Write::PutSlot(key, _) => Some(Write::RemoveSlot(*key)),
+                Write::PutEndpoint(id, _) => Some(Write::RemoveEndpoint(*id)),
+                Write::PutOpen(id) => Some(Write::RemoveOpen(*id)),
+                Write::PutCursor(id) => Some(Write::RemoveCursor(*id)),
+                _ => None,
+            })
+            .collect();
+        self.garbage.retain(|write| !removals.contains(write));
     }
 
     fn pass<K: Kernel>(
@@ -156,7 +230,17 @@ impl Mirror {
         report: &mut SyncReport,
     ) {
         let mut broken = Broken::default();
-        for write in writes {
+        for (index, write) in writes.iter().enumerate() {
+            let rest = writes.get(index + 1..).unwrap_or_default();
+            if *write == Write::WaitForReaders
+                && broken.is_empty()
+                && rest.iter().all(Write::is_of_garbage)
+            {
+                rest.iter().for_each(|write| self.held.follow(write));
+                report.written += rest.len();
+                self.garbage.extend_from_slice(rest);
+                break;
+            }
             if broken.forbids(write, &self.held) {
                 broken.note(write);
                 report.held_back += 1;
@@ -187,6 +271,9 @@ impl Mirror {
 /// What removals free, a second pass may use.
 const PASSES: usize = 2;
 
+/// Removals that may wait.
+const MAX_GARBAGE: usize = 4096;
+
 /// What could not be written in this pass.
 #[derive(Debug, Default)]
 struct Broken {
@@ -196,6 +283,10 @@ struct Broken {
 }
 
 impl Broken {
+    fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.endpoints.is_empty() && self.ports.is_empty()
+    }
+
     /// Takes note of a write that was not done.
     fn note(&mut self, write: &Write) {
         match write {
@@ -277,6 +368,17 @@ impl Write {
         }
     }
 
+    /// Whether it takes away what nobody finds: then it may wait.
+    const fn is_of_garbage(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveSlot(_)
+                | Self::RemoveEndpoint(_)
+                | Self::RemoveOpen(_)
+                | Self::RemoveCursor(_)
+        )
+    }
+
     /// Whose entry is written.
     fn subject(&self, ids: &Ids) -> Option<Subject> {
         let number = match self {
@@ -293,105 +395,3 @@ impl Write {
         ids.subject(number).cloned()
     }
 }
-
-impl Kernel for Tables {
-    type Error = TableError;
-
-    fn write(&self, write: &Write) -> Result<(), TableError> {
-        match write {
-            Write::PutPolicy(key, policy) => self.policy.insert(key, policy),
-            Write::PutEndpoint(id, endpoint) => self.endpoints.insert(id, endpoint),
-            Write::PutOpen(id) => match self.open.get(id)? {
-                Some(_) => Ok(()),
-                None => self.open.insert_new(id, &0),
-            },
-            Write::PutCursor(id) => match self.cursors.get(id)? {
-                Some(_) => Ok(()),
-                None => self.cursors.insert_new(id, &0),
-            },
-            Write::PutSlot(key, id) => self.slots.insert(key, id),
-            Write::PutService(key, service) => self.services.insert(key, service),
-            Write::PutIdentity(address, workload) => self.identities.insert(address, workload),
-            Write::PutWorkload(cookie, workload) => self.workloads.insert(cookie, workload),
-            Write::PutCgroup(id, workload) => self.cgroups.insert(id, workload),
-            Write::PutExit(key) => self.egress.insert(key, &1),
-            Write::RemoveExit(key) => self.egress.remove(key).map(drop),
-            Write::RemovePolicy(key) => self.policy.remove(key).map(drop),
-            Write::RemoveEndpoint(id) => self.endpoints.remove(id).map(drop),
-            Write::RemoveOpen(id) => self.open.remove(id).map(drop),
-            Write::RemoveCursor(id) => self.cursors.remove(id).map(drop),
-            Write::RemoveSlot(key) => self.slots.remove(key).map(drop),
-            Write::RemoveService(key) => self.services.remove(key).map(drop),
-            Write::RemoveIdentity(address) => self.identities.remove(address).map(drop),
-            Write::RemoveWorkload(cookie) => self.workloads.remove(cookie).map(drop),
-            Write::RemoveCgroup(id) => self.cgroups.remove(id).map(drop),
-            Write::WaitForReaders => {
-                wait_for_readers();
-                Ok(())
-            }
-        }
-    }
-}
-
-fn read(tables: &Tables) -> Result<Held, TableError> {
-    Ok(Held {
-        policies: read_policies(tables)?,
-        endpoints: tables.endpoints.entries()?.into_iter().collect(),
-        open: tables
-            .open
-            .entries()?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect(),
-        cursors: tables
-            .cursors
-            .entries()?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect(),
-        slots: tables.slots.entries()?.into_iter().collect(),
-        services: tables.services.entries()?.into_iter().collect(),
-        identities: tables.identities.entries()?.into_iter().collect(),
-        workloads: tables.workloads.entries()?.into_iter().collect(),
-        cgroups: tables.cgroups.entries()?.into_iter().collect(),
-        exits: tables.egress.keys()?.into_iter().collect(),
-    })
-}
-
-/// Reads one by one and shares at once: the whole map at full size would be a burden.
-fn read_policies(tables: &Tables) -> Result<BTreeMap<PolicyKey, Arc<Policy>>, TableError> {
-    let mut shared = Shared::default();
-    let mut policies = BTreeMap::new();
-    for key in tables.policy.keys()? {
-        if let Some(policy) = tables.policy.get(&key)? {
-            let used = policy.rules.get(..policy.count as usize);
-            // An entry without rules, or with too many, is none that we write: whatever it is, it will be replaced.
-            let policy = shared
-                .policy(used.unwrap_or_default())
-                .unwrap_or_else(|| Arc::new(policy));
-            policies.insert(key, policy);
-        }
-    }
-    Ok(policies)
-}
-
-/// Waits for one RCU grace period: kernel programs run inside RCU read sections, so one that began before is over after.
-fn wait_for_readers() {
-    // SAFETY: the call takes two numbers and touches no memory of ours.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0_u32) };
-    if result != 0 {
-        // Refused where some CPUs run without ticks, or by a filter. A hook takes microseconds: a pause is as good.
-        let error = io::Error::last_os_error();
-        tracing::debug!(%error, "no membarrier, pausing instead");
-        // SAFETY: with zero descriptors the pointer is not read.
-        unsafe {
-            libc::poll(std::ptr::null_mut(), 0, PAUSE_MILLIS);
-        }
-    }
-}
-
-/// `membarrier(2)`: returns after a grace period.
-const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-
-/// How long to pause where there is no `membarrier`.
-const PAUSE_MILLIS: libc::c_int = 20;

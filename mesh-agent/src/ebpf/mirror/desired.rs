@@ -23,7 +23,6 @@ use crate::state::traffic_policy::TrafficPolicy;
 use crate::state::traffic_policy::balancing::DEFAULT_PANIC_THRESHOLD;
 use crate::state::workload::Workload as WorkloadObject;
 use crate::state::workload::{Egress, FailMode};
-use crate::traffic::authz;
 
 mod exits;
 #[cfg(test)]
@@ -68,8 +67,6 @@ pub struct Desired {
     pub cgroups: BTreeMap<u64, Workload>,
     /// Keys of `EGRESS`.
     pub exits: BTreeSet<EgressKey>,
-    /// Policies that are not in force as written: too many rules.
-    pub too_many: Vec<ObjectKey>,
 }
 
 /// The endpoints of a service port, by slot.
@@ -94,42 +91,33 @@ pub struct ServicePort {
     pub balancing: Balancing,
 }
 
-/// What the maps should hold for `snapshot`. What has no number yet is left out: the kernel could not name it.
-#[must_use]
-pub fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
-    let compiled = authz::compile(snapshot);
-    let mut desired = Desired {
-        policies: compiled.policies,
-        too_many: compiled.too_many,
-        ..Desired::default()
-    };
-    let mut endpoints: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for (key, endpoint) in &snapshot.endpoints {
-        let service = (key.namespace.as_str(), endpoint.spec.service.as_str());
-        endpoints.entry(service).or_default().push((key, endpoint));
-    }
-    for (key, service) in &snapshot.services {
-        let endpoints = endpoints
-            .get(&(key.namespace.as_str(), key.name.as_str()))
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        desired.add_service(snapshot, key, service, endpoints);
-    }
-    for (key, workload) in &snapshot.workloads {
-        desired.add_workload(&snapshot.ids, key, workload, enrolled);
-    }
-    desired
-}
-
-type Named<'a> = (&'a ObjectKey, &'a Arc<EndpointObject>);
-
 impl Desired {
+    /// What the maps should hold for some objects of `snapshot`, policies apart. What has no number yet is left out: the
+    /// kernel could not name it.
+    #[must_use]
+    pub fn of<'a>(
+        snapshot: &'a Snapshot,
+        enrolled: &Enrolled,
+        services: impl Iterator<Item = (&'a ObjectKey, &'a Arc<ServiceObject>)>,
+        workloads: impl Iterator<Item = (&'a ObjectKey, &'a Arc<WorkloadObject>)>,
+    ) -> Self {
+        let mut desired = Self::default();
+        for (key, service) in services {
+            let endpoints: Vec<_> = snapshot.endpoints_of(key).collect();
+            desired.add_service(snapshot, key, service, &endpoints);
+        }
+        for (key, workload) in workloads {
+            desired.add_workload(&snapshot.ids, key, workload, enrolled);
+        }
+        desired
+    }
+
     fn add_service(
         &mut self,
         snapshot: &Snapshot,
         key: &ObjectKey,
         service: &ServiceObject,
-        endpoints: &[Named<'_>],
+        endpoints: &[&Arc<EndpointObject>],
     ) {
         let ids = &snapshot.ids;
         let policy = snapshot.traffic_policy_for(Kind::Service, key, None);
@@ -172,13 +160,13 @@ impl Desired {
         &mut self,
         ids: &Ids,
         (port, port_id): (&Port, u32),
-        endpoints: &[Named<'_>],
+        endpoints: &[&Arc<EndpointObject>],
         takes_critical: bool,
     ) {
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
-        for (key, endpoint) in endpoints {
-            let id = ids.number(&Subject::Endpoint((*key).clone(), port.name.clone()));
+        for endpoint in endpoints {
+            let id = ids.number(&Subject::Endpoint(endpoint.key(), port.name.clone()));
             if id == 0 {
                 continue;
             }
@@ -247,6 +235,12 @@ impl Desired {
     }
 }
 
+/// Everything that the maps should hold for `snapshot`.
+#[cfg(test)]
+pub(crate) fn desired(snapshot: &Snapshot, enrolled: &Enrolled) -> Desired {
+    super::basis::Basis::new(Arc::new(snapshot.clone()), enrolled).desired()
+}
+
 /// The identity of a workload, in numbers.
 #[must_use]
 pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
@@ -265,9 +259,8 @@ fn takes_connections(endpoint: &EndpointObject) -> bool {
 
 /// Whether so few endpoints are well that the others take their share too: none, or less than the threshold of the
 /// policy.
-fn is_panic(policy: Option<&TrafficPolicy>, endpoints: &[Named<'_>]) -> bool {
-    let all = endpoints.iter().map(|(_, it)| it);
-    let all = all.filter(|it| takes_connections(it));
+fn is_panic(policy: Option<&TrafficPolicy>, endpoints: &[&Arc<EndpointObject>]) -> bool {
+    let all = endpoints.iter().filter(|it| takes_connections(it));
     let well = all.clone().filter(|it| !it.has_failed()).count();
     let threshold = policy
         .and_then(|it| it.spec.load_balancing.as_ref()?.panic_threshold)

@@ -69,7 +69,7 @@ fn show(
 
 /// Tells the services of an endpoint that came, changed or went, if that may change whether they are up.
 pub(super) fn tell_service(draft: &mut Draft, old: Option<&Endpoint>, new: Option<&Endpoint>) {
-    let known = |it: &Endpoint| (service_of(it), it.is_up());
+    let known = |it: &Endpoint| (it.service_key(), it.is_up());
     let (old, new) = (old.map(known), new.map(known));
     if old == new {
         return;
@@ -137,8 +137,4 @@ fn view_of(service: &ObjectKey, snapshot: &Snapshot) -> View {
     } else {
         View::Down
     }
-}
-
-fn service_of(endpoint: &Endpoint) -> ObjectKey {
-    ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service)
 }

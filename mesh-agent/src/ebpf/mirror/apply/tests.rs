@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::names::map;
 use rand::rngs::StdRng;
@@ -10,9 +11,11 @@ use serde_json::json;
 
 use super::{Kernel, Mirror};
 use crate::ebpf::metrics::Metrics;
-use crate::ebpf::mirror::desired::Enrolled;
+use crate::ebpf::mirror::desired::{Enrolled, desired};
 use crate::ebpf::mirror::diff::tests::{check_equal, check_readable, random_node};
 use crate::ebpf::mirror::{Held, Write};
+use crate::state::Snapshot;
+use crate::state::affected::Affected;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::traffic::fixture::Fixture;
@@ -65,6 +68,8 @@ impl Kernel for Maps {
 fn mirror() -> Mirror {
     Mirror {
         held: Held::default(),
+        garbage: Vec::new(),
+        basis: None,
         metrics: Metrics::default(),
     }
 }
@@ -89,7 +94,7 @@ fn a_sync_writes_once_and_then_nothing() {
     let maps = Maps::default();
     let mut mirror = mirror();
     assert!(!mirror.is_kernel_populated());
-    let snapshot = web(3).snapshot();
+    let snapshot = Arc::new(web(3).snapshot());
     let report = mirror.sync(&maps, &snapshot, &Enrolled::default());
     assert!(report.is_complete() && report.written > 0);
     assert_eq!(
@@ -104,12 +109,13 @@ fn a_sync_writes_once_and_then_nothing() {
 fn a_full_map_keeps_the_old_service_and_names_the_object() {
     let mut maps = Maps::default();
     let mut mirror = mirror();
-    let small = web(3).snapshot();
+    let small = Arc::new(web(3).snapshot());
     mirror.sync(&maps, &small, &Enrolled::default());
     let before = maps.held.borrow().services.clone();
 
     maps.capacity.insert(map::SLOTS, 6);
-    let report = mirror.sync(&maps, &web(5).snapshot(), &Enrolled::default());
+    let large = Arc::new(web(5).snapshot());
+    let report = mirror.sync(&maps, &large, &Enrolled::default());
     assert!(report.failed > 0 && report.held_back > 0);
     assert_eq!(maps.held.borrow().services, before);
     let failure = report.failures.first().unwrap();
@@ -118,8 +124,9 @@ fn a_full_map_keeps_the_old_service_and_names_the_object() {
     assert_eq!(failure.subject, Some(port));
 
     maps.capacity.clear();
-    let report = mirror.sync(&maps, &web(5).snapshot(), &Enrolled::default());
+    let report = mirror.sync(&maps, &large, &Enrolled::default());
     assert!(report.is_complete());
+    mirror.sweep(&maps);
     assert_eq!(
         maps.held.borrow().slots.len(),
         5,
@@ -137,6 +144,7 @@ fn a_service_is_not_opened_when_its_policy_does_not_fit() {
             &json!({"target": {"kind": "Service", "name": "web"}, "action": "Allow"}),
         )
         .snapshot();
+    let snapshot = Arc::new(snapshot);
     let report = mirror().sync(&maps, &snapshot, &Enrolled::default());
     assert!(!report.is_complete());
     assert!(maps.held.borrow().services.is_empty() && maps.held.borrow().endpoints.is_empty());
@@ -163,12 +171,71 @@ fn full_maps_never_leave_something_unreadable_and_later_syncs_repair() {
                 maps.capacity.insert(name, entries + rng.random_range(0..6));
             }
         }
-        let desired = random_node(&mut rng);
-        let report = mirror.sync_desired(&maps, &desired, &crate::state::Ids::default());
-        assert_eq!(*mirror.held(), *maps.held.borrow());
+        let (snapshot, enrolled) = random_node(&mut rng);
+        let report = mirror.sync(&maps, &snapshot, &enrolled);
         if maps.capacity.is_empty() {
             assert!(report.is_complete());
-            check_equal(&maps.held.borrow(), &desired);
+            mirror.sweep(&maps);
+            check_equal(&maps.held.borrow(), &desired(&snapshot, &enrolled));
+            assert_eq!(*mirror.held(), *maps.held.borrow());
         }
     }
+}
+
+#[test]
+fn a_step_leads_to_the_same_as_a_comparison_of_everything() {
+    let mut rng = StdRng::seed_from_u64(16);
+    let maps = Maps::default();
+    let mut mirror = mirror();
+    let (mut snapshot, mut enrolled) = random_node(&mut rng);
+    for round in 0..300 {
+        let (other, places) = random_node(&mut rng);
+        // Sometimes little changes, sometimes everything.
+        match round % 4 {
+            0 => snapshot = other,
+            1 => enrolled = places,
+            kind => {
+                let mut next = Snapshot::clone(&snapshot);
+                if kind == 2 {
+                    next.endpoints.clone_from(&other.endpoints);
+                } else {
+                    next.policies.clone_from(&other.policies);
+                    next.workloads.clone_from(&other.workloads);
+                }
+                snapshot = Arc::new(next.without_links());
+            }
+        }
+        let report = mirror.sync(&maps, &snapshot, &enrolled);
+        assert!(report.is_complete());
+        assert!(mirror.basis.is_some(), "the next one is a step");
+        if rng.random_bool(0.3) {
+            mirror.sweep(&maps);
+            check_equal(&maps.held.borrow(), &desired(&snapshot, &enrolled));
+        }
+        check_equal(mirror.held(), &desired(&snapshot, &enrolled));
+    }
+}
+
+#[test]
+fn a_change_costs_what_it_touches() {
+    let maps = Maps::default();
+    let mut mirror = mirror();
+    let fixture = (0..50).fold(web(3), |fixture, n| {
+        let ports = json!([{"name": "main", "port": 80, "protocol": "tcp"}]);
+        let addresses = [format!("240.240.1.{n}")];
+        fixture.service(
+            &format!("s{n}"),
+            &json!({"addresses": addresses, "ports": ports}),
+        )
+    });
+    let before = Arc::new(fixture.snapshot());
+    mirror.sync(&maps, &before, &Enrolled::default());
+    let spec = json!({"service": "web", "address": "10.0.0.9"});
+    let after = Arc::new(fixture.endpoint("e9", &["main"], &spec).snapshot());
+    let step = Affected::between(&before, &after);
+    assert_eq!(step.services, [ObjectKey::new("shop", "web")].into());
+    let report = mirror.sync(&maps, &after, &Enrolled::default());
+    // The endpoint and its count, four slots and the service; the three old slots are garbage.
+    assert_eq!(report.written, 2 + 4 + 1 + 3);
+    assert_eq!(mirror.sweep(&maps), 3);
 }

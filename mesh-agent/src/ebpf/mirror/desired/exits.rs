@@ -1,12 +1,13 @@
 //! What workloads whose egress is locked may dial, though it is no virtual address of a service.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_common::address::Address;
 use mesh_common::egress::EgressKey;
 
-use super::Named;
+use crate::state::endpoint::Endpoint;
 use crate::state::service::Service;
 use crate::state::workload::{Egress, Workload};
 
@@ -25,9 +26,9 @@ pub(super) fn of_workload(id: u32, workload: &Workload) -> impl Iterator<Item = 
 /// The endpoints of a service that is dialled by their addresses: everybody may.
 pub(super) fn of_service<'a>(
     service: &'a Service,
-    endpoints: &'a [Named<'a>],
+    endpoints: &'a [&Arc<Endpoint>],
 ) -> impl Iterator<Item = EgressKey> + 'a {
-    let endpoints = endpoints.iter().map(|(_, endpoint)| &endpoint.spec);
+    let endpoints = endpoints.iter().map(|endpoint| &endpoint.spec);
     let endpoints = endpoints.filter(|spec| spec.hostname.is_none());
     endpoints.flat_map(|spec| {
         let ports = service.spec.ports.iter().map(|port| spec.port_of(port));

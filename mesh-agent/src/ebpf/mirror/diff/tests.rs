@@ -1,6 +1,7 @@
 //! Tests of the order of the writes: random changes, with what a hook could read checked after every write.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::endpoint::State;
 use mesh_common::service::SlotKey;
@@ -11,9 +12,9 @@ use serde_json::json;
 use super::diff;
 use crate::ebpf::mirror::desired::{Desired, Enrolled, Place, Slots, desired};
 use crate::ebpf::mirror::{Held, Write};
-use crate::state::Objects;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
+use crate::state::{Objects, Snapshot};
 use crate::traffic::fixture::Fixture;
 
 /// What must hold whenever a hook looks.
@@ -73,7 +74,7 @@ pub(crate) fn check_equal(held: &Held, desired: &Desired) {
 }
 
 /// A random registry of up to four services, twelve endpoints, four workloads and three policies.
-pub(crate) fn random_node(rng: &mut StdRng) -> Desired {
+pub(crate) fn random_node(rng: &mut StdRng) -> (Arc<Snapshot>, Enrolled) {
     let mut enrolled = Enrolled::default();
     for n in 0..4 {
         let place = if n % 2 == 0 {
@@ -90,6 +91,11 @@ pub(crate) fn random_node(rng: &mut StdRng) -> Desired {
     thin(&mut snapshot.services, rng, 0.8);
     thin(&mut snapshot.endpoints, rng, 0.8);
     thin(&mut snapshot.policies, rng, 0.5);
+    (Arc::new(snapshot), enrolled)
+}
+
+fn random_desired(rng: &mut StdRng) -> Desired {
+    let (snapshot, enrolled) = random_node(rng);
     desired(&snapshot, &enrolled)
 }
 
@@ -155,7 +161,7 @@ fn every_step_can_be_read_and_the_end_is_what_is_desired() {
     let mut rng = StdRng::seed_from_u64(11);
     let mut held = Held::default();
     for _ in 0..400 {
-        let desired = random_node(&mut rng);
+        let desired = random_desired(&mut rng);
         for write in diff(&held, &desired) {
             held.follow(&write);
             check_readable(&held);
@@ -170,13 +176,13 @@ fn an_agent_killed_at_any_write_leaves_maps_that_the_next_one_repairs() {
     let mut rng = StdRng::seed_from_u64(12);
     let mut held = Held::default();
     for _ in 0..400 {
-        let desired = random_node(&mut rng);
+        let desired = random_desired(&mut rng);
         let writes = diff(&held, &desired);
         let done = rng.random_range(0..=writes.len());
         for write in writes.iter().take(done) {
             held.follow(write);
         }
-        let desired = random_node(&mut rng);
+        let desired = random_desired(&mut rng);
         for write in diff(&held, &desired) {
             held.follow(&write);
             check_readable(&held);
@@ -188,9 +194,9 @@ fn an_agent_killed_at_any_write_leaves_maps_that_the_next_one_repairs() {
 #[test]
 fn policies_come_before_what_they_protect_and_enrolment_comes_last() {
     let mut rng = StdRng::seed_from_u64(13);
-    let mut desired = random_node(&mut rng);
+    let mut desired = random_desired(&mut rng);
     while desired.policies.is_empty() || desired.workloads.is_empty() {
-        desired = random_node(&mut rng);
+        desired = random_desired(&mut rng);
     }
     let writes = diff(&Held::default(), &desired);
     let first = |is: fn(&Write) -> bool| writes.iter().position(is).expect("such a write");
@@ -208,7 +214,7 @@ fn slots_in_use_are_never_overwritten_and_go_only_after_their_readers() {
     let mut rng = StdRng::seed_from_u64(14);
     let mut held = Held::default();
     for _ in 0..200 {
-        let desired = random_node(&mut rng);
+        let desired = random_desired(&mut rng);
         let mut stale = Vec::new();
         for write in diff(&held, &desired) {
             match &write {
