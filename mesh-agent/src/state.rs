@@ -53,6 +53,7 @@ pub use writer::Writer;
 use endpoint::Endpoint;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
+use id::Subject;
 use links::{Links, Role};
 use object::{Kind, ObjectKey};
 use policy::AuthorizationPolicy;
@@ -144,6 +145,12 @@ impl Snapshot {
         self.links()
             .referrers(Role::Member, Kind::Service, service)
             .filter_map(|it| self.endpoints.get(&it.key))
+    }
+
+    /// The number of a workload; zero, if it has none.
+    #[must_use]
+    pub fn number_of_workload(&self, key: &ObjectKey) -> u32 {
+        self.ids.number(&Subject::Workload(key.clone()))
     }
 
     /// Who has an address: services that are dialled by it, endpoints and workloads, in the order of kinds and keys.

@@ -148,13 +148,7 @@ async fn enrol(parts: Arc<Parts>) -> Result<()> {
         };
         absorb(&mut notices);
         let parts = Arc::clone(&parts);
-        let run = move || {
-            parts.enrol();
-            if is_tick {
-                parts.sweep();
-            }
-        };
-        spawn_blocking(run)
+        spawn_blocking(move || parts.enrol(is_tick))
             .await
             .context("the enrolment has stopped")?;
     }

@@ -90,8 +90,9 @@ impl Enrolment {
         self.mirror.is_kernel_populated()
     }
 
-    /// Makes the kernel hold what the registry says, and reports what was written and for which revision.
-    pub(super) fn run(&mut self) -> (u64, SyncReport) {
+    /// Makes the kernel hold what the registry says, and reports what was written and for which revision; with `sweeps`
+    /// also takes out what nobody finds any more, which waits.
+    pub(super) fn run(&mut self, sweeps: bool) -> (u64, SyncReport) {
         let snapshot = self.store.snapshot();
         let mut next = Standing::default();
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
@@ -113,16 +114,14 @@ impl Enrolment {
         let report = self
             .mirror
             .sync(self.datapath.tables(), &snapshot, &next.enrolled);
+        if sweeps {
+            self.mirror.sweep(self.datapath.tables());
+        }
         let next = Arc::new(next);
         self.standing.store(Arc::clone(&next));
         self.leave(&next.enrolled);
         self.tell(&snapshot, &last, &next, &obstacles);
         (snapshot.revision, report)
-    }
-
-    /// Takes out of the maps what nobody finds any more. Blocks for some 10 ms, if there is anything.
-    pub(super) fn sweep(&mut self) {
-        self.mirror.sweep(self.datapath.tables());
     }
 
     /// Takes every listener out of the kernel, so that new connections follow the fail mode of their workload.

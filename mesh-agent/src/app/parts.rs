@@ -130,21 +130,16 @@ impl Parts {
     }
 
     /// Brings registry and kernel together once. Blocks.
-    pub(super) fn enrol(&self) {
+    pub(super) fn enrol(&self, sweeps: bool) {
         if self.node.progress.is_blocked() || self.node.progress.is_draining() {
             return;
         }
         let (enrolment, programmed) = &mut *self.lock();
-        let (revision, report) = enrolment.run();
+        let (revision, report) = enrolment.run(sweeps);
         programmed.tell(&report);
         if report.is_complete() {
             self.node.progress.programmed(revision);
         }
-    }
-
-    /// Takes out of the kernel what nobody finds any more; not with every change, because that waits.
-    pub(super) fn sweep(&self) {
-        self.lock().0.sweep();
     }
 
     /// What finds the addresses of names outside the mesh.

@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use imbl::GenericHashMap;
+use imbl::shared_ptr::DefaultSharedPtr;
 use mesh_common::address::{Address, SocketAddress};
 
 use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
-use crate::state::Objects;
+use crate::state::Snapshot;
 use crate::state::attach;
 use crate::state::endpoint;
 use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
-use crate::state::reference_grant::ReferenceGrant;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::traffic::authz;
@@ -43,34 +44,41 @@ use routes::{HttpRoutes, PortRoutes, Routes};
 /// A table that is read per request.
 pub(crate) type Table<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// One immutable view.
-#[derive(Debug, Default)]
+/// A table that is read per request, and shares with that of the next view what does not change.
+pub(crate) type SharedTable<K, V> =
+    GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
+
+/// One immutable view. Cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct View {
-    /// The write that made the snapshot.
-    pub(crate) revision: u64,
+    /// What it was compiled from.
+    snapshot: Snapshot,
     /// What can be dialled.
-    ports: Table<SocketAddress, Arc<ServicePort>>,
+    ports: SharedTable<SocketAddress, Arc<ServicePort>>,
     /// The same by service, with the numbers of the ports.
-    services: Table<ObjectKey, Vec<Arc<ServicePort>>>,
+    services: SharedTable<ObjectKey, Vec<Arc<ServicePort>>>,
     /// Where this node is.
     here: Arc<Locality>,
     /// Where requests and connections for services go, if not to the service itself.
     pub(super) routes: Routes,
     /// Callers by number.
-    workloads: Table<u32, Arc<Workload>>,
+    workloads: SharedTable<u32, Arc<Workload>>,
     /// What endpoints remember, by number.
-    lives: Table<u32, Arc<Live>>,
+    lives: SharedTable<u32, Arc<Live>>,
     /// What holds for services that have a traffic policy.
-    pub(super) policies: Table<ObjectKey, Arc<Policy>>,
+    pub(super) policies: SharedTable<ObjectKey, Arc<Policy>>,
     /// What holds for all others.
     no_policy: Arc<Policy>,
     /// Who may connect to whom.
     pub(crate) authz: authz::Compiled,
-    /// Which namespaces may send to services of others.
-    grants: Objects<ReferenceGrant>,
 }
 
 impl View {
+    /// The write that made the snapshot.
+    pub(crate) const fn revision(&self) -> u64 {
+        self.snapshot.revision
+    }
+
     /// The service port that answers at an address and port.
     pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
         self.ports.get(dialled)
@@ -109,7 +117,14 @@ impl View {
 
     /// Whether a service may be sent to; by all who need no permission.
     pub(crate) fn permits(&self, stranger: Option<&Stranger>, service: &ObjectKey) -> bool {
-        stranger.is_none_or(|it| attach::is_granted(&self.grants, it.kind, &it.namespace, service))
+        stranger.is_none_or(|it| {
+            attach::is_granted(
+                &self.snapshot.reference_grants,
+                it.kind,
+                &it.namespace,
+                service,
+            )
+        })
     }
 
     /// The workload with a number.

@@ -122,21 +122,16 @@ impl Mirror {
         snapshot: &Arc<Snapshot>,
         enrolled: &Enrolled,
     ) -> SyncReport {
-        let (basis, step) = match self.basis.take() {
-            Some(last) => {
-                let (basis, step) = last.next(Arc::clone(snapshot), enrolled);
-                (basis, Some(step))
-            }
-            None => (Basis::new(Arc::clone(snapshot), enrolled), None),
-        };
-        let mut report = match &step {
-            Some(step) => self.write(kernel, &snapshot.ids, |held| {
-                diff(&held.part(step), &step.after)
-            }),
-            None => {
-                let desired = basis.desired();
-                self.write(kernel, &snapshot.ids, |held| diff(held, &desired))
-            }
+        let ids = &snapshot.ids;
+        let (basis, mut report) = if let Some(last) = self.basis.take() {
+            let (basis, step) = last.next(Arc::clone(snapshot), enrolled);
+            let report = self.write(kernel, ids, |held| diff(&held.part(&step), &step.after));
+            (basis, report)
+        } else {
+            let basis = Basis::new(Arc::clone(snapshot), enrolled);
+            let desired = basis.desired();
+            let report = self.write(kernel, ids, |held| diff(held, &desired));
+            (basis, report)
         };
         report.too_many = basis.policies.too_many();
         // After a failure everything is compared again.
@@ -236,7 +231,9 @@ impl Mirror {
                 && broken.is_empty()
                 && rest.iter().all(Write::is_of_garbage)
             {
-                rest.iter().for_each(|write| self.held.follow(write));
+                for write in rest {
+                    self.held.follow(write);
+                }
                 report.written += rest.len();
                 self.garbage.extend_from_slice(rest);
                 break;

@@ -36,7 +36,7 @@ impl Views {
         };
         let view = nothing.next(&source());
         Self {
-            revision: watch::channel(view.revision).0,
+            revision: watch::channel(view.revision()).0,
             view: ArcSwap::from_pointee(view),
             source: Box::new(source),
         }
@@ -50,7 +50,7 @@ impl Views {
     /// Waits, if the store is ahead of the view, until the view has caught up.
     pub(crate) async fn catch_up(&self) {
         let wanted = (self.source)().revision;
-        if self.view.load().revision >= wanted {
+        if self.view.load().revision() >= wanted {
             return;
         }
         let mut revision = self.revision.subscribe();
@@ -76,7 +76,7 @@ impl Views {
     pub(crate) fn refresh(&self) {
         let snapshot = (self.source)();
         let current = self.view.load();
-        if snapshot.revision != current.revision {
+        if snapshot.revision != current.revision() {
             let next = current.next(&snapshot);
             self.view.store(Arc::new(next));
             self.revision.send_replace(snapshot.revision);

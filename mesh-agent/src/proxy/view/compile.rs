@@ -1,7 +1,6 @@
 //! Snapshot to view. What did not change keeps its place in memory.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use mesh_common::address::SocketAddress;
@@ -9,83 +8,105 @@ use mesh_common::address::SocketAddress;
 use super::plans::Layouts;
 use super::policies::Policies;
 use super::routes::{self, PortRoutes, Routes};
-use super::{Endpoint, Live, Memory, ServicePort, Table, View, Workload, first_of};
+use super::{Endpoint, Live, Memory, ServicePort, SharedTable, View, Workload, first_of};
 use crate::proxy::limits::Usage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::balancing;
 use crate::state::Snapshot;
+use crate::state::affected::Affected;
 use crate::state::endpoint as model;
 use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject;
-use crate::state::object::ObjectKey;
+use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::{Port, Protocol, Service};
 use crate::state::workload;
-use crate::traffic::authz;
 
 impl View {
-    /// Compiles the view that follows `self`.
+    /// Compiles the view that follows `self`: anew is only what the step concerns.
     pub(crate) fn next(&self, snapshot: &Snapshot) -> Self {
+        let affected = Affected::between(&self.snapshot, snapshot);
         let mut view = Self {
-            revision: snapshot.revision,
-            authz: authz::compile(snapshot),
-            grants: snapshot.reference_grants.clone(),
-            no_policy: Arc::clone(&self.no_policy),
-            here: Arc::clone(&self.here),
-            ..Self::default()
+            snapshot: snapshot.clone(),
+            authz: self.authz.next(&self.snapshot, snapshot, &affected),
+            ..self.clone()
         };
-        let mut by_address = HashMap::new();
-        for (key, workload) in &snapshot.workloads {
-            let compiled = self.next_workload(snapshot, key, workload);
-            for address in &workload.spec.addresses {
-                by_address.insert(*address, Arc::clone(&compiled));
+        view.routes.forget_changed(&self.snapshot, snapshot);
+        let mut has_lost = false;
+        for key in &affected.workloads {
+            let number = self.snapshot.number_of_workload(key);
+            view.workloads.remove(&number);
+            if let Some(workload) = snapshot.workloads.get(key) {
+                let compiled = self.next_workload(snapshot, key, workload);
+                view.workloads.insert(compiled.number, compiled);
             }
-            view.workloads.insert(compiled.number, compiled);
+            has_lost |= number != 0 && !view.workloads.contains_key(&number);
         }
-        let mut served: HashMap<ObjectKey, Vec<&Arc<model::Endpoint>>> = HashMap::new();
-        let endpoints = snapshot.endpoints.values();
-        // A pattern for others has no address.
-        for endpoint in endpoints.filter(|it| it.spec.hostname.is_none()) {
-            let service = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
-            served.entry(service).or_default().push(endpoint);
+        for key in &affected.services {
+            view.forget_service(key);
         }
-        let policies = Policies::of(snapshot, &self.no_policy);
-        for (key, service) in &snapshot.services {
-            let endpoints = served.get(key).map_or(&[][..], Vec::as_slice);
-            let policy = policies.service(key, &self.policies);
-            if policy.object().is_some() {
-                view.policies.insert(key.clone(), Arc::clone(&policy));
-            }
-            for port in &service.spec.ports {
-                if port.protocol == Protocol::Udp {
-                    continue;
-                }
-                let sources = Sources {
-                    snapshot,
-                    key,
-                    service,
-                    port,
-                    endpoints,
-                    policy: &policy,
-                    policies: &policies,
-                    by_address: &by_address,
-                };
-                let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
-                let ports = view.services.entry(key.clone()).or_default();
-                ports.push(Arc::clone(&compiled));
-                for address in service.virtual_addresses() {
-                    let dialled = SocketAddress::new((*address).into(), port.port);
-                    view.ports.insert(dialled, Arc::clone(&compiled));
-                }
+        for key in &affected.services {
+            if let Some(service) = snapshot.services.get(key) {
+                self.add_service(&mut view, key, service);
             }
         }
-        if self
-            .workloads
-            .keys()
-            .any(|number| !view.workloads.contains_key(number))
-        {
+        if has_lost {
             view.forget_callers();
         }
         view
+    }
+
+    /// Forgets a service of this view.
+    fn forget_service(&mut self, key: &ObjectKey) {
+        self.policies.remove(key);
+        self.routes.forget_service(key);
+        for port in self.services.remove(key).unwrap_or_default() {
+            for address in port.object.virtual_addresses() {
+                self.ports
+                    .remove(&SocketAddress::new((*address).into(), port.port));
+            }
+            for endpoint in &port.endpoints {
+                self.lives.remove(&endpoint.number);
+            }
+        }
+    }
+
+    /// Compiles a service into the next view.
+    fn add_service(&self, view: &mut Self, key: &ObjectKey, service: &Arc<Service>) {
+        // The view holds it too, and is changed meanwhile.
+        let snapshot = view.snapshot.clone();
+        let policies = Policies::of(&snapshot, &self.no_policy);
+        // A pattern for others has no address.
+        let endpoints = snapshot.endpoints_of(key);
+        let endpoints: Vec<_> = endpoints.filter(|it| it.spec.hostname.is_none()).collect();
+        let policy = policies.service(key, &self.policies);
+        if policy.object().is_some() {
+            view.policies.insert(key.clone(), Arc::clone(&policy));
+        }
+        let mut ports = Vec::new();
+        for port in &service.spec.ports {
+            if port.protocol == Protocol::Udp {
+                continue;
+            }
+            let sources = Sources {
+                snapshot: &snapshot,
+                key,
+                service,
+                port,
+                endpoints: &endpoints,
+                policy: &policy,
+                policies: &policies,
+                workloads: &view.workloads,
+            };
+            let compiled = self.next_port(&sources, &mut view.lives, &mut view.routes);
+            for address in service.virtual_addresses() {
+                let dialled = SocketAddress::new((*address).into(), port.port);
+                view.ports.insert(dialled, Arc::clone(&compiled));
+            }
+            ports.push(compiled);
+        }
+        if !ports.is_empty() {
+            view.services.insert(key.clone(), ports);
+        }
     }
 
     /// Lets go of the series of callers that are gone; the families keep them for a while.
@@ -106,7 +127,7 @@ impl View {
         key: &ObjectKey,
         workload: &Arc<workload::Workload>,
     ) -> Arc<Workload> {
-        let number = snapshot.ids.number(&Subject::Workload(key.clone()));
+        let number = snapshot.number_of_workload(key);
         let old = self.workloads.get(&number);
         if let Some(old) = old
             && let Some(object) = &old.object
@@ -133,14 +154,10 @@ impl View {
     fn next_port(
         &self,
         from: &Sources<'_>,
-        lives: &mut Table<u32, Arc<Live>>,
+        lives: &mut SharedTable<u32, Arc<Live>>,
         routes: &mut Routes,
     ) -> Arc<ServicePort> {
-        let old = from
-            .service
-            .virtual_addresses()
-            .first()
-            .and_then(|address| self.port(&SocketAddress::new((*address).into(), from.port.port)));
+        let old = self.port_of(from.key, from.port.port);
         let last = old.and_then(|old| old.routes.as_ref());
         let routes = routes.port(&self.routes, &from.routes(), last);
         if let Some(old) = old
@@ -207,7 +224,7 @@ impl View {
             address,
             weight: source.weight(),
             version: source.spec.version.clone(),
-            workload: from.by_address.get(&source.spec.address).map(Arc::clone),
+            workload: from.workload(source).map(Arc::clone),
             live,
             object: Arc::clone(source),
         })
@@ -223,7 +240,7 @@ struct Sources<'a> {
     endpoints: &'a [&'a Arc<model::Endpoint>],
     policy: &'a Arc<Policy>,
     policies: &'a Policies<'a>,
-    by_address: &'a HashMap<IpAddr, Arc<Workload>>,
+    workloads: &'a SharedTable<u32, Arc<Workload>>,
 }
 
 impl Sources<'_> {
@@ -235,7 +252,7 @@ impl Sources<'_> {
             && old.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
             && old.endpoints.len() == self.endpoints.len()
             && old.endpoints.iter().zip(self.endpoints).all(|(old, new)| {
-                let workload = self.by_address.get(&new.spec.address);
+                let workload = self.workload(new);
                 Arc::ptr_eq(&old.object, new)
                     && old.workload.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
             })
@@ -251,6 +268,13 @@ impl Sources<'_> {
         }
     }
 
+    /// The workload where an endpoint is.
+    fn workload(&self, endpoint: &model::Endpoint) -> Option<&Arc<Workload>> {
+        let mut holders = self.snapshot.holders_of(endpoint.spec.address);
+        let (_, key) = holders.find(|(kind, _)| *kind == Kind::Workload)?;
+        self.workloads.get(&self.snapshot.number_of_workload(key))
+    }
+
     fn number(&self, subject: Subject) -> u32 {
         self.snapshot.ids.number(&subject)
     }
@@ -263,6 +287,7 @@ mod tests {
     use super::*;
     use crate::proxy::metrics::{Ends, Series};
     use crate::proxy::view::Active;
+    use crate::state::resource::Resource;
     use crate::traffic::balance::streams::PERIOD_NS;
     use crate::traffic::fixture::Fixture;
 
@@ -294,11 +319,11 @@ mod tests {
         view.port(&dialled.into()).expect("it is there")
     }
 
-    /// Puts an equal object in the place of one, as a write does.
-    fn write<T: Clone>(objects: &mut crate::state::Objects<T>, name: &str) {
+    /// Puts another version in the place of an object, as a write does.
+    fn write<R: Resource>(objects: &mut crate::state::Objects<R>, name: &str) {
         let object = objects.get_mut(&ObjectKey::new("shop", name));
-        let object = object.expect("it is there");
-        *object = Arc::new(T::clone(object));
+        let object = Arc::make_mut(object.expect("it is there"));
+        object.metadata_mut().generation += 1;
     }
 
     /// Whether the ports of `web` and `cache` are the same after a change.

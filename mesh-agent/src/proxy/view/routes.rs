@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
-use super::Table;
+use imbl::ordmap::DiffItem;
+
 use super::policies::Policies;
+use super::{SharedTable, Table};
 use crate::proxy::policy::Policy;
-use crate::state::Snapshot;
 use crate::state::grpc_route::GrpcRoute;
 use crate::state::http_route::HttpRoute;
 use crate::state::object::{Kind, Object, ObjectKey};
 use crate::state::service::{Port, Service};
 use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::state::{Objects, Snapshot};
 use crate::traffic::route;
 use crate::traffic::route::Request;
 use crate::traffic::route::compiled::{CompiledRoute, Rule};
@@ -137,17 +139,17 @@ impl Attached {
 }
 
 /// An object, and what it was compiled to.
-type Made<S, T, C> = Table<ObjectKey, (Arc<Object<S, T>>, Arc<C>)>;
+type Made<S, T, C> = SharedTable<ObjectKey, (Arc<Object<S, T>>, Arc<C>)>;
 
-/// All routes of a view that are attached to something.
-#[derive(Debug, Default)]
+/// All routes of a view that are attached to something. Cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
-    http: Table<ObjectKey, (Arc<HttpRoute>, Arc<CompiledRoute>)>,
-    grpc: Table<ObjectKey, (Arc<GrpcRoute>, Arc<CompiledRoute>)>,
-    tcp: Table<ObjectKey, (Arc<TcpRoute>, Arc<StreamRoute>)>,
-    tls: Table<ObjectKey, (Arc<TlsRoute>, Arc<StreamRoute>)>,
+    http: SharedTable<ObjectKey, (Arc<HttpRoute>, Arc<CompiledRoute>)>,
+    grpc: SharedTable<ObjectKey, (Arc<GrpcRoute>, Arc<CompiledRoute>)>,
+    tcp: SharedTable<ObjectKey, (Arc<TcpRoute>, Arc<StreamRoute>)>,
+    tls: SharedTable<ObjectKey, (Arc<TlsRoute>, Arc<StreamRoute>)>,
     /// By service, then kind and route.
-    attached: Table<ObjectKey, Table<(Kind, ObjectKey), Arc<Attached>>>,
+    attached: SharedTable<ObjectKey, Table<(Kind, ObjectKey), Arc<Attached>>>,
 }
 
 /// What the routes of a port are compiled from.
@@ -169,6 +171,19 @@ impl Routes {
             let rules = rules.flat_map(|levels| [&levels.policy, &levels.whole]);
             std::iter::once(&it.policy).chain(rules)
         })
+    }
+
+    /// Forgets the routes that came, changed or went.
+    pub(super) fn forget_changed(&mut self, old: &Snapshot, new: &Snapshot) {
+        forget_changed(&mut self.http, &old.http_routes, &new.http_routes);
+        forget_changed(&mut self.grpc, &old.grpc_routes, &new.grpc_routes);
+        forget_changed(&mut self.tcp, &old.tcp_routes, &new.tcp_routes);
+        forget_changed(&mut self.tls, &old.tls_routes, &new.tls_routes);
+    }
+
+    /// Forgets what is attached to a service.
+    pub(super) fn forget_service(&mut self, service: &ObjectKey) {
+        self.attached.remove(service);
     }
 
     /// The routes of a port. `old` are all those of the last view, `last` what this has given then.
@@ -332,6 +347,22 @@ fn are_same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
 }
 
 /// What an object was compiled to in this view or, if it still says the same, in the last one; else compiles it.
+fn forget_changed<S, T, C>(
+    made: &mut Made<S, T, C>,
+    old: &Objects<Object<S, T>>,
+    new: &Objects<Object<S, T>>,
+) where
+    S: PartialEq,
+    T: PartialEq + Default,
+{
+    for change in old.diff(new) {
+        let (DiffItem::Add(key, _)
+        | DiffItem::Remove(key, _)
+        | DiffItem::Update { new: (key, _), .. }) = change;
+        made.remove(key);
+    }
+}
+
 fn made<S: PartialEq, T: Default, C>(
     old: &Made<S, T, C>,
     new: &mut Made<S, T, C>,
