@@ -23,6 +23,7 @@ use crate::registry::etcd::Address;
 use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
+pub(crate) use file::read_text;
 pub use options::{
     Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, SourceOptions, Switch,
 };
