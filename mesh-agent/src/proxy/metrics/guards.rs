@@ -41,7 +41,7 @@ impl Collector for Guards {
         write(
             &mut encoder,
             "mesh_proxy_retries_budget",
-            "Retries that there is room for now",
+            "Retries that the budget has room for at the moment",
             &budgets(&view),
         )
     }
