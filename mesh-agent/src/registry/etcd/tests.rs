@@ -4,10 +4,11 @@ mod fleet;
 
 use serde_json::json;
 
+use super::tls::{SYSTEM, TlsError, TlsFiles, trusted_by_machine};
 use crate::state::change::NoticeKind;
-use crate::state::object::Kind;
 use crate::state::decode;
 use crate::state::endpoint::RESOLVED_FOR;
+use crate::state::object::Kind;
 use crate::state::{Applied, Change, Refusal};
 use fleet::{Fleet, Member, delete, endpoint, eventually, key, put, service};
 
@@ -546,7 +547,6 @@ async fn what_checks_show_is_known_on_every_node() {
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn addresses_of_a_name_are_what_each_node_has_found_itself() {
     let Some(fleet) = Fleet::start().await else {
         return;
@@ -592,6 +592,7 @@ async fn addresses_of_a_name_are_what_each_node_has_found_itself() {
     assert!(b.endpoint("pay.found").is_some());
 }
 
+#[tokio::test]
 async fn two_nodes_of_one_name_are_told_apart() {
     let Some(fleet) = Fleet::start().await else {
         return;
@@ -696,4 +697,23 @@ async fn tls_is_spoken_with_members_of_the_right_authority_only() {
         .apply(put(Kind::Service, "web", &service()))
         .await
         .unwrap();
+
+    let authority = fleet.server.tls("authority").authorities.unwrap();
+    let places = ["/nowhere", authority.to_str().unwrap()];
+    let roots = trusted_by_machine(&places).unwrap();
+    assert_eq!(roots.len(), 1, "the first list that is there");
+    let nowhere = trusted_by_machine(&places[..1]).unwrap_err();
+    assert!(matches!(nowhere, TlsError::NoSystem), "{nowhere}");
+    if trusted_by_machine(&SYSTEM).is_ok() {
+        let files = TlsFiles {
+            authorities: None,
+            own: None,
+        };
+        let public = fleet::node_at("y", &address, Some(files));
+        eventually("an authority of a test is refused", || {
+            let error = public.etcd.report().error;
+            error.contains("certificate").then_some(())
+        })
+        .await;
+    }
 }

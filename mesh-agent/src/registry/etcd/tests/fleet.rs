@@ -331,7 +331,7 @@ impl Server {
     /// Who is trusted: `authority`, or `other`, who has signed nothing.
     pub(super) fn tls(&self, authority: &str) -> TlsFiles {
         TlsFiles {
-            authorities: self.folder.path().join(format!("{authority}.pem")),
+            authorities: Some(self.folder.path().join(format!("{authority}.pem"))),
             own: None,
         }
     }
