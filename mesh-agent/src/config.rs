@@ -23,6 +23,7 @@ use crate::registry::etcd::Address;
 use crate::state::endpoint::Locality;
 use crate::traffic::path;
 
+pub(crate) use file::read_text;
 pub use options::{
     Acceleration, LocalityOptions, LogFormat, Options, ProxyOptions, SourceOptions, Switch,
 };
@@ -91,7 +92,8 @@ pub struct Settings {
     /// The registry that several nodes share. Default: none, this node keeps its own. Printed without the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<Address>,
-    /// File with the certificates of the authorities that its members are signed by. Needed for `etcds://`.
+    /// File with the certificates of the authorities that its members are signed by. Default: those that this
+    /// machine trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry_ca: Option<PathBuf>,
     /// File with this node's certificate, for members that ask for one. Default: none.

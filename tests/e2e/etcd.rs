@@ -16,8 +16,10 @@ use crate::three::Three;
 const TTL: Duration = Duration::from_secs(3);
 /// Between the end of a lease and what etcd and the agents make of it.
 const SLACK: Duration = Duration::from_secs(3);
-/// How long etcd is away, each time.
-const AWAY: Duration = Duration::from_secs(30);
+/// How long etcd hangs: longer than leases last.
+const HUNG: Duration = Duration::from_secs(10);
+/// How long etcd is gone, at a stretch.
+const GONE: Duration = Duration::from_mins(1);
 
 /// Without addresses: they are allotted for all nodes.
 fn web() -> Value {
@@ -85,7 +87,7 @@ fn what_is_registered_on_one_node_is_reached_from_another_and_goes_with_its_node
 }
 
 #[test]
-fn while_etcd_is_away_no_request_fails_and_all_converge_after() {
+fn while_etcd_is_away_for_a_minute_no_request_fails_and_all_converge_after() {
     let Some(mut three) = Three::start("5s") else {
         return;
     };
@@ -144,16 +146,8 @@ fn hang(three: &Three) {
             .status,
         200
     );
-    let refused = three.nodes[1]
-        .api()
-        .put(&object("Service", "new", &web()["spec"]));
-    assert_eq!(refused.status, 503, "{}", refused.body);
-    assert_eq!(refused.json()["reason"], "RegistryUnavailable");
-    assert!(becomes(AWAY * 2, || away.elapsed() >= AWAY));
-    let stale = three.nodes[1]
-        .metrics()
-        .sum("mesh_registry_staleness_seconds", &[]);
-    assert!(stale >= 20.0, "{stale}");
+    expect_refused(three, 1);
+    assert!(becomes(HUNG * 2, || away.elapsed() >= HUNG));
     assert_eq!(three.endpoints(1).len(), 2);
     three.fleet.thaw_etcd();
     assert_eventually!(
@@ -162,14 +156,35 @@ fn hang(three: &Three) {
     );
 }
 
-/// etcd is killed, and comes back.
+/// What all nodes share is not changed while etcd is away, and whoever asks for it hears why.
+fn expect_refused(three: &Three, index: usize) {
+    let api = three.nodes[index].api();
+    let refused = api.put(&object("Service", "new", &web()["spec"]));
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(refused.json()["reason"], "RegistryUnavailable");
+}
+
+/// etcd is killed, and comes back a minute later.
 fn die(three: &Three) {
     three.fleet.kill_etcd();
     let away = Instant::now();
     assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
     let gone = endpoint("web-blue", "web", three.servers[2].v4(), "http", 8_080);
     three.nodes[2].api().delete(&gone);
-    assert!(becomes(AWAY * 2, || away.elapsed() >= AWAY));
+    assert_eq!(three.endpoints(2).len(), 2, "its own node knows it at once");
+    assert_eq!(three.registry(2)["queued"], 1);
+    expect_refused(three, 0);
+    assert!(becomes(GONE * 2, || away.elapsed() >= GONE));
+    for index in 0..3 {
+        let metrics = three.nodes[index].metrics();
+        let stale = metrics.sum("mesh_registry_staleness_seconds", &[]);
+        assert!(stale >= 50.0, "{stale}");
+        assert_eq!(three.registry(index)["connected"], false);
+    }
+    // After all this time as at its beginning.
+    expect_refused(three, 0);
+    assert_eq!(three.registry(2)["queued"], 1);
+    assert_eq!(three.endpoints(0).len(), 3, "nobody has told it");
     three.fleet.start_etcd();
     assert_eventually!(
         (0..3).all(|index| three.endpoints(index).len() == 2),
@@ -185,6 +200,7 @@ fn die(three: &Three) {
             .len()
             == 2
     );
+    assert_eventually!(three.registry(2)["queued"] == 0);
 }
 
 #[test]

@@ -98,6 +98,22 @@ fn requests_go_where_the_most_specific_rule_sends_them() {
     let agent = shop.node.agent();
     assert_eventually!(agent.log().matches(r#""route":"shop/r/to-b""#).count() == 5);
     assert_eventually!(agent.log().contains(r#""reason":"no-route""#));
+    expect_calls_first(&shop);
+}
+
+/// Where a `GRPCRoute` is attached, the `HTTPRoute` is rejected and says so, until that is gone.
+fn expect_calls_first(shop: &Shop) {
+    let calls = route("GRPCRoute", "web", &json!([{"backendRefs": to("a")}]));
+    shop.node.apply(std::slice::from_ref(&calls));
+    let path = "/api/v1/namespaces/shop/httproutes/r";
+    let rejected = shop.node.api().get(path)["status"]["parents"][0]["conditions"][0].clone();
+    assert_eq!(
+        [&rejected["type"], &rejected["status"], &rejected["reason"]],
+        ["Accepted", "False", "Conflicted"]
+    );
+    assert_eventually!(ask(shop, "GET", "/cb", &[]).status == 404);
+    shop.node.delete(&calls);
+    assert_eventually!(ask(shop, "GET", "/cb", &[]).status == 200);
 }
 
 #[test]

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body;
+use axum::body::{self, Body};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::uri::Authority;
@@ -31,6 +31,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest token: 16 characters are 96 bits in base64.
 const MIN_TOKEN: usize = 16;
 
+/// Largest error whose shape is changed, in bytes; of a larger one only the status is left.
+const MAX_PROBLEM: usize = 4096;
 /// Where clients of Consul have their token.
 const CONSUL_TOKEN: &str = "x-consul-token";
 
@@ -228,7 +230,8 @@ fn bare(host: &str) -> &str {
         .unwrap_or(host)
 }
 
-/// Gives errors that the framework made the shape of a problem, and every answer the headers that it needs.
+/// Gives errors the shape that the caller expects, wherever they were made (problems; for clients of Consul, which show
+/// it to people, a line of text), and every answer the headers that it needs.
 async fn shape(request: Request, next: Next) -> Response {
     let is_consul = is_consul(&request);
     let response = next.run(request).await;
@@ -238,10 +241,10 @@ async fn shape(request: Request, next: Next) -> Response {
         .get(CONTENT_TYPE)
         .is_some_and(|it| it.as_bytes() == PROBLEM_JSON.as_bytes());
     let is_error = status.is_client_error() || status.is_server_error();
-    let mut response = if is_error && !is_problem && !is_consul {
-        problem_of(response).await
-    } else {
-        response
+    let mut response = match (is_error, is_consul, is_problem) {
+        (true, false, false) => problem_of(response).await,
+        (true, true, true) => text_of(response).await,
+        _ => response,
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -253,10 +256,28 @@ async fn shape(request: Request, next: Next) -> Response {
     response
 }
 
+async fn text_of(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let body = body::to_bytes(body, MAX_PROBLEM).await;
+    let problem = body.map(|it| serde_json::from_slice::<Problem>(&it));
+    let text = match problem {
+        Ok(Ok(problem)) => problem.detail.into(),
+        _ => parts
+            .status
+            .canonical_reason()
+            .unwrap_or("Error")
+            .to_owned(),
+    };
+    parts.headers.remove(CONTENT_LENGTH);
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    parts.headers.insert(CONTENT_TYPE, kind);
+    Response::from_parts(parts, Body::from(text))
+}
+
 async fn problem_of(response: Response) -> Response {
     let status = response.status();
     let title = status.canonical_reason().unwrap_or("Error");
-    let text = body::to_bytes(response.into_body(), 4096).await;
+    let text = body::to_bytes(response.into_body(), MAX_PROBLEM).await;
     let detail = match &text {
         Ok(text) if !text.is_empty() => String::from_utf8_lossy(text).into_owned(),
         _ => title.to_owned(),

@@ -95,7 +95,7 @@ fn shared(
     let authorities = settings.registry_ca.clone();
     let config = etcd::Config {
         address: address.clone(),
-        tls: authorities.map(|authorities| TlsFiles { authorities, own }),
+        tls: address.is_tls.then_some(TlsFiles { authorities, own }),
         ttl: settings.registry_ttl,
         node: node_name(settings)?,
         state_dir: settings.state_dir.clone(),

@@ -1,35 +1,20 @@
 //! Files with objects, as commands read them.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::error::Error;
+use crate::config::read_text;
 use crate::state::document;
 
 pub(super) use crate::state::document::{Document, Subject};
 
 /// Reads a file; `-` is stdin. What is no YAML is named with file and line.
 pub(super) fn read(path: &Path) -> Result<Vec<Document>, Error> {
-    let text = read_text(path).map_err(|source| Error::Read {
+    let text = read_text(path, document::MAX_BYTES).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;
     parse(path, &text)
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    if path.as_os_str() == "-" {
-        io::stdin()
-            .take(document::MAX_BYTES)
-            .read_to_string(&mut text)?;
-    } else {
-        File::open(path)?
-            .take(document::MAX_BYTES)
-            .read_to_string(&mut text)?;
-    }
-    Ok(text)
 }
 
 /// The objects of a text that is in `file`.

@@ -11,6 +11,7 @@ use super::error::Error;
 use super::exit::Exit;
 use super::{complain, print};
 use crate::config::cli::{Export, Import};
+use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
 
 /// Writes all objects, as somebody would write them: without what the agent adds.
@@ -23,7 +24,7 @@ pub(super) async fn export(export: &Export) -> Result<Exit, Error> {
         let Some(Value::Array(items)) = list.get_mut("items").map(Value::take) else {
             continue;
         };
-        for object in items {
+        for object in items.into_iter().filter(|it| !is_found(it)) {
             text.push_str("---\n");
             text.push_str(&serde_saphyr::to_string(&as_written(object))?);
         }
@@ -40,6 +41,12 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Whether an agent has found the object by itself, and finds it again: the address of a name.
+fn is_found(object: &Value) -> bool {
+    let annotations = object["metadata"].get("annotations");
+    annotations.is_some_and(|it| it.get(RESOLVED_FOR).is_some())
 }
 
 /// What people write of an object.
@@ -143,6 +150,14 @@ mod tests {
                 "spec": {"ports": []},
             })
         );
+    }
+
+    #[test]
+    fn addresses_that_were_found_for_a_name_are_left_out() {
+        let object = |annotations: Value| json!({"metadata": {"name": "pay.192-0-2-1", "annotations": annotations}});
+        assert!(is_found(&object(json!({RESOLVED_FOR: "pay"}))));
+        assert!(!is_found(&object(json!({"note": "mine"}))));
+        assert!(!is_found(&json!({"metadata": {"name": "pay"}})));
     }
 
     #[test]

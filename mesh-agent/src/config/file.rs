@@ -1,28 +1,32 @@
 //! The file: YAML, one document, every key known. What is wrong is named with file, line and key.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Error, Options};
 
 /// Reads the file; `-` is stdin.
 pub(super) fn read(path: &Path) -> Result<Options, Error> {
-    let text = read_text(path).map_err(|source| Error::Read {
+    let text = read_text(path, MAX_BYTES).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;
     parse(path, &text)
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    if path.as_os_str() == "-" {
-        io::stdin().take(MAX_BYTES).read_to_string(&mut text)?;
+/// Reads a text of at most `limit` bytes; `-` is stdin. A longer one is refused: half of it may say something else.
+pub(crate) fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let input: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(io::stdin())
     } else {
-        File::open(path)?
-            .take(MAX_BYTES)
-            .read_to_string(&mut text)?;
+        Box::new(File::open(path)?)
+    };
+    let mut text = String::new();
+    let length = input.take(limit + 1).read_to_string(&mut text)?;
+    if length as u64 > limit {
+        let message = format!("it has more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(text)
 }
@@ -80,6 +84,16 @@ proxy:
         assert_eq!(options.virtual_range.map(|ranges| ranges.len()), Some(2));
         assert_eq!(options.proxy.max_connections, Some(10));
         assert_eq!(options.log_level, None);
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_refused_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mesh.yaml");
+        std::fs::write(&path, "workers: 3\n").unwrap();
+        assert_eq!(read_text(&path, 11).unwrap(), "workers: 3\n");
+        let refused = read_text(&path, 10).unwrap_err();
+        assert_eq!(refused.to_string(), "it has more than 10 bytes");
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub struct Options {
     )]
     pub registry: Option<Address>,
 
-    /// Certificates of the authorities that members of an `etcds://` registry are signed by
+    /// Certificates of the authorities that members of an `etcds://` registry are signed by [default: those that this machine trusts]
     #[arg(long, env = "MESH_REGISTRY_CA", value_name = "FILE")]
     pub registry_ca: Option<PathBuf>,
 

@@ -99,11 +99,6 @@ fn check_listeners(settings: &Settings, refuse: &mut impl FnMut(&'static str, St
 
 fn check_registry(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
     let is_tls = settings.registry.as_ref().is_some_and(|it| it.is_tls);
-    if is_tls && settings.registry_ca.is_none() {
-        let message =
-            "etcds:// needs the certificates of the authorities that its members are signed by";
-        refuse("registryCa", message.to_owned());
-    }
     for (key, path) in [
         ("registryCa", &settings.registry_ca),
         ("registryCert", &settings.registry_cert),

@@ -22,6 +22,7 @@ use crate::state::Change;
 use crate::state::Snapshot;
 use crate::state::Store;
 use crate::state::check::OBSERVED;
+use crate::state::endpoint;
 use crate::state::endpoint::HealthStatus;
 use crate::state::id::Subject as Numbered;
 use crate::state::object::ObjectKey;
@@ -126,6 +127,10 @@ impl Checks {
             subject.give_up();
             self.news.push(Change::Health { key, health: None });
         }
+        if self.view.is_none() {
+            let left = abandoned(&snapshot, |key| next.contains_key(key));
+            self.news.extend(left);
+        }
         for subject in next.values_mut() {
             subject.settle();
         }
@@ -216,9 +221,23 @@ fn is_asked(snapshot: &Snapshot, port: &ServicePort, check: &HealthCheck) -> boo
     })
 }
 
+/// What an earlier agent has seen of endpoints that nobody watches any more.
+fn abandoned(snapshot: &Snapshot, is_watched: impl Fn(&ObjectKey) -> bool) -> Vec<Change> {
+    let endpoints = snapshot.endpoints.iter();
+    let left = endpoints.filter(|(key, it)| !is_watched(key) && seen(it).is_some());
+    left.map(|(key, _)| Change::Health {
+        key: key.clone(),
+        health: None,
+    })
+    .collect()
+}
+
 /// What the registry has of what was seen before.
 fn observed(snapshot: &Snapshot, key: &ObjectKey) -> Option<HealthStatus> {
-    let endpoint = snapshot.endpoints.get(key)?;
+    seen(snapshot.endpoints.get(key)?)
+}
+
+fn seen(endpoint: &endpoint::Endpoint) -> Option<HealthStatus> {
     let mut checks = endpoint.status.checks.iter();
     let observed = checks.find(|it| it.id == OBSERVED)?;
     Some(observed.status)

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::state::http_route::{HttpRouteRetry, HttpRouteTimeouts};
 use crate::state::traffic_policy::shaping::Priority;
 use crate::state::traffic_policy::{self, TrafficPolicy};
+use crate::traffic::route::compiled::Rule;
 use balancing::{Balancing, Subsets};
 use concurrency::Adaptive;
 use faults::Faults;
@@ -50,11 +51,20 @@ pub(crate) struct Policy {
     /// Endpoints that answer badly; only that of the service whose endpoints are asked has a meaning.
     pub(crate) outliers: Option<Arc<Outliers>>,
     /// What the rule of a route says itself.
-    rule: Option<(HttpRouteTimeouts, Option<HttpRouteRetry>)>,
+    rule: Option<Words>,
     /// The policy one level up.
     base: Option<Arc<Self>>,
     /// What this level was made of.
     object: Option<Arc<TrafficPolicy>>,
+}
+
+/// What the rule of a route says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Words {
+    /// `NAMESPACE/ROUTE/RULE`.
+    label: Box<str>,
+    timeouts: HttpRouteTimeouts,
+    retry: Option<HttpRouteRetry>,
 }
 
 /// How long things may take; absent: for ever, as far as the policy is concerned.
@@ -123,19 +133,18 @@ impl Policy {
 
     /// The policy of a rule of a route that has deadlines or retries of its own, which go before those of all policies.
     /// `base` is what else holds for the rule; `old` is what this has given in the last view.
-    pub(crate) fn of_rule(
-        base: &Arc<Self>,
-        timeouts: Option<&HttpRouteTimeouts>,
-        retry: Option<&HttpRouteRetry>,
-        old: Option<&Arc<Self>>,
-    ) -> Arc<Self> {
-        if timeouts.is_none() && retry.is_none() {
+    pub(crate) fn of_rule(base: &Arc<Self>, rule: &Rule, old: Option<&Arc<Self>>) -> Arc<Self> {
+        if rule.timeouts.is_none() && rule.retry.is_none() {
             return Arc::clone(base);
         }
-        let timeouts = timeouts.copied().unwrap_or_default();
-        let rule = Some((timeouts, retry.cloned()));
+        let timeouts = rule.timeouts.unwrap_or_default();
+        let words = Some(Words {
+            label: rule.label.clone(),
+            timeouts,
+            retry: rule.retry.clone(),
+        });
         if let Some(old) = old
-            && old.rule == rule
+            && old.rule == words
             && old.base.as_ref().is_some_and(|it| Arc::ptr_eq(it, base))
         {
             return Arc::clone(old);
@@ -148,14 +157,16 @@ impl Policy {
             timeouts: base.timeouts.overridden(Some(&own)),
             balancing: None,
             subsets: base.subsets.as_ref().map(Arc::clone),
-            extra: base.extra.ruled(retry, old.map(|old| &old.extra)),
+            extra: base
+                .extra
+                .ruled(rule.retry.as_ref(), old.map(|old| &old.extra)),
             guards: base.guards.clone(),
             outliers: None,
             priority: base.priority,
             limits: base.limits.passed_on(),
             faults: base.faults.clone(),
             concurrency: base.concurrency.clone(),
-            rule,
+            rule: words,
             base: Some(Arc::clone(base)),
             object: None,
         })
@@ -174,7 +185,12 @@ impl Policy {
 
     /// What the rule of a route says itself of retries.
     pub(crate) fn retry_of_rule(&self) -> Option<&HttpRouteRetry> {
-        self.rule.as_ref()?.1.as_ref()
+        self.rule.as_ref()?.retry.as_ref()
+    }
+
+    /// The rule of a route that made this level, as `NAMESPACE/ROUTE/RULE`.
+    pub(crate) fn rule_label(&self) -> Option<&str> {
+        self.rule.as_ref().map(|it| &*it.label)
     }
 
     /// The budget for retries that begins at this level.

@@ -12,7 +12,6 @@
 
 mod absence;
 mod address;
-mod base64;
 mod client;
 mod courier;
 mod document;

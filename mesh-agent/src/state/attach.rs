@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::grpc_route::GrpcRoute;
 use super::links::Role;
 use super::object::{Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
@@ -36,8 +37,21 @@ impl Problem {
 impl Snapshot {
     /// The routes of a kind that are in force for a port of a service, in the order of their keys: for all callers
     /// those of the service's own namespace; for callers of another namespace that has routes of its own for the
-    /// service those, if `namespace` is that one (GEP-1426: consumer routes).
+    /// service those, if `namespace` is that one (GEP-1426: consumer routes). Where routes for gRPC are in force, those for
+    /// HTTP are not (GEP-1426: route types).
     pub fn routes_of<'a, R: Route>(
+        &'a self,
+        service: &'a Service,
+        port: &'a Port,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<R>> {
+        let is_taken = self.rival::<R>(service, port, namespace).is_some();
+        let routes = self.bound_routes(service, port, namespace);
+        routes.filter(move |_| !is_taken)
+    }
+
+    /// The routes of a kind that ask for a port of a service, and suit it.
+    fn bound_routes<'a, R: Route>(
         &'a self,
         service: &'a Service,
         port: &'a Port,
@@ -54,6 +68,18 @@ impl Snapshot {
                 let mut parents = route.parent_refs().iter();
                 parents.any(|it| it.covers(port) && it.names(namespace, &key))
             })
+    }
+
+    /// The route of a more specific kind that has a port to itself (GEP-1426, "Route types").
+    fn rival<R: Route>(
+        &self,
+        service: &Service,
+        port: &Port,
+        namespace: &str,
+    ) -> Option<ObjectKey> {
+        let mut rivals = self.bound_routes::<GrpcRoute>(service, port, namespace);
+        let rival = (R::KIND == Kind::HttpRoute).then(|| rivals.next())?;
+        rival.map(|it| it.key())
     }
 
     /// The other namespaces that have routes for a service, for their own callers.
@@ -181,23 +207,32 @@ impl Snapshot {
         let service = self.services.get(&key).ok_or_else(|| {
             Problem::new("NoMatchingParent", format!("there is no Service {key}"))
         })?;
-        let mut ports = service.spec.ports.iter().filter(|it| parent.covers(it));
-        let mut ports = ports.by_ref().peekable();
-        if ports.peek().is_none() {
+        let ports = service.spec.ports.iter().filter(|it| parent.covers(it));
+        let ports: Vec<&Port> = ports.collect();
+        if ports.is_empty() {
             let message = format!("Service {key} has no such port");
             return Err(Problem::new("NoMatchingParent", message));
         }
-        if !ports.any(|port| R::suits(port.protocol)) {
+        let mut suited = ports.into_iter().filter(|it| R::suits(it.protocol));
+        let Some(first) = suited.next() else {
             let message = format!(
                 "no such port of Service {key} speaks what a {} routes",
                 R::KIND
             );
             return Err(Problem::new("NotAllowedByListeners", message));
-        }
+        };
         if service.spec.mode == Mode::Direct {
             return Err(is_direct(&key));
         }
-        Ok(())
+        let namespace = &route.metadata().namespace;
+        let rival = |port: &Port| self.rival::<R>(service, port, namespace);
+        match rival(first).filter(|_| suited.all(|port| rival(port).is_some())) {
+            Some(rival) => {
+                let message = format!("GRPCRoute {rival} goes before it at Service {key}");
+                Err(Problem::new("Conflicted", message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether a traffic policy has something to be for, or why not. Of several that have, the oldest is in force.

@@ -220,3 +220,16 @@ impl EndpointSpec {
         named.or(self.port).unwrap_or(port.port)
     }
 }
+
+impl Endpoint {
+    /// The name of the endpoint with a `hostname` that this one is an address of. It is what this node has found, and
+    /// may be another elsewhere: it is neither shared with other nodes nor exported.
+    #[must_use]
+    pub fn resolved_for(&self) -> Option<&str> {
+        let name = self.metadata.annotations.get(RESOLVED_FOR)?;
+        Some(name)
+    }
+}
+
+/// The annotation that tells of which endpoint with a `hostname` this one is an address.
+pub const RESOLVED_FOR: &str = "mesh.dev/resolved-for";

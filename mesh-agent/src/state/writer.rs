@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::object::{Kind, Metadata};
 use super::source::Source;
-use super::{Applied, Change, Refusal, Store};
+use super::{Applied, Change, Manifest, Refusal, Store};
 
 /// Changes that may wait for the shared registry; more are refused.
 pub const MAX_WISHES: usize = 1024;
@@ -116,9 +116,11 @@ async fn wish(wishes: &mpsc::Sender<Wish>, change: Change) -> Result<Applied, Re
     }
 }
 
-/// Whether all nodes have the object. Workloads are those of one node, and status is told by who finds it out.
-const fn is_shared(change: &Change) -> bool {
+/// Whether all nodes have the object. Workloads are those of one node, as are the addresses that it has found for a name,
+/// and status is told by who finds it out.
+fn is_shared(change: &Change) -> bool {
     match change {
+        Change::Put(Manifest::Endpoint(endpoint)) if endpoint.resolved_for().is_some() => false,
         Change::Put(manifest) => is_shared_kind(manifest.kind()),
         Change::Delete { kind, .. } => is_shared_kind(*kind),
         Change::Condition { .. } | Change::Check { .. } | Change::Health { .. } => false,

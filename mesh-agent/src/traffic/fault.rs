@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 
 use crate::state::route::NameMatch;
+use crate::state::traffic_policy::resilience::grpc_failure;
 use crate::state::traffic_policy::shaping::{self, FaultSource};
-use crate::traffic::retry::conditions::GRPC_CODES;
 use crate::traffic::route::condition::field;
 use crate::traffic::route::text::TextMatch;
 
@@ -99,7 +99,7 @@ impl Fault {
             Some(abort) => {
                 let how = match (abort.status, &abort.grpc) {
                     (Some(status), None) => Abort::Status(status),
-                    (None, Some(name)) => Abort::Grpc(grpc_code(name)?),
+                    (None, Some(name)) => Abort::Grpc(grpc_failure(name)?),
                     _ => return None,
                 };
                 Some((how, abort.percent))
@@ -138,13 +138,6 @@ fn is_from(wanted: &FaultSource, source: &Source<'_>) -> bool {
 /// Whether `random` falls into the first `percent` of a hundred equal parts.
 fn is_drawn(percent: u32, random: u32) -> bool {
     u64::from(random) * 100 < u64::from(percent) << 32
-}
-
-/// The code of gRPC with a name (<https://grpc.io/docs/guides/status-codes>); `OK` is no failure.
-#[must_use]
-pub fn grpc_code(name: &str) -> Option<u8> {
-    let index = GRPC_CODES.iter().position(|it| *it == name)?;
-    u8::try_from(index).ok().filter(|code| *code > 0)
 }
 
 #[cfg(test)]

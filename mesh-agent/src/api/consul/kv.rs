@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -161,7 +163,7 @@ fn item(key: &str, setting: &Setting) -> Value {
         "LockIndex": 0,
         "Key": key,
         "Flags": 0,
-        "Value": base64(setting.value.as_bytes()),
+        "Value": STANDARD.encode(&setting.value),
         "CreateIndex": setting.status.created,
         "ModifyIndex": setting.status.modified,
     })
@@ -170,68 +172,13 @@ fn item(key: &str, setting: &Setting) -> Value {
 /// The value of the first item of an answer.
 pub(super) fn raw(body: &Value) -> Vec<u8> {
     let text = body.pointer("/0/Value").and_then(Value::as_str);
-    text.map(unbase64).unwrap_or_default()
+    let bytes = text.and_then(|it| STANDARD.decode(it).ok());
+    bytes.unwrap_or_default()
 }
-
-/// What [`base64`] has made a text of.
-fn unbase64(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut word, mut bits) = (0_u32, 0_u32);
-    for byte in text.bytes() {
-        let Some(digit) = ALPHABET.iter().position(|it| *it == byte) else {
-            break;
-        };
-        word = (word << 6) | u32::try_from(digit).unwrap_or(0);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from((word >> bits) & 0xff).unwrap_or(0));
-        }
-    }
-    bytes
-}
-
-/// Base 64 with padding (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let word = (byte(0) << 16) | (byte(1) << 8) | byte(2);
-        for place in 0..4_usize {
-            if place > chunk.len() {
-                text.push('=');
-                continue;
-            }
-            let digit = (word >> (18 - 6 * place)) & 63;
-            let digit = ALPHABET.get(digit as usize).copied().unwrap_or(b'A');
-            text.push(char::from(digit));
-        }
-    }
-    text
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (text, wanted) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(text.as_bytes()), wanted);
-            assert_eq!(unbase64(wanted), text.as_bytes());
-        }
-        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
-    }
 
     #[test]
     fn keys_are_cut_after_the_separator() {

@@ -445,6 +445,27 @@ async fn bad_requests_say_what_is_wrong() {
     fixture
         .refuse(register, &proxy, 400, "Kind is not supported")
         .await;
+    for (method, path, status, text) in [
+        (
+            "GET",
+            "/v1/session/list",
+            404,
+            "there is nothing at /v1/session/list",
+        ),
+        ("GET", register, 405, "GET is not possible here"),
+        ("PUT", register, 400, "Request decode failed"),
+        ("PUT", "/v1/agent/check/pass/none", 404, "none"),
+    ] {
+        let answer = fixture.raw(method, path, "").await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        let kind = answer.headers[CONTENT_TYPE].to_str().unwrap();
+        assert_eq!(kind, "text/plain; charset=utf-8", "{method} {path}");
+        assert!(
+            answer.text.contains(text) && !answer.text.starts_with('{'),
+            "{}",
+            answer.text
+        );
+    }
     let answer = fixture.get("/v1/catalog/services?dc=dc2").await;
     assert_eq!(answer.status, 500);
     let answer = fixture.get("/v1/health/state/odd").await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::state::endpoint::{Endpoint, EndpointStatus};
+use crate::state::endpoint::{Endpoint, EndpointStatus, RESOLVED_FOR};
 use crate::state::object::{Condition, ConditionStatus, Kind, Metadata, ObjectKey};
 use crate::state::{Change, Manifest, Snapshot};
 
@@ -79,7 +79,7 @@ pub(super) fn changes<'a>(
 
 /// The endpoint with the name that an endpoint was made for.
 fn pattern_of(endpoint: &Endpoint) -> Option<ObjectKey> {
-    let name = endpoint.metadata.annotations.get(PATTERN)?;
+    let name = endpoint.resolved_for()?;
     Some(ObjectKey::new(&endpoint.metadata.namespace, name))
 }
 
@@ -87,7 +87,7 @@ fn pattern_of(endpoint: &Endpoint) -> Option<ObjectKey> {
 fn like(pattern: &Endpoint, hostname: &str, address: IpAddr) -> Endpoint {
     let metadata = &pattern.metadata;
     let mut annotations = metadata.annotations.clone();
-    annotations.insert(PATTERN.to_owned(), metadata.name.clone());
+    annotations.insert(RESOLVED_FOR.to_owned(), metadata.name.clone());
     annotations.insert(HOSTNAME.to_owned(), hostname.to_owned());
     let mut spec = pattern.spec.clone();
     spec.hostname = None;
@@ -152,9 +152,6 @@ const MAX_NAMES: usize = 4096;
 
 /// The condition of an endpoint whose name was found, and its reason.
 const RESOLVED: &str = "Resolved";
-
-/// The annotation that tells of which endpoint this one is an address.
-const PATTERN: &str = "mesh.dev/resolved-for";
 
 /// The annotation that tells whose address it is.
 const HOSTNAME: &str = "mesh.dev/hostname";

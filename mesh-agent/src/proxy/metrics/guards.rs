@@ -1,5 +1,6 @@
 //! Series of circuit breakers and retry budgets, read when somebody asks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,11 +11,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::metrics::Registry;
 use crate::net::clock;
+use crate::proxy::policy::Policy;
 use crate::proxy::view::View;
 use crate::proxy::view::cell::Views;
+use crate::state::object::Kind;
 
-/// Labels and value.
-type Samples = Vec<(Vec<(&'static str, String)>, u64)>;
+/// Values by their labels. A route at two services has two of each, under one name.
+type Samples = BTreeMap<Vec<(&'static str, String)>, u64>;
 
 /// Shows the breakers and budgets of the current view.
 pub(crate) fn register(registry: &mut Registry, views: Arc<Views>) {
@@ -41,7 +44,7 @@ impl Collector for Guards {
         write(
             &mut encoder,
             "mesh_proxy_retries_budget",
-            "Retries that there is room for now",
+            "Retries that the budget has room for at the moment",
             &budgets(&view),
         )
     }
@@ -61,8 +64,8 @@ fn write(
 }
 
 fn states(view: &View) -> Samples {
-    let breakers = view.breakers();
-    let labelled = breakers.iter().map(|seen| {
+    let mut samples = Samples::new();
+    for seen in view.breakers() {
         let target = seen.guard.key();
         let scope = match seen.endpoint {
             Some(_) => "Endpoint".to_owned(),
@@ -76,25 +79,43 @@ fn states(view: &View) -> Samples {
             ("rule", seen.guard.section().unwrap_or("").to_owned()),
             ("endpoint", seen.endpoint.clone().unwrap_or_default()),
         ];
-        (labels, u64::from(seen.state.number()))
-    });
-    labelled.collect()
+        let worst = samples.entry(labels).or_default();
+        *worst = u64::from(seen.state.number()).max(*worst);
+    }
+    samples
 }
 
 fn budgets(view: &View) -> Samples {
     let now_ns = clock::monotonic_ns();
-    let policies = view.policies();
-    let budgets = policies.iter().filter_map(|policy| {
-        let spending = policy.own_budget()?;
-        let object = policy.object()?;
+    let mut samples = Samples::new();
+    for policy in view.policies() {
+        let (Some(spending), Some(target)) = (policy.own_budget(), target(policy)) else {
+            continue;
+        };
+        let labels = ["kind", "namespace", "service", "rule"];
+        let labels = labels.into_iter().zip(target).collect();
+        *samples.entry(labels).or_default() += spending.budget.left(now_ns);
+    }
+    samples
+}
+
+/// Kind, namespace and name of what a policy is for, and the rule if it is for one.
+fn target(policy: &Policy) -> Option<[String; 4]> {
+    if let Some(object) = policy.object() {
         let target = &object.spec.target;
-        let labels = vec![
-            ("kind", target.kind.to_string()),
-            ("namespace", object.metadata.namespace.clone()),
-            ("service", target.name.clone()),
-            ("rule", target.section_name.clone().unwrap_or_default()),
-        ];
-        Some((labels, spending.budget.left(now_ns)))
-    });
-    budgets.collect()
+        return Some([
+            target.kind.to_string(),
+            object.metadata.namespace.clone(),
+            target.name.clone(),
+            target.section_name.clone().unwrap_or_default(),
+        ]);
+    }
+    // Only HTTP routes have rules that speak of retries themselves.
+    let mut names = policy.rule_label()?.splitn(3, '/').map(str::to_owned);
+    Some([
+        Kind::HttpRoute.to_string(),
+        names.next()?,
+        names.next()?,
+        names.next()?,
+    ])
 }

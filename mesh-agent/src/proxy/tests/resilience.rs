@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
@@ -346,6 +346,41 @@ async fn a_breaker_of_a_route_is_seen_by_its_name() {
     assert_eq!(node.metric(&labels, 2).await, 2);
     let labels = ["mesh_proxy_retries_budget", r#"kind="HTTPRoute""#];
     node.metric(&labels, 1).await;
+}
+
+#[tokio::test]
+async fn the_budget_of_a_rule_that_speaks_of_retries_itself_is_seen_by_its_name() {
+    let (endpoint, _server) = http1_server(|_| text("good")).await;
+    let node = Node::start("http", &[endpoint]);
+    let rule = |name: &str, more: Value| {
+        let mut rule = json!({"name": name, "backendRefs": [{"name": "web", "port": 80}]});
+        rule["matches"] = json!([{"path": {"value": format!("/{name}")}}]);
+        for (field, value) in more.as_object().unwrap() {
+            rule[field] = value.clone();
+        }
+        rule
+    };
+    let rules = [
+        rule("own", json!({"retry": {"codes": [503]}})),
+        rule("late", json!({"timeouts": {"request": "1s"}})),
+    ];
+    let route =
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": rules});
+    let registry = Fixture::from(snapshot("http", &[endpoint])).object::<HttpRoute>("r", &route);
+    node.change(registry.snapshot());
+    let own = [
+        "mesh_proxy_retries_budget",
+        r#"kind="HTTPRoute""#,
+        r#"service="r""#,
+        r#"rule="own""#,
+    ];
+    // What is left without any request: the default of 10 a second.
+    assert_eq!(node.metric(&own, 10).await, 10);
+    assert_eq!(
+        node.metric(&["mesh_proxy_retries_budget"], 10).await,
+        10,
+        "the other has none"
+    );
 }
 
 #[tokio::test]

@@ -111,12 +111,7 @@ impl Attached {
                 .as_deref()
                 .and_then(|name| policies.object(route.kind, &route.key, Some(name)));
             let policy = Policy::derive(&policy, object, old.map(|old| &old.policy));
-            let whole = Policy::of_rule(
-                &policy,
-                rule.timeouts.as_ref(),
-                rule.retry.as_ref(),
-                old.map(|old| &old.whole),
-            );
+            let whole = Policy::of_rule(&policy, rule, old.map(|old| &old.whole));
             Levels { policy, whole }
         });
         Self {

@@ -97,6 +97,11 @@ fn deregister(
         Ok(_) => {}
         Err(Refusal::NotFound { .. }) => return (false, None),
         Err(Refusal::Conflict { .. }) => return (false, Some(LOOK)),
+        Err(Refusal::Owned { owner, .. }) => {
+            let place = &endpoint.metadata.origin;
+            tracing::info!(endpoint = %key, source = %owner, %place, "it stays: a file says so");
+            return (false, None);
+        }
         Err(error) => {
             tracing::warn!(%error, endpoint = %key, "cannot deregister an endpoint");
             return (false, Some(AGAIN));

@@ -14,6 +14,7 @@ use super::*;
 use crate::state::decode;
 use crate::state::life::{MADE_FOR_ENDPOINTS, Standing};
 use crate::state::object::Kind;
+use crate::state::{Origin, Source};
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -245,6 +246,46 @@ async fn who_is_critical_for_too_long_goes_with_the_service_that_was_made_for_it
         }
     };
     tokio::time::timeout(DEADLINE, is_gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_file_says_stays_and_nobody_tries_again() {
+    let store = Arc::new(Store::in_memory());
+    let origin = Origin {
+        source: Source::Files,
+        place: "web.yaml".to_owned(),
+    };
+    let critical =
+        json!({"checks": [{"id": "alive", "ttl": "1h", "deregisterCriticalAfter": "1s"}]});
+    let draining = json!({"lifecycle": "draining", "drainFor": "1s"});
+    for (name, mut spec) in [("web-1", critical), ("web-2", draining)] {
+        spec["service"] = json!("web");
+        spec["address"] = json!("10.0.0.3");
+        let spec = json!({ "spec": spec });
+        let manifest = decode::manifest(Kind::Endpoint, &key(name), spec).unwrap();
+        let change = (origin.clone(), Change::Put(manifest));
+        store.apply_all([change]).remove(0).unwrap();
+    }
+    let (writer, tries) = (Arc::clone(&store), Arc::new(AtomicU16::new(0)));
+    let tried = Arc::clone(&tries);
+    let write: Write = Arc::new(move |change| {
+        tried.fetch_add(
+            u16::from(matches!(change, Change::Delete { .. })),
+            Ordering::Relaxed,
+        );
+        writer.apply(change)
+    });
+    let leaver = |name: &str| Leaver {
+        key: key(name),
+        store: Arc::clone(&store),
+        write: Arc::clone(&write),
+        busy: Arc::new(|_| false),
+        metrics: Metrics::register(&mut Registry::new()),
+    };
+    assert_eq!(leaver("web-1").reap("alive").await, None);
+    assert_eq!(leaver("web-2").leave(true).await, None);
+    assert_eq!(tries.load(Ordering::Relaxed), 2, "both were due");
+    assert_eq!(store.snapshot().endpoints.len(), 2);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ impl Absence {
         &self.nodes
     }
 
-    /// Whether an endpoint that is missing is kept for now: where its node had no chance to renew its lease.
+    /// Whether an endpoint that is missing is kept until its node had time to come back: where it had no chance to renew its lease.
     pub(super) fn keeps(&mut self, key: &ObjectKey, has_lease: bool, now: Instant) -> bool {
         let Some(until) = self.doubtful_until.filter(|until| now < *until) else {
             return false;

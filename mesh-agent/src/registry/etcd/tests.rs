@@ -4,7 +4,10 @@ mod fleet;
 
 use serde_json::json;
 
+use super::tls::{SYSTEM, TlsError, TlsFiles, trusted_by_machine};
 use crate::state::change::NoticeKind;
+use crate::state::decode;
+use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
 use crate::state::{Applied, Change, Refusal};
 use fleet::{Fleet, Member, delete, endpoint, eventually, key, put, service};
@@ -544,6 +547,52 @@ async fn what_checks_show_is_known_on_every_node() {
 }
 
 #[tokio::test]
+async fn addresses_of_a_name_are_what_each_node_has_found_itself() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
+    let pattern = json!({"service": "web", "hostname": "api.example.com"});
+    a.writer
+        .apply(put(Kind::Endpoint, "pay", &pattern))
+        .await
+        .unwrap();
+    eventually("b has the name", || b.endpoint("pay")).await;
+    let found = |address: &str| {
+        let key = key("pay.found");
+        let document = json!({"metadata": {"annotations": {(RESOLVED_FOR): "pay"}},
+            "spec": {"service": "web", "address": address}});
+        Change::Put(decode::manifest(Kind::Endpoint, &key, document).unwrap())
+    };
+
+    a.writer.apply(found("192.0.2.1")).await.unwrap();
+    b.store.apply(found("192.0.2.2")).unwrap();
+    // What is asked for later is heard of later.
+    for node in [&a, &b] {
+        let name = format!("web-{}", node.etcd.report().node);
+        let later = put(Kind::Service, &name, &service());
+        node.writer.apply(later).await.unwrap();
+    }
+    for name in ["web-a", "web-b"] {
+        eventually("both have both", || {
+            a.service(name).and_then(|_| b.service(name))
+        })
+        .await;
+    }
+
+    let address = |node: &Member| node.endpoint("pay.found").unwrap().spec.address.to_string();
+    assert_eq!([address(&a), address(&b)], ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(
+        fleet.server.get("mesh/objects/Endpoint/shop/pay.found"),
+        None
+    );
+    assert!(fleet.server.get("mesh/objects/Endpoint/shop/pay").is_some());
+    let gone = a.writer.apply(delete(Kind::Endpoint, "pay.found")).await;
+    assert!(matches!(gone, Ok(Applied::Deleted(_))), "{gone:?}");
+    assert!(b.endpoint("pay.found").is_some());
+}
+
+#[tokio::test]
 async fn two_nodes_of_one_name_are_told_apart() {
     let Some(fleet) = Fleet::start().await else {
         return;
@@ -648,4 +697,23 @@ async fn tls_is_spoken_with_members_of_the_right_authority_only() {
         .apply(put(Kind::Service, "web", &service()))
         .await
         .unwrap();
+
+    let authority = fleet.server.tls("authority").authorities.unwrap();
+    let places = ["/nowhere", authority.to_str().unwrap()];
+    let roots = trusted_by_machine(&places).unwrap();
+    assert_eq!(roots.len(), 1, "the first list that is there");
+    let nowhere = trusted_by_machine(&places[..1]).unwrap_err();
+    assert!(matches!(nowhere, TlsError::NoSystem), "{nowhere}");
+    if trusted_by_machine(&SYSTEM).is_ok() {
+        let files = TlsFiles {
+            authorities: None,
+            own: None,
+        };
+        let public = fleet::node_at("y", &address, Some(files));
+        eventually("an authority of a test is refused", || {
+            let error = public.etcd.report().error;
+            error.contains("certificate").then_some(())
+        })
+        .await;
+    }
 }

@@ -5,10 +5,10 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::base64;
 
 /// Bytes, as Base64 in the JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,17 +16,15 @@ pub(super) struct Text(pub(super) Vec<u8>);
 
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&base64::encode(&self.0))
+        serializer.serialize_str(&STANDARD.encode(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = base64::decode(&text);
-        bytes
-            .map(Self)
-            .ok_or_else(|| de::Error::custom("bytes that are not Base64"))
+        let bytes = STANDARD.decode(text).map_err(de::Error::custom)?;
+        Ok(Self(bytes))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Status of routes: attached to a service, and sent to services that exist.
 
+use std::collections::BTreeSet;
+
 use crate::state::attach::Problem;
 use crate::state::draft::{Draft, upsert};
 use crate::state::grpc_route::GrpcRoute;
 use crate::state::http_route::HttpRoute;
 use crate::state::links::Role;
-use crate::state::object::Condition;
+use crate::state::object::{Condition, Kind};
 use crate::state::reference::{Referrer, Route};
 use crate::state::resource::Resource as _;
 use crate::state::route::{CONTROLLER, RouteParentStatus, RouteStatus};
@@ -24,12 +26,16 @@ macro_rules! settle_route {
                 Ok(())
             }
 
-            fn arrive(&self, _old: Option<&Self>, draft: &mut Draft) {
+            fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
                 tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+                for route in old.into_iter().chain([self]) {
+                    tell_rivals(route, draft);
+                }
             }
 
             fn leave(&self, draft: &mut Draft) {
                 tell_referrers(draft, Role::Target, Self::KIND, &self.key());
+                tell_rivals(self, draft);
             }
         }
     };
@@ -39,6 +45,19 @@ settle_route!(HttpRoute);
 settle_route!(GrpcRoute);
 settle_route!(TcpRoute);
 settle_route!(TlsRoute);
+
+/// The HTTP routes at the same services as a gRPC route, which goes before them.
+fn tell_rivals<R: Route>(route: &R, draft: &mut Draft) {
+    if R::KIND != Kind::GrpcRoute {
+        return;
+    }
+    let namespace = &route.metadata().namespace;
+    let parents = route.parent_refs().iter();
+    let services: BTreeSet<_> = parents.filter_map(|it| it.service(namespace)).collect();
+    for service in services {
+        tell_referrers(draft, Role::Parent, Kind::Service, &service);
+    }
+}
 
 /// Problems that a message lists at most.
 const MAX_LISTED: usize = 4;

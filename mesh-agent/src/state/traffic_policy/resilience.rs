@@ -5,6 +5,41 @@ use utoipa::ToSchema;
 
 use crate::state::duration::Duration;
 
+/// Names of the codes of gRPC, by number (grpc/grpc, `doc/statuscodes.md`).
+const GRPC_CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The names that stand for a failure: all but `OK`.
+pub fn grpc_failures() -> impl Iterator<Item = &'static str> {
+    GRPC_CODES.into_iter().skip(1)
+}
+
+/// The code that the name of a failure stands for, 1 to 16.
+#[must_use]
+pub fn grpc_failure(name: &str) -> Option<u8> {
+    (1..)
+        .zip(grpc_failures())
+        .find(|(_, it)| *it == name)
+        .map(|(code, _)| code)
+}
+
 /// Refuses at once what would only make things worse. Limits hold per service and node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -183,4 +218,23 @@ const fn ten() -> u32 {
 
 const fn twenty() -> u32 {
     20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_grpc_has_its_number_and_ok_is_none() {
+        let codes = [
+            "CANCELLED",
+            "UNAVAILABLE",
+            "UNAUTHENTICATED",
+            "OK",
+            "unavailable",
+        ];
+        let numbers = codes.map(grpc_failure);
+        assert_eq!(numbers, [Some(1), Some(14), Some(16), None, None]);
+        assert_eq!(grpc_failures().count(), 16);
+    }
 }

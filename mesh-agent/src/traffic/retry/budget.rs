@@ -91,7 +91,7 @@ impl Budget {
         is_admitted
     }
 
-    /// Retries that there is room for now.
+    /// Retries that there is room for at this time.
     #[must_use]
     pub fn left(&self, now_ns: u64) -> u64 {
         let tick = now_ns / self.slot_ns;

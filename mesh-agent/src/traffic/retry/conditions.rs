@@ -1,6 +1,7 @@
 //! What is tried again, as words: `5xx`, `503`, `reset`, `grpc:UNAVAILABLE`.
 
 use super::Outcome;
+use crate::state::traffic_policy::resilience::grpc_failure;
 
 /// A set of outcomes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,27 +19,6 @@ const CONNECT_FAILURE: u8 = 4;
 const RESET: u8 = 8;
 const REFUSED_STREAM: u8 = 16;
 const TIMEOUT: u8 = 32;
-
-/// Names of the codes of gRPC, by number (<https://grpc.io/docs/guides/status-codes>).
-pub const GRPC_CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 impl Conditions {
     /// Reads the words of a policy. Words that mean nothing are refused before they get here, and are left out.
@@ -110,10 +90,7 @@ impl Conditions {
             "refused-stream" => self.kinds |= REFUSED_STREAM,
             "timeout" => self.kinds |= TIMEOUT,
             _ => {
-                let code = word
-                    .strip_prefix("grpc:")
-                    .and_then(|name| GRPC_CODES.iter().position(|code| *code == name));
-                if let Some(code) = code {
+                if let Some(code) = word.strip_prefix("grpc:").and_then(grpc_failure) {
                     self.grpc |= 1 << code;
                 } else if let Ok(status) = word.parse() {
                     self.statuses.push(status);

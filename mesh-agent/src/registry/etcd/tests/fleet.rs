@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::super::base64;
 use super::super::{Config, Etcd, TlsFiles};
 use crate::metrics::Registry;
 use crate::registry::Board;
@@ -287,7 +288,7 @@ impl Server {
     }
 
     pub(super) fn put(&self, key: &str, value: &str) {
-        let [key, value] = [key, value].map(|it| base64::encode(it.as_bytes()));
+        let [key, value] = [key, value].map(|it| STANDARD.encode(it.as_bytes()));
         self.post("kv/put", &json!({"key": key, "value": value}));
     }
 
@@ -296,8 +297,8 @@ impl Server {
     }
 
     pub(super) fn text(&self, key: &str) -> Option<String> {
-        let answer = self.post("kv/range", &json!({"key": base64::encode(key.as_bytes())}));
-        let value = base64::decode(answer["kvs"][0]["value"].as_str()?)?;
+        let answer = self.post("kv/range", &json!({"key": STANDARD.encode(key.as_bytes())}));
+        let value = STANDARD.decode(answer["kvs"][0]["value"].as_str()?).ok()?;
         String::from_utf8(value).ok()
     }
 
@@ -308,7 +309,7 @@ impl Server {
 
     /// Asks for a password from now on.
     pub(super) fn protect(&self, user: &str, password: &str) {
-        let all = base64::encode(b"\0");
+        let all = STANDARD.encode(b"\0");
         let permission = json!({"permType": "READWRITE", "key": all, "range_end": all});
         for (path, body) in [
             ("auth/user/add", json!({"name": "root", "password": "root"})),
@@ -330,7 +331,7 @@ impl Server {
     /// Who is trusted: `authority`, or `other`, who has signed nothing.
     pub(super) fn tls(&self, authority: &str) -> TlsFiles {
         TlsFiles {
-            authorities: self.folder.path().join(format!("{authority}.pem")),
+            authorities: Some(self.folder.path().join(format!("{authority}.pem"))),
             own: None,
         }
     }

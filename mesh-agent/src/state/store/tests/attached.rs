@@ -139,6 +139,51 @@ fn route_is_in_force_only_on_ports_that_it_names_and_that_speak_its_protocol() {
 }
 
 #[test]
+fn grpc_routes_have_a_port_to_themselves() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http"), ("rpc", 81, "grpc")]);
+    let at = |port: u16| {
+        let mut parent = web();
+        parent["port"] = json!(port);
+        parent
+    };
+    put_route(&store, Kind::HttpRoute, "h", &at(80), &["web"]);
+    put_route(&store, Kind::HttpRoute, "both", &web(), &["web"]);
+    let told = || ["both", "h"].map(|name| reason(&store, Kind::HttpRoute, name, "Accepted"));
+    let in_force = || routes::<HttpRoute>(&store, "web");
+    assert_eq!(told(), ["Accepted", "Accepted"]);
+
+    put_route(&store, Kind::GrpcRoute, "g", &at(80), &["web"]);
+    assert_eq!(told(), ["Accepted", "!Conflicted"], "one has another port");
+    assert!(in_force().is_empty());
+    let snapshot = store.snapshot();
+    let message = &snapshot.http_routes[&key("h")].status.conditions[0].message;
+    assert!(
+        message.contains("GRPCRoute shop/g goes before it"),
+        "{message}"
+    );
+
+    put_route(&store, Kind::GrpcRoute, "g", &web(), &["web"]);
+    assert_eq!(told(), ["!Conflicted", "!Conflicted"]);
+    put_route(&store, Kind::GrpcRoute, "g", &at(81), &["web"]);
+    assert_eq!(told(), ["Accepted", "Accepted"]);
+    assert_eq!(in_force(), ["both", "h"]);
+    put_route(&store, Kind::GrpcRoute, "g", &web(), &["web"]);
+    delete(&store, Kind::GrpcRoute, "g");
+    assert_eq!(told(), ["Accepted", "Accepted"]);
+
+    // What a namespace has for its own callers is another matter.
+    let parent = json!({"group": "", "kind": "Service", "name": "web", "namespace": "shop"});
+    put_far(
+        &store,
+        Kind::GrpcRoute,
+        "g",
+        &json!({"parentRefs": [parent], "rules": [{}]}),
+    );
+    assert_eq!(told(), ["Accepted", "Accepted"]);
+}
+
+#[test]
 fn parents_that_are_no_services_of_the_namespace_attach_nothing() {
     let store = Store::in_memory();
     put_service(&store, "web", &[("http", 80, "http")]);

@@ -3,7 +3,7 @@
 use super::{DAY, MILLISECOND, some_time};
 use crate::state::Refusal;
 use crate::state::duration::Duration;
-use crate::state::traffic_policy::resilience::{CircuitBreaker, Hedging, Retries};
+use crate::state::traffic_policy::resilience::{CircuitBreaker, Hedging, Retries, grpc_failure};
 use crate::state::validate::{bound, http_route};
 
 /// Failures and requests that a breaker may count to.
@@ -21,25 +21,6 @@ const WORDS: [&str; 7] = [
     "reset",
     "refused-stream",
     "timeout",
-];
-/// Codes of gRPC, but for `OK` (grpc/grpc, `doc/statuscodes.md`).
-pub(super) const GRPC_CODES: [&str; 16] = [
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
 ];
 /// Shares of answers that hedging waits for.
 const PERCENTILES: [&str; 4] = ["p50", "p90", "p95", "p99"];
@@ -112,7 +93,7 @@ fn is_word(word: &str) -> bool {
             .parse::<u16>()
             .is_ok_and(|status| (400..=599).contains(&status));
     let code = word.strip_prefix("grpc:");
-    WORDS.contains(&word) || is_status || code.is_some_and(|code| GRPC_CODES.contains(&code))
+    WORDS.contains(&word) || is_status || code.is_some_and(|code| grpc_failure(code).is_some())
 }
 
 /// Checks `hedging`.

@@ -1,11 +1,11 @@
 //! Rules of `rateLimits`, `adaptiveConcurrency` and `faults`.
 
-use super::resilience::GRPC_CODES;
 use super::{DAY, MILLISECOND, some_time};
 use crate::state::Refusal;
 use crate::state::duration::Duration;
 use crate::state::object::Kind;
 use crate::state::traffic_policy::TrafficTarget;
+use crate::state::traffic_policy::resilience::{grpc_failure, grpc_failures};
 use crate::state::traffic_policy::shaping::{
     AdaptiveConcurrency, Fault, FaultAbort, FaultSource, RateLimit,
 };
@@ -159,11 +159,12 @@ fn abort(field: &str, abort: &FaultAbort) -> Result<(), Refusal> {
     bound::exactly_one(field, &given)?;
     bound::within_if(&format!("{field}.status"), abort.status, 200..=599)?;
     if let Some(code) = &abort.grpc
-        && !GRPC_CODES.contains(&code.as_str())
+        && grpc_failure(code).is_none()
     {
+        let failures: Vec<&str> = grpc_failures().collect();
         return Err(Refusal::invalid(
             format!("{field}.grpc"),
-            format!("one of {}", GRPC_CODES.join(", ")),
+            format!("one of {}", failures.join(", ")),
         ));
     }
     bound::within(&format!("{field}.percent"), abort.percent, 0..=100)
