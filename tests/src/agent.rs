@@ -14,7 +14,7 @@ use crate::eventually::{becomes, eventually};
 use crate::requirements;
 
 /// How long a start may take: loading every program takes a while where the agent is not optimised.
-const START: Duration = Duration::from_secs(30);
+pub(crate) const START: Duration = Duration::from_secs(30);
 
 /// How long an end may take; the agent's own deadline is shorter.
 const END: Duration = Duration::from_secs(20);
@@ -72,8 +72,8 @@ impl Agent {
 
     /// Waits until `is_ready`.
     #[track_caller]
-    pub(crate) fn wait_ready(&mut self, is_ready: impl Fn() -> bool) {
-        let is_up = becomes(START, || {
+    pub(crate) fn wait_ready(&mut self, deadline: Duration, is_ready: impl Fn() -> bool) {
+        let is_up = becomes(deadline, || {
             if let Ok(Some(status)) = self.process.try_wait() {
                 panic!("the agent ended with {status}:\n{}", self.log());
             }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, Flags};
+use crate::agent::{Agent, Flags, START};
 use crate::api::{ADDRESS, Api, METRICS};
 use crate::cgroup::Cgroup;
 use crate::eventually::{DEADLINE, eventually};
@@ -217,10 +218,16 @@ impl Node {
     /// Starts the agent, and waits until it is ready.
     #[track_caller]
     pub fn start_agent(&mut self) {
+        self.start_agent_within(START);
+    }
+
+    /// The same, where that may take longer than usual.
+    #[track_caller]
+    pub fn start_agent_within(&mut self, deadline: Duration) {
         self.start_agent_unready();
         let api = Api::new(&self.netns);
         let agent = self.agent.as_mut().expect("it was just started");
-        agent.wait_ready(|| {
+        agent.wait_ready(deadline, || {
             api.try_call("GET", "/readyz", &Value::Null)
                 .is_ok_and(|answer| answer.status == 200)
         });

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
 
 use crate::cgroup::Cgroup;
 use crate::netns::NetNs;
@@ -204,9 +205,11 @@ pub(crate) fn enter(command: &mut Command, netns: &NetNs, cgroup: &Cgroup) {
             return Err(io::Error::last_os_error());
         }
         setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        // A program that cleans up on signals blocks them; its children must hear theirs.
+        SigSet::empty().thread_set_mask()?;
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec the closure makes three system calls and allocates nothing.
     unsafe {
         command.pre_exec(work);
     }

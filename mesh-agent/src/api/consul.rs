@@ -17,6 +17,7 @@ mod question;
 mod scope;
 mod settings;
 mod views;
+mod wakeup;
 mod write;
 
 use std::net::IpAddr;
@@ -35,6 +36,7 @@ use self::blocking::{Seen, Topic};
 use self::failure::Failure;
 use self::question::Question;
 use self::views::View;
+use self::wakeup::Wakeup;
 use self::write::{Write, Writer};
 use super::{Context, body};
 use crate::state::endpoint::Locality;
@@ -75,6 +77,8 @@ pub(super) struct Consul {
     /// Changes that are several writes run one at a time.
     writes: Mutex<()>,
     seen: Seen,
+    /// The queries that wait.
+    pub(super) wakeup: Wakeup,
 }
 
 impl Consul {
@@ -84,6 +88,7 @@ impl Consul {
             address: Mutex::default(),
             writes: Mutex::default(),
             seen: Seen::default(),
+            wakeup: Wakeup::default(),
         }
     }
 
@@ -244,7 +249,7 @@ fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<C
                     scope: scope.map(|Extension(scope)| scope),
                 };
                 let answer = blocking::answer(&context, &question, &asked).await?;
-                Ok::<_, Failure>(reply(answer, &asked, &question))
+                Ok::<_, Failure>(reply(&answer, &asked, &question))
             };
             answered.await.unwrap_or_else(Failure::into_response)
         },
@@ -313,17 +318,17 @@ fn argument(path: Argument) -> String {
 }
 
 /// An answer as Consul clients expect it.
-fn reply(answer: blocking::Answer, asked: &blocking::Asked, question: &Question) -> Response {
-    let blocking::Answer { index, body } = answer;
-    let status = status_of(asked, &body);
+fn reply(answer: &blocking::Answer, asked: &blocking::Asked, question: &Question) -> Response {
+    let body = &answer.body;
+    let status = status_of(asked, body);
     let mut headers = HeaderMap::new();
-    let number = HeaderValue::from(index.max(1));
+    let number = HeaderValue::from(answer.index);
     headers.insert("x-consul-index", number);
     headers.insert("x-consul-knownleader", HeaderValue::from_static("true"));
     headers.insert("x-consul-lastcontact", HeaderValue::from_static("0"));
     let is_key = asked.is_key();
     if is_key && question.flag("raw") && status == StatusCode::OK {
-        let raw = kv::raw(&body);
+        let raw = kv::raw(body);
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
@@ -335,12 +340,12 @@ fn reply(answer: blocking::Answer, asked: &blocking::Asked, question: &Question)
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let text = if question.flag("pretty") {
-        serde_json::to_string_pretty(&body)
+        // A value of texts and numbers can always be written.
+        serde_json::to_string_pretty(body).unwrap_or_default()
     } else {
-        serde_json::to_string(&body)
+        answer.text.clone()
     };
-    // A value of texts and numbers can always be written.
-    (status, headers, text.unwrap_or_default()).into_response()
+    (status, headers, text).into_response()
 }
 
 /// The status of an answer: health in it speaks by status too, and a key that is absent by 404.

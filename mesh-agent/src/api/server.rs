@@ -172,6 +172,12 @@ impl Server {
             asked.cancelled().await;
             all.cancel();
         });
+        let (consul, store) = (Arc::clone(&context.consul), Arc::clone(&context.store));
+        let all = context.stop.clone();
+        loops.spawn(async move {
+            let wake = consul.wakeup.run(&store);
+            all.run_until_cancelled(wake).await;
+        });
         loops.spawn(serve(
             self.api,
             guard::around(router.clone(), self.guard),

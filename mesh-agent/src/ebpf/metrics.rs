@@ -26,6 +26,7 @@ mod tests;
 /// Counters that the agent itself advances.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
+    writes: Family<MapLabel, Counter>,
     write_errors: Family<MapLabel, Counter>,
 }
 
@@ -36,6 +37,11 @@ struct MapLabel {
 }
 
 impl Metrics {
+    /// Counts a write that was done.
+    pub fn count_write(&self, map: &'static str) {
+        self.writes.get_or_create(&MapLabel { map }).inc();
+    }
+
     /// Counts a write that the kernel refused.
     pub fn count_write_error(&self, map: &'static str) {
         self.write_errors.get_or_create(&MapLabel { map }).inc();
@@ -60,6 +66,11 @@ pub trait Source: Send + Sync + 'static {
 /// Registers everything that this module exports.
 pub fn register(registry: &mut Registry, source: impl Source) -> Metrics {
     let metrics = Metrics::default();
+    registry.register(
+        "mesh_map_writes",
+        "Writes of the mirror of the registry to kernel maps: as many as a change touches entries",
+        metrics.writes.clone(),
+    );
     registry.register(
         "mesh_map_write_errors",
         "Writes to kernel maps that the kernel refused",

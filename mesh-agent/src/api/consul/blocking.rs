@@ -4,26 +4,26 @@
 //! same while other things change, and never falls: an answer that is not remembered has the index of the newest write.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use twox_hash::XxHash3_64;
 
 use super::failure::Failure;
+use super::instance::NODES;
 use super::kv;
 use super::name;
 use super::question::Question;
 use super::scope::Scope;
 use super::views::{Look, View};
+use super::wakeup::Subject;
 use crate::api::Context;
+use crate::state::Snapshot;
 use crate::state::object::ObjectKey;
-use crate::state::{Manifest, Notice, Snapshot};
 
 /// Answers that are remembered; the oldest goes.
 const MAX_SEEN: usize = 8192;
@@ -31,6 +31,12 @@ const MAX_SEEN: usize = 8192;
 const MAX_BLOCKED: usize = 4096;
 /// Shortest time between two looks of one query: many writes in a row are one change.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long an answer is kept for others who ask the same.
+const RECENT: Duration = Duration::from_millis(100);
+/// As many are kept ..
+const MAX_RECENT: usize = 32;
+/// .. each of so many bytes of JSON at most.
+const MAX_RECENT_BYTES: usize = 64 << 10;
 
 /// What may change an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,20 +67,15 @@ impl Asked {
         self.path == kv::PATH
     }
 
-    /// Whether a write may change the answer.
-    fn is_met(&self, notice: &Notice, namespace: &str) -> bool {
-        let wanted = || ObjectKey::new(namespace, name::of(&self.argument));
-        match (&notice.object, self.topic) {
-            (Manifest::Service(_), Topic::Services | Topic::All)
-            | (Manifest::Endpoint(_), Topic::All) => true,
-            (Manifest::Service(it), Topic::Service) => it.key() == wanted(),
-            (Manifest::Endpoint(it), Topic::Service) => {
-                let own = &it.metadata.namespace;
-                let service = ObjectKey::new(own, &it.spec.service);
-                // The checks of nodes are part of what is said of every service.
-                service == wanted() || it.spec.service == super::instance::NODES
-            }
-            _ => false,
+    /// Whose writes may change the answer.
+    fn subjects(&self, namespace: &str) -> Vec<Subject> {
+        let service = |name: &str| Subject::Service(ObjectKey::new(namespace, name));
+        match self.topic {
+            Topic::Nothing => Vec::new(),
+            // The checks of nodes are part of what is said of every service.
+            Topic::Service => vec![service(&name::of(&self.argument)), service(NODES)],
+            Topic::Services => vec![Subject::Services],
+            Topic::All => vec![Subject::All],
         }
     }
 }
@@ -83,6 +84,8 @@ impl Asked {
 pub(super) struct Answer {
     pub(super) index: u64,
     pub(super) body: Value,
+    /// The body as JSON.
+    pub(super) text: String,
 }
 
 /// Answers of late.
@@ -95,6 +98,16 @@ pub(super) struct Seen {
 struct Known {
     by_question: HashMap<u64, (u64, u64)>,
     order: VecDeque<u64>,
+    /// Whole answers, the newest last.
+    recent: VecDeque<Recent>,
+}
+
+/// An answer that somebody has just had.
+struct Recent {
+    question: u64,
+    revision: u64,
+    at: Instant,
+    answer: Arc<Answer>,
 }
 
 impl Default for Seen {
@@ -107,9 +120,39 @@ impl Default for Seen {
 }
 
 impl Seen {
+    /// The answer to a question, if somebody else has asked it of the same snapshot a moment ago.
+    fn recent(&self, question: u64, revision: u64) -> Option<Arc<Answer>> {
+        let known = self.lock();
+        let is_it = |it: &&Recent| {
+            (it.question, it.revision) == (question, revision) && it.at.elapsed() < RECENT
+        };
+        known
+            .recent
+            .iter()
+            .find(is_it)
+            .map(|it| Arc::clone(&it.answer))
+    }
+
+    /// Keeps an answer for those who ask next: a write wakes all who wait for the same thing at once.
+    fn keep(&self, question: u64, revision: u64, answer: &Arc<Answer>) {
+        if answer.text.len() > MAX_RECENT_BYTES {
+            return;
+        }
+        let mut known = self.lock();
+        if known.recent.len() == MAX_RECENT {
+            known.recent.pop_front();
+        }
+        known.recent.push_back(Recent {
+            question,
+            revision,
+            at: Instant::now(),
+            answer: Arc::clone(answer),
+        });
+    }
+
     /// The index of an answer that was made of a snapshot of a revision.
     fn index(&self, question: u64, answer: u64, revision: u64) -> u64 {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         if let Some((old, index)) = known.by_question.get_mut(&question) {
             // Of two looks at the same time the one at the older snapshot may come last.
             if *old != answer && revision > *index {
@@ -126,6 +169,10 @@ impl Seen {
         known.by_question.insert(question, (answer, revision));
         revision
     }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Answers, at once or when the answer is another than at the index that the client knows.
@@ -133,17 +180,19 @@ pub(super) async fn answer(
     context: &Context,
     question: &Question,
     asked: &Asked,
-) -> Result<Answer, Failure> {
-    let seen = &context.consul.seen;
-    let mut notices = context.store.subscribe();
-    let first = look(context, question, asked)?;
-    let Some(known) = question.index else {
-        return Ok(first);
+) -> Result<Arc<Answer>, Failure> {
+    let consul = &context.consul;
+    let Some(known) = question.index.filter(|_| asked.topic != Topic::Nothing) else {
+        return look(context, question, asked);
     };
-    if first.index > known || asked.topic == Topic::Nothing {
+    let hearing = consul.wakeup.hear(asked.subjects(&question.namespace));
+    let first = look(context, question, asked)?;
+    if first.index > known {
         return Ok(first);
     }
-    let Ok(_permit) = Arc::clone(&seen.blocked).try_acquire_owned() else {
+    // Not held while it waits: thousands may.
+    drop(first);
+    let Ok(_permit) = Arc::clone(&consul.seen.blocked).try_acquire_owned() else {
         let text = "too many queries wait already: come back later";
         tracing::warn!(path = asked.path, "too many queries of the API wait");
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, text));
@@ -151,38 +200,31 @@ pub(super) async fn answer(
     // Spread by up to a sixteenth, as Consul does, so that clients do not come back all at once.
     let jitter = question.wait.mul_f64(rand::random::<f64>() / 16.0);
     let end = Instant::now() + question.wait + jitter;
-    let mut last = first;
     loop {
-        let is_met = |notice: &Notice| asked.is_met(notice, &question.namespace);
         tokio::select! {
-            () = tokio::time::sleep_until(end) => return Ok(last),
-            () = context.stop.cancelled() => return Ok(last),
-            is_open = met(&mut notices, is_met) => if !is_open {
-                return Ok(last);
-            },
+            () = tokio::time::sleep_until(end) => return look(context, question, asked),
+            () = context.stop.cancelled() => return look(context, question, asked),
+            () = hearing.woken() => {}
         }
-        last = look(context, question, asked)?;
-        if last.index > known {
-            return Ok(last);
+        let answer = look(context, question, asked)?;
+        if answer.index > known {
+            return Ok(answer);
         }
+        drop(answer);
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Waits for a write that matters; `false`: there will be none.
-async fn met(notices: &mut Receiver<Notice>, is_met: impl Fn(&Notice) -> bool) -> bool {
-    loop {
-        match notices.recv().await {
-            Ok(notice) if is_met(&notice) => return true,
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return true,
-            Err(RecvError::Closed) => return false,
-        }
-    }
-}
-
-fn look(context: &Context, question: &Question, asked: &Asked) -> Result<Answer, Failure> {
+fn look(context: &Context, question: &Question, asked: &Asked) -> Result<Arc<Answer>, Failure> {
     let snapshot: Arc<Snapshot> = context.store.snapshot();
+    let seen = &context.consul.seen;
+    let whose = asked.scope.as_ref().map(|it| &it.addresses);
+    let (path, argument) = (asked.path, &asked.argument);
+    let identity = format!("{path} {argument} {whose:?} {}", question.identity());
+    let identity = XxHash3_64::oneshot(identity.as_bytes());
+    if let Some(answer) = seen.recent(identity, snapshot.revision) {
+        return Ok(answer);
+    }
     let facts = context.consul.facts();
     let looked = Look {
         snapshot: &snapshot,
@@ -195,20 +237,13 @@ fn look(context: &Context, question: &Question, asked: &Asked) -> Result<Answer,
     if let Some(filter) = &question.filter {
         body = filter.apply(body);
     }
-    let text = serde_json::to_vec(&body).unwrap_or_default();
-    let whose = asked.scope.as_ref().map(|it| &it.addresses);
-    let (path, argument) = (asked.path, &asked.argument);
-    let identity = format!("{path} {argument} {whose:?} {}", question.identity());
-    let identity = XxHash3_64::oneshot(identity.as_bytes());
-    let answer = XxHash3_64::oneshot(&text);
-    let index = context
-        .consul
-        .seen
-        .index(identity, answer, snapshot.revision);
-    Ok(Answer {
-        index: index.max(1),
-        body,
-    })
+    // A value of texts and numbers can always be written.
+    let text = serde_json::to_string(&body).unwrap_or_default();
+    let answer = XxHash3_64::oneshot(text.as_bytes());
+    let index = seen.index(identity, answer, snapshot.revision).max(1);
+    let answer = Arc::new(Answer { index, body, text });
+    seen.keep(identity, snapshot.revision, &answer);
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
     };
     let mut registry = Registry::new();
     let metrics = register(&mut registry, source);
+    metrics.count_write(map::SLOTS);
     metrics.count_write_error(map::SLOTS);
     let text = registry.encode().unwrap();
     for line in [
@@ -96,6 +97,7 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
         "mesh_events_lost_total 2",
         r#"mesh_map_entries{map="SLOTS"} 5"#,
         r#"mesh_map_capacity{map="SLOTS"} 8"#,
+        r#"mesh_map_writes_total{map="SLOTS"} 1"#,
         r#"mesh_map_write_errors_total{map="SLOTS"} 1"#,
         "# TYPE mesh_accelerated_messages counter",
     ] {

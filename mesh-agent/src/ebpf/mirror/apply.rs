@@ -246,7 +246,10 @@ impl Mirror {
             match kernel.write(write) {
                 Ok(()) => {
                     self.held.follow(write);
-                    report.written += usize::from(*write != Write::WaitForReaders);
+                    if *write != Write::WaitForReaders {
+                        self.metrics.count_write(write.map());
+                        report.written += 1;
+                    }
                 }
                 Err(source) => {
                     broken.note(write);

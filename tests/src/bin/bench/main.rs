@@ -20,15 +20,17 @@ mod outcome;
 mod peers;
 mod process;
 mod proxied;
+mod registry;
 mod rig;
 mod tails;
 
 use direct::Bench;
 use outcome::Outcome;
+use registry::Size;
 
 const USAGE: &str = "\
 usage: bench [--quick] [--rounds N] [--millis N] [--connections N] [--only PART]
-PART: direct, http1, http2, routes, log, latency, bulk, fairness, hedging, idle";
+PART: direct, http1, http2, routes, log, latency, bulk, fairness, hedging, idle, registry";
 
 fn main() -> ExitCode {
     let Some(effort) = Effort::from_arguments() else {
@@ -89,6 +91,13 @@ fn measure(effort: &Effort) -> io::Result<(Vec<Outcome>, Value)> {
         results.extend(idle::agent());
         results.extend(idle::connections(effort.connections)?);
     }
+    if effort.wants("registry") {
+        results.extend(registry::measure(
+            &effort.registry,
+            effort.rounds,
+            effort.millis,
+        )?);
+    }
     Ok((results, acceleration))
 }
 
@@ -97,6 +106,7 @@ struct Effort {
     rounds: usize,
     millis: u64,
     connections: u64,
+    registry: Size,
     only: Vec<String>,
 }
 
@@ -106,6 +116,7 @@ impl Effort {
             rounds: 5,
             millis: 2_000,
             connections: 9_000,
+            registry: Size::WHOLE,
             only: Vec::new(),
         };
         let mut arguments = std::env::args().skip(1);
@@ -115,6 +126,7 @@ impl Effort {
                     rounds: 3,
                     millis: 1_000,
                     connections: 1_000,
+                    registry: Size::QUICK,
                     ..effort
                 };
                 continue;
