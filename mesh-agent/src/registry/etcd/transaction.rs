@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::document;
 use super::intake::allotted;
 use super::layout::Layout;
-use super::link::{Link, Value};
+use super::link::Value;
 use super::wire::{Compare, Number, Operation, Text, Transacted, Transaction};
 use crate::state::Manifest;
 use crate::state::change::Applied;
@@ -41,19 +41,22 @@ pub(super) struct Found {
     pub(super) held: BTreeSet<IpAddr>,
 }
 
-/// The transaction for a change that the store of this node would make.
+/// The transaction for a change that the store of this node would make to what is `known`.
 /// `held`: addresses that are known to be this service's already.
-pub(super) fn plan(link: &Link, applied: &Applied, held: &BTreeSet<IpAddr>) -> Option<Plan> {
+pub(super) fn plan(
+    layout: &Layout,
+    applied: &Applied,
+    known: &Value,
+    held: &BTreeSet<IpAddr>,
+) -> Option<Plan> {
     let object = match applied {
         Applied::Created(object) | Applied::Changed(object) | Applied::Deleted(object) => object,
         Applied::Unchanged => return None,
     };
-    let name = (object.kind(), object.key());
-    let known = link.known().values.get(&name).cloned().unwrap_or_default();
     if matches!(applied, Applied::Deleted(_)) {
-        return Some(removal(&link.layout, name.0, &name.1, &known));
+        return Some(removal(layout, object.kind(), &object.key(), known));
     }
-    put(&link.layout, object, &known, held)
+    put(layout, object, known, held)
 }
 
 fn put(layout: &Layout, object: &Manifest, known: &Value, held: &BTreeSet<IpAddr>) -> Option<Plan> {

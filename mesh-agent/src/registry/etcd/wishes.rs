@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time;
 
 use super::error::Error;
-use super::link::{Link, origin, share};
+use super::link::{Link, Name, origin, share};
 use super::outbox::Word;
 use super::transaction::{self, Found, Plan};
 use crate::state::change::Applied;
@@ -205,6 +205,15 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
     let mut taken = BTreeSet::new();
     let mut held = BTreeSet::new();
     for _ in 0..TRIES {
+        // Before the store is asked, which hears of a write a little later: what is planned for this version of the
+        // object must have been judged by this one.
+        let known = link
+            .known()
+            .values
+            .get(&name(&change))
+            .cloned()
+            .unwrap_or_default();
+        heard(link, known.revision).await?;
         let (applied, is_new) = link.store.preview(&origin(""), change.clone())?;
         if !is_new && !is_forced {
             return Ok(applied);
@@ -212,7 +221,8 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
         if !link.is_up() {
             return Err(link.away());
         }
-        let plan = transaction::plan(link, &applied, &held).ok_or_else(|| link.away())?;
+        let plan = transaction::plan(&link.layout, &applied, &known, &held);
+        let plan = plan.ok_or_else(|| link.away())?;
         let answer = link.client.transact(&plan.transaction).await;
         let answer = answer.map_err(|error| failed(link, &error))?;
         let revision = answer.header.revision.0;
@@ -231,6 +241,19 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
     Err(Refusal::Unavailable(
         "others write the same object of the shared registry all the time; try again".to_owned(),
     ))
+}
+
+/// What a change is about.
+fn name(change: &Change) -> Name {
+    match change {
+        Change::Put(manifest) => (manifest.kind(), manifest.key()),
+        Change::Delete { kind, key, .. } | Change::Condition { kind, key, .. } => {
+            (*kind, key.clone())
+        }
+        Change::Check { endpoint: key, .. } | Change::Health { key, .. } => {
+            (Kind::Endpoint, key.clone())
+        }
+    }
 }
 
 /// Makes another address of each that is taken.
