@@ -106,11 +106,9 @@ fn expect_calls_first(shop: &Shop) {
     let calls = route("GRPCRoute", "web", &json!([{"backendRefs": to("a")}]));
     shop.node.apply(std::slice::from_ref(&calls));
     let path = "/api/v1/namespaces/shop/httproutes/r";
-    let rejected = shop.node.api().get(path)["status"]["parents"][0]["conditions"][0].clone();
-    assert_eq!(
-        [&rejected["type"], &rejected["status"], &rejected["reason"]],
-        ["Accepted", "False", "Conflicted"]
-    );
+    let rejected = &shop.node.api().get(path)["status"]["parents"][0]["conditions"][0];
+    let rejected = ["type", "status", "reason"].map(|field| &rejected[field]);
+    assert_eq!(rejected, ["Accepted", "False", "Conflicted"]);
     assert_eventually!(ask(shop, "GET", "/cb", &[]).status == 404);
     shop.node.delete(&calls);
     assert_eventually!(ask(shop, "GET", "/cb", &[]).status == 200);
