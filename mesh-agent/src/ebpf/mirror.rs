@@ -15,11 +15,15 @@ use std::sync::Arc;
 use mesh_common::address::Address;
 use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
+use mesh_common::names::map;
 use mesh_common::policy::{Policy, PolicyKey};
 use mesh_common::service::{Service, ServiceKey, SlotKey};
 use mesh_common::workload::Workload;
 
 use basis::Step;
+
+use crate::state::Ids;
+use crate::state::id::Subject;
 
 /// What the maps hold, as far as the mirror writes them. Kept in memory beside the maps, so that a sync reads nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -221,4 +225,51 @@ pub enum Write {
     RemoveExit(EgressKey),
     /// Not a write: waits until no hook runs that began before, and so might still read what is removed next.
     WaitForReaders,
+}
+
+impl Write {
+    /// The map that is written.
+    #[must_use]
+    pub const fn map(&self) -> &'static str {
+        match self {
+            Self::PutPolicy(..) | Self::RemovePolicy(_) => map::POLICY,
+            Self::PutEndpoint(..) | Self::RemoveEndpoint(_) => map::ENDPOINTS,
+            Self::PutOpen(_) | Self::RemoveOpen(_) => map::OPEN,
+            Self::PutCursor(_) | Self::RemoveCursor(_) => map::CURSORS,
+            Self::PutSlot(..) | Self::RemoveSlot(_) => map::SLOTS,
+            Self::PutService(..) | Self::RemoveService(_) => map::SERVICES,
+            Self::PutIdentity(..) | Self::RemoveIdentity(_) => map::IDENTITIES,
+            Self::PutWorkload(..) | Self::RemoveWorkload(_) => map::WORKLOADS,
+            Self::PutCgroup(..) | Self::RemoveCgroup(_) => map::CGROUPS,
+            Self::PutExit(_) | Self::RemoveExit(_) => map::EGRESS,
+            Self::WaitForReaders => "",
+        }
+    }
+
+    /// Whether it takes away what nobody finds: then it may wait.
+    const fn is_of_garbage(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveSlot(_)
+                | Self::RemoveEndpoint(_)
+                | Self::RemoveOpen(_)
+                | Self::RemoveCursor(_)
+        )
+    }
+
+    /// Whose entry is written.
+    fn subject(&self, ids: &Ids) -> Option<Subject> {
+        let number = match self {
+            Self::PutPolicy(_, policy) => policy.rules.first()?.policy,
+            Self::PutEndpoint(id, _) | Self::PutOpen(id) | Self::PutCursor(id) => *id,
+            Self::PutSlot(key, _) => key.port_id,
+            Self::PutService(_, service) => service.id,
+            Self::PutIdentity(_, workload)
+            | Self::PutWorkload(_, workload)
+            | Self::PutCgroup(_, workload) => workload.id,
+            Self::PutExit(key) => key.exit.workload,
+            _ => return None,
+        };
+        ids.subject(number).cloned()
+    }
 }

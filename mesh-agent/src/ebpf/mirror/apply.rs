@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use mesh_common::address::SocketAddress;
 use mesh_common::endpoint::{Endpoint, State};
-use mesh_common::names::map;
 use mesh_common::policy::PolicyKey;
 use mesh_common::service::{SlotKey, TCP, UDP};
 
@@ -151,9 +150,12 @@ impl Mirror {
             return 0;
         }
         for write in &garbage {
-            if let Err(error) = kernel.write(write) {
-                self.metrics.count_write_error(write.map());
-                tracing::warn!(%error, map = write.map(), "cannot remove an entry that nobody reads");
+            match kernel.write(write) {
+                Ok(()) => self.metrics.count_write(write.map()),
+                Err(error) => {
+                    self.metrics.count_write_error(write.map());
+                    tracing::warn!(%error, map = write.map(), "cannot remove an entry that nobody reads");
+                }
             }
         }
         garbage.len()
@@ -204,17 +206,25 @@ impl Mirror {
         if self.garbage.is_empty() {
             return;
         }
-        let removals: Vec<Write> = writes
-            .iter()
-            .filter_map(|write| match write {
-                Write::PutSlot(key, _) => Some(Write::RemoveSlot(*key)),
-                Write::PutEndpoint(id, _) => Some(Write::RemoveEndpoint(*id)),
-                Write::PutOpen(id) => Some(Write::RemoveOpen(*id)),
-                Write::PutCursor(id) => Some(Write::RemoveCursor(*id)),
-                _ => None,
-            })
-            .collect();
-        self.garbage.retain(|write| !removals.contains(write));
+        let mut slots = BTreeSet::new();
+        let mut numbers = BTreeSet::new();
+        for write in writes {
+            match write {
+                Write::PutSlot(key, _) => drop(slots.insert(*key)),
+                // A number belongs to one endpoint's or one service's port.
+                Write::PutEndpoint(id, _) | Write::PutOpen(id) | Write::PutCursor(id) => {
+                    numbers.insert(*id);
+                }
+                _ => {}
+            }
+        }
+        self.garbage.retain(|write| match write {
+            Write::RemoveSlot(key) => !slots.contains(key),
+            Write::RemoveEndpoint(id) | Write::RemoveOpen(id) | Write::RemoveCursor(id) => {
+                !numbers.contains(id)
+            }
+            _ => true,
+        });
     }
 
     fn pass<K: Kernel>(
@@ -346,52 +356,5 @@ impl Broken {
             PolicyKey::workload(address.address),
         ];
         keys.iter().any(|key| self.policies.contains(key))
-    }
-}
-
-impl Write {
-    /// The map that is written.
-    #[must_use]
-    pub const fn map(&self) -> &'static str {
-        match self {
-            Self::PutPolicy(..) | Self::RemovePolicy(_) => map::POLICY,
-            Self::PutEndpoint(..) | Self::RemoveEndpoint(_) => map::ENDPOINTS,
-            Self::PutOpen(_) | Self::RemoveOpen(_) => map::OPEN,
-            Self::PutCursor(_) | Self::RemoveCursor(_) => map::CURSORS,
-            Self::PutSlot(..) | Self::RemoveSlot(_) => map::SLOTS,
-            Self::PutService(..) | Self::RemoveService(_) => map::SERVICES,
-            Self::PutIdentity(..) | Self::RemoveIdentity(_) => map::IDENTITIES,
-            Self::PutWorkload(..) | Self::RemoveWorkload(_) => map::WORKLOADS,
-            Self::PutCgroup(..) | Self::RemoveCgroup(_) => map::CGROUPS,
-            Self::PutExit(_) | Self::RemoveExit(_) => map::EGRESS,
-            Self::WaitForReaders => "",
-        }
-    }
-
-    /// Whether it takes away what nobody finds: then it may wait.
-    const fn is_of_garbage(&self) -> bool {
-        matches!(
-            self,
-            Self::RemoveSlot(_)
-                | Self::RemoveEndpoint(_)
-                | Self::RemoveOpen(_)
-                | Self::RemoveCursor(_)
-        )
-    }
-
-    /// Whose entry is written.
-    fn subject(&self, ids: &Ids) -> Option<Subject> {
-        let number = match self {
-            Self::PutPolicy(_, policy) => policy.rules.first()?.policy,
-            Self::PutEndpoint(id, _) | Self::PutOpen(id) | Self::PutCursor(id) => *id,
-            Self::PutSlot(key, _) => key.port_id,
-            Self::PutService(_, service) => service.id,
-            Self::PutIdentity(_, workload)
-            | Self::PutWorkload(_, workload)
-            | Self::PutCgroup(_, workload) => workload.id,
-            Self::PutExit(key) => key.exit.workload,
-            _ => return None,
-        };
-        ids.subject(number).cloned()
     }
 }
