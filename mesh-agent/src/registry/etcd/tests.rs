@@ -575,7 +575,8 @@ async fn addresses_of_a_name_are_what_each_node_has_found_itself() {
     }
     for name in ["web-a", "web-b"] {
         eventually("both have both", || {
-            a.service(name).and_then(|_| b.service(name))
+            a.service(name)?;
+            b.service(name)
         })
         .await;
     }
