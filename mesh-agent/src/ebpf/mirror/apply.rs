@@ -151,9 +151,12 @@ impl Mirror {
             return 0;
         }
         for write in &garbage {
-            if let Err(error) = kernel.write(write) {
-                self.metrics.count_write_error(write.map());
-                tracing::warn!(%error, map = write.map(), "cannot remove an entry that nobody reads");
+            match kernel.write(write) {
+                Ok(()) => self.metrics.count_write(write.map()),
+                Err(error) => {
+                    self.metrics.count_write_error(write.map());
+                    tracing::warn!(%error, map = write.map(), "cannot remove an entry that nobody reads");
+                }
             }
         }
         garbage.len()
