@@ -19,6 +19,7 @@ pub mod cleanup;
 
 mod acceleration;
 mod attach;
+mod batch;
 mod conn;
 mod datapath;
 mod link;

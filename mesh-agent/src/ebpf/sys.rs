@@ -15,7 +15,8 @@ pub(super) use aya_obj::generated::bpf_attach_type as AttachType;
 /// Update a map only where the key is new.
 pub(super) const NO_EXIST: u64 = 1;
 
-fn bpf<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<c_long> {
+/// One call. `attributes` is the part of `union bpf_attr` that the command reads; what it points to outlives the call.
+pub(super) fn bpf<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<c_long> {
     // SAFETY: `attributes` is the part of `union bpf_attr` that the command reads, of the size given; the callers
     // below put only pointers into it that outlive the call.
     let result = unsafe {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aya::Pod;
 
-use super::{Error, sys};
+use super::{Error, batch, sys};
 
 /// Reading or writing a map failed.
 #[derive(Debug, thiserror::Error)]
@@ -164,9 +164,29 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.handle.keys()
     }
 
+    /// How many entries there are, with the same reservation.
+    pub fn count(&self) -> Result<usize, TableError> {
+        let mut count = 0;
+        let batches = batch::visit(self.handle.fd.as_fd(), |keys: &[K], _: &[V]| {
+            count += keys.len();
+        });
+        match batches {
+            Ok(()) => Ok(count),
+            // Not of maps of this type.
+            Err(_) => self.keys().map(|keys| keys.len()),
+        }
+    }
+
     /// Every entry, in any order, with the same reservation.
     pub fn entries(&self) -> Result<Vec<(K, V)>, TableError> {
         let mut entries = Vec::new();
+        let batches = batch::visit(self.handle.fd.as_fd(), |keys: &[K], values: &[V]| {
+            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+        });
+        if batches.is_ok() {
+            return Ok(entries);
+        }
+        entries.clear();
         for key in self.keys()? {
             if let Some(value) = self.get(&key)? {
                 entries.push((key, value));

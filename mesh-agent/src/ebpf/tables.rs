@@ -122,7 +122,7 @@ impl Tables {
 fn report<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> Result<MapReport, TableError> {
     Ok(MapReport {
         name: table.name().to_owned(),
-        entries: count(table.keys()?.len()),
+        entries: count(table.count()?),
         capacity: u64::from(table.capacity()),
     })
 }

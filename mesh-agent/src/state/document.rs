@@ -41,7 +41,8 @@ pub struct Subject {
 
 /// The objects of a text, with what is in lists in their place.
 pub fn parse(text: &str) -> Result<Vec<Document>, ParseError> {
-    let documents: Vec<Spanned<Value>> = serde_saphyr::from_multiple(text).map_err(|error| {
+    let read = serde_saphyr::from_multiple_with_options(text, options());
+    let documents: Vec<Spanned<Value>> = read.map_err(|error| {
         // The place is said once, by whoever knows the file too.
         let message = error.without_snippet().to_string();
         let message = message.split(" at line ").next().unwrap_or(&message);
@@ -71,6 +72,17 @@ pub fn parse(text: &str) -> Result<Vec<Document>, ParseError> {
     Ok(objects)
 }
 
+/// As many objects as fit into [`MAX_BYTES`]. What a short text may grow to by anchors stays bounded.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 1 << 20,
+            max_nodes: 1 << 25,
+            max_events: 1 << 26,
+        },
+    }
+}
+
 /// Where the items of lists begin, per document. Nothing where one of the documents has another shape.
 fn item_lines(text: &str) -> Vec<Vec<u64>> {
     #[derive(Deserialize)]
@@ -78,7 +90,8 @@ fn item_lines(text: &str) -> Vec<Vec<u64>> {
         #[serde(default)]
         items: Vec<Spanned<IgnoredAny>>,
     }
-    let lists: Vec<List> = serde_saphyr::from_multiple(text).unwrap_or_default();
+    let lists = serde_saphyr::from_multiple_with_options(text, options());
+    let lists: Vec<List> = lists.unwrap_or_default();
     let lines = |list: List| list.items.iter().map(|it| it.referenced.line()).collect();
     lists.into_iter().map(lines).collect()
 }
@@ -164,6 +177,15 @@ metadata: {name: only}
             .collect();
         assert_eq!(lines, [2, 3]);
         assert_eq!(parsed("").expect("it is empty"), []);
+    }
+
+    #[test]
+    fn a_large_registry_fits_into_a_file() {
+        let text = "---\nkind: Service\nmetadata: {name: web}\n".repeat(3_000);
+        assert_eq!(parsed(&text).expect("it is right").len(), 3_000);
+        let items = r#"{"kind": "Endpoint", "metadata": {"name": "b", "namespace": "shop"}},"#;
+        let list = format!(r#"{{"kind": "List", "items": [{}]}}"#, items.repeat(40_000));
+        assert_eq!(parsed(&list).expect("it is right").len(), 40_000);
     }
 
     #[test]

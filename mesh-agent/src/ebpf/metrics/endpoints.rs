@@ -7,7 +7,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::{Labels, Samples};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
@@ -24,35 +23,22 @@ pub(super) fn encode(
         None,
         MetricType::Gauge,
     )?;
-    for (labels, count) in &samples(snapshot, open) {
-        ConstGauge::new(*count).encode(family.encode_family(labels)?)?;
-    }
-    Ok(())
-}
-
-/// One sample per endpoint, over all of its ports; zero where the kernel has counted nothing yet.
-fn samples(snapshot: &Snapshot, open: &[(u32, u64)]) -> Samples {
-    let open: BTreeMap<u32, u64> = open.iter().copied().collect();
-    let mut counts: BTreeMap<&ObjectKey, u64> =
-        snapshot.endpoints.keys().map(|key| (key, 0)).collect();
-    for (subject, number) in snapshot.ids.iter() {
-        if let Subject::Endpoint(key, _) = subject
-            && let Some(count) = counts.get_mut(key)
-        {
-            *count += open.get(&number).copied().unwrap_or(0);
+    let mut counts: BTreeMap<&ObjectKey, u64> = BTreeMap::new();
+    // Few are in use, however many there are.
+    for (number, count) in open.iter().filter(|(_, count)| *count > 0) {
+        if let Some(Subject::Endpoint(key, _)) = snapshot.ids.subject(*number) {
+            *counts.entry(key).or_default() += count;
         }
     }
-    let labelled = counts.into_iter().filter_map(|(key, count)| {
-        let service = &snapshot.endpoints.get(key)?.spec.service;
-        Some((labels(key, service), count))
-    });
-    labelled.collect()
-}
-
-fn labels(key: &ObjectKey, service: &str) -> Labels {
-    vec![
-        ("namespace", key.namespace.clone()),
-        ("service", service.to_owned()),
-        ("endpoint", key.name.clone()),
-    ]
+    // One sample per endpoint, over all of its ports; zero where the kernel has counted nothing yet.
+    for (key, endpoint) in snapshot.endpoints.iter() {
+        let labels = [
+            ("namespace", key.namespace.as_str()),
+            ("service", endpoint.spec.service.as_str()),
+            ("endpoint", key.name.as_str()),
+        ];
+        let count = counts.get(key).copied().unwrap_or(0);
+        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }

@@ -39,15 +39,28 @@ pub(crate) fn measure(size: &Size, rounds: usize, millis: u64) -> io::Result<Vec
     let mut outcomes = start(&mut node, size, folder.path())?;
     eprintln!("measuring: changes of the registry");
     let mut changes = Changes::new(&node, size)?;
-    outcomes.extend(to_the_kernel(&mut node, size, &mut changes)?);
+    let part = to_the_kernel(&mut node, size, &mut changes);
+    outcomes.extend(part.unwrap_or_else(failed));
     eprintln!("measuring: traffic beside lookups");
-    let clients = size.clients;
-    let traffic = Traffic::open(&node, folder.path())?;
-    outcomes.extend(traffic.measure(&mut changes, clients, (rounds, millis))?);
-    drop(traffic);
+    let part = Traffic::open(&node, folder.path())
+        .and_then(|traffic| traffic.measure(&mut changes, size.clients, (rounds, millis)));
+    outcomes.extend(part.unwrap_or_else(failed));
     eprintln!("measuring: import of the registry");
-    outcomes.extend(import(&node, folder.path())?);
+    let part = import(&node, folder.path());
+    outcomes.extend(part.unwrap_or_else(failed));
     Ok(outcomes)
+}
+
+/// The row of a part that has failed: the others go on.
+fn failed(error: io::Error) -> Vec<Outcome> {
+    let error = error.to_string();
+    let path = Path::new("", move || Err(io::Error::other(error.clone())));
+    let subject = Subject {
+        name: "large registry",
+        unit: "",
+        paths: vec![path],
+    };
+    subject.measure(1)
 }
 
 /// Fills the storage through a folder of files, which is the fastest way there is, and starts on that storage alone: once

@@ -14,12 +14,14 @@ pub(super) const ENDPOINTS: u32 = 10;
 const NAMESPACES: u32 = 20;
 /// The port of every service and endpoint.
 pub(super) const PORT: u16 = 8_080;
+/// Services of one file.
+const PART: u32 = 100;
 /// Every so many services there is one whose endpoints are all alike.
 const PLAIN: u32 = 5;
 
 /// How much is measured.
 pub(crate) struct Size {
-    /// Services in the registry; a multiple of [`NAMESPACES`].
+    /// Services in the registry; a multiple of [`NAMESPACES`] and of [`PART`].
     pub(super) services: u32,
     /// Clients that wait for changes.
     pub(super) clients: u32,
@@ -60,23 +62,16 @@ impl Size {
         place * (self.services / self.places) / PLAIN * PLAIN
     }
 
-    /// Writes files with all of it: services first, for so an address is allotted faster.
+    /// Writes files with all of it, some hundred objects in each: services first, for so the others find them.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(folder.join("a-services.yaml"))?);
-        for number in 0..self.services {
-            writeln!(out, "---\n{}", self.service_object(number))?;
-        }
-        out.flush()?;
-        for namespace in 0..NAMESPACES {
-            let path = folder.join(format!("endpoints-{namespace}.yaml"));
-            let mut out = BufWriter::new(File::create(path)?);
-            let count = self.services / NAMESPACES;
-            for number in namespace * count..(namespace + 1) * count {
-                for place in 0..ENDPOINTS {
-                    writeln!(out, "---\n{}", self.endpoint_object(number, place))?;
-                }
-            }
-            out.flush()?;
+        for part in 0..self.services / PART {
+            let numbers = part * PART..(part + 1) * PART;
+            let services = numbers.clone().map(|number| self.service_object(number));
+            write(&folder.join(format!("a-services-{part}.yaml")), services)?;
+            let endpoints = numbers.flat_map(|number| {
+                (0..ENDPOINTS).map(move |place| self.endpoint_object(number, place))
+            });
+            write(&folder.join(format!("b-endpoints-{part}.yaml")), endpoints)?;
         }
         Ok(())
     }
@@ -113,6 +108,14 @@ impl Size {
             &fields,
         )
     }
+}
+
+fn write(path: &Path, objects: impl Iterator<Item = Value>) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    for object in objects {
+        writeln!(out, "---\n{object}")?;
+    }
+    out.flush()
 }
 
 /// The `number`th address of the endpoints: all in the upper half of 10.0.0.0/8, because pods are in the lower.

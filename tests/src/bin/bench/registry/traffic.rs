@@ -6,6 +6,7 @@ use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
 
+use mesh_tests::eventually::{DEADLINE, becomes};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::protocol::{Pace, Task};
@@ -51,6 +52,11 @@ impl<'a> Traffic<'a> {
             with(wanted, &json!({ "mode": "proxy" })),
             endpoint("web", "web", server.v4(), "main", BACKEND),
         ]);
+        // The proxy may hear of the endpoint after the kernel.
+        let url = format!("http://{address}/");
+        if !becomes(DEADLINE, || client.get(&url).status == 200) {
+            return Err(io::Error::other("nobody answers through the proxy"));
+        }
         Ok(Self {
             _backend: backend,
             client,
