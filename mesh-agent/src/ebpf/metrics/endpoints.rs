@@ -31,7 +31,7 @@ pub(super) fn encode(
         }
     }
     // One sample per endpoint, over all of its ports; zero where the kernel has counted nothing yet.
-    for (key, endpoint) in snapshot.endpoints.iter() {
+    for (key, endpoint) in &snapshot.endpoints {
         let labels = [
             ("namespace", key.namespace.as_str()),
             ("service", endpoint.spec.service.as_str()),

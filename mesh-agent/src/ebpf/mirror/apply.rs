@@ -227,6 +227,27 @@ impl Mirror {
         });
     }
 
+    /// Leaves writes to [`Self::sweep`], if all of them may wait. Sockets that remember an endpoint learn at once that it is
+    /// gone.
+    fn discards<K: Kernel>(&mut self, kernel: &K, writes: &[Write]) -> bool {
+        let fails = |write: &Write| match write {
+            Write::RemoveEndpoint(id) => self.held.endpoints.get(id).is_none_or(|old| {
+                let state = State::Failed as u8;
+                let failed = Write::PutEndpoint(*id, Endpoint { state, ..*old });
+                kernel.write(&failed).is_ok()
+            }),
+            _ => true,
+        };
+        if !writes.iter().all(Write::is_of_garbage) || !writes.iter().all(fails) {
+            return false;
+        }
+        for write in writes {
+            self.held.follow(write);
+        }
+        self.garbage.extend_from_slice(writes);
+        true
+    }
+
     fn pass<K: Kernel>(
         &mut self,
         kernel: &K,
@@ -237,15 +258,8 @@ impl Mirror {
         let mut broken = Broken::default();
         for (index, write) in writes.iter().enumerate() {
             let rest = writes.get(index + 1..).unwrap_or_default();
-            if *write == Write::WaitForReaders
-                && broken.is_empty()
-                && rest.iter().all(Write::is_of_garbage)
-            {
-                for write in rest {
-                    self.held.follow(write);
-                }
+            if *write == Write::WaitForReaders && broken.is_empty() && self.discards(kernel, rest) {
                 report.written += rest.len();
-                self.garbage.extend_from_slice(rest);
                 break;
             }
             if broken.forbids(write, &self.held) {

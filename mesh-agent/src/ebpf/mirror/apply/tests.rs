@@ -1,9 +1,10 @@
 //! Tests of syncs against maps that are full.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_common::endpoint::State;
 use mesh_common::names::map;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -238,4 +239,25 @@ fn a_change_costs_what_it_touches() {
     // The endpoint and its count, four slots and the service; the three old slots are garbage.
     assert_eq!(report.written, 2 + 4 + 1 + 3);
     assert_eq!(mirror.sweep(&maps), 3);
+}
+
+#[test]
+fn a_socket_that_remembers_an_endpoint_sees_at_once_that_it_is_gone() {
+    let maps = Maps::default();
+    let mut mirror = mirror();
+    mirror.sync(&maps, &Arc::new(web(3).snapshot()), &Enrolled::default());
+    let numbers = |held: &Held| held.endpoints.keys().copied().collect::<BTreeSet<u32>>();
+    let before = numbers(mirror.held());
+    mirror.sync(&maps, &Arc::new(web(2).snapshot()), &Enrolled::default());
+    let gone: Vec<u32> = before
+        .difference(&numbers(mirror.held()))
+        .copied()
+        .collect();
+    let state = |id: &u32| maps.held.borrow().endpoints.get(id).map(|it| it.state);
+    assert_eq!(
+        gone.iter().map(state).collect::<Vec<_>>(),
+        [Some(State::Failed as u8)]
+    );
+    mirror.sweep(&maps);
+    assert_eq!(gone.iter().map(state).collect::<Vec<_>>(), [None]);
 }
