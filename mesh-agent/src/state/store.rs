@@ -103,6 +103,8 @@ impl Store {
     }
 
     fn new(disk: Option<Disk>, snapshot: Snapshot, config: Config) -> Self {
+        // Every later view and every copy has them from this one; else each copy would make its own.
+        snapshot.links();
         let writer = Writer {
             disk,
             recent: VecDeque::new(),
