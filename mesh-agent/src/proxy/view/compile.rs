@@ -46,7 +46,7 @@ impl View {
         }
         for key in &affected.services {
             if let Some(service) = snapshot.services.get(key) {
-                self.add_service(&mut view, key, service);
+                self.add_service(&mut view, snapshot, (key, service));
             }
         }
         if has_lost {
@@ -71,10 +71,13 @@ impl View {
     }
 
     /// Compiles a service into the next view.
-    fn add_service(&self, view: &mut Self, key: &ObjectKey, service: &Arc<Service>) {
-        // The view holds it too, and is changed meanwhile.
-        let snapshot = view.snapshot.clone();
-        let policies = Policies::of(&snapshot, &self.no_policy);
+    fn add_service(
+        &self,
+        view: &mut Self,
+        snapshot: &Snapshot,
+        (key, service): (&ObjectKey, &Arc<Service>),
+    ) {
+        let policies = Policies::of(snapshot, &self.no_policy);
         // A pattern for others has no address.
         let endpoints = snapshot.endpoints_of(key);
         let endpoints: Vec<_> = endpoints.filter(|it| it.spec.hostname.is_none()).collect();
@@ -88,7 +91,7 @@ impl View {
                 continue;
             }
             let sources = Sources {
-                snapshot: &snapshot,
+                snapshot,
                 key,
                 service,
                 port,

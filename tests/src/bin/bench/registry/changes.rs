@@ -32,7 +32,7 @@ const SENDERS: u32 = 4;
 /// Between two looks at the map.
 const LOOK: Duration = Duration::from_micros(200);
 /// What one change may take.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Where changes are made, in turn.
 pub(super) struct Changes {
@@ -158,7 +158,11 @@ impl Changes {
                     scope.spawn(move || this.send(node, &own, (first, started)))
                 })
                 .collect();
-            let sent: Vec<_> = senders.into_iter().map(join).collect();
+            // Joined in a second pass: all of them run at once.
+            let mut sent = Vec::with_capacity(senders.len());
+            for sender in senders {
+                sent.push(join(sender));
+            }
             let is_seen = becomes(DEADLINE, || this.places.iter().all(Place::is_at_rest));
             is_over.store(true, Ordering::Relaxed);
             let seen = join(watcher);

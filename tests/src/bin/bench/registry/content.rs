@@ -78,7 +78,11 @@ impl Size {
 
     fn service_object(&self, number: u32) -> Value {
         let (namespace, name) = self.service(number);
-        let protocol = if number % 2 == 0 { "http" } else { "tcp" };
+        let protocol = if number.is_multiple_of(2) {
+            "http"
+        } else {
+            "tcp"
+        };
         object(
             "Service",
             (&namespace, &name),

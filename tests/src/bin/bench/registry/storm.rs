@@ -19,7 +19,7 @@ use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 
 /// How long all clients may take to come.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// Between two looks at whether it is over.
 const LOOK: Duration = Duration::from_millis(20);
 

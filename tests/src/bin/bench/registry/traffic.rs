@@ -39,6 +39,9 @@ pub(super) struct Traffic<'a> {
 /// The median and the 99th in 100, in microseconds.
 type Tail = [f64; 2];
 
+/// One of the two.
+type Part = fn(&Tail) -> f64;
+
 impl<'a> Traffic<'a> {
     pub(super) fn open(node: &'a Node, folder: &FilePath) -> io::Result<Self> {
         let (client, server) = (node.pod("client"), node.pod("server"));
@@ -87,7 +90,7 @@ impl<'a> Traffic<'a> {
             answers.push(to_float(beside.1) / time.as_secs_f64());
         }
         let mut outcomes = Vec::new();
-        let subjects: [(_, fn(&Tail) -> f64, _); 2] = [
+        let subjects: [(_, Part, _); 2] = [
             ("2,000 requests/s, half", |tail| tail[0], 1.1),
             ("2,000 requests/s, 99 in 100", |tail| tail[1], 1.5),
         ];
