@@ -36,7 +36,7 @@ impl<S> Prefixed<S> {
     /// Waits until there is something to read, or an end.
     pub async fn readable(&self) -> io::Result<()>
     where
-        S: AsRef<TcpStream>,
+        S: AsRef<TcpStream> + Sync,
     {
         if self.first.is_empty() {
             return self.inner.as_ref().readable().await;

@@ -78,7 +78,7 @@ impl Bell {
         .await
     }
 
-    fn poll<S: Future>(&self, cx: &mut Context<'_>, seldom: Pin<&mut S>) -> Poll<S::Output> {
+    fn poll<S: Future>(&self, cx: &Context<'_>, seldom: Pin<&mut S>) -> Poll<S::Output> {
         // Before the look, so that whoever rings after it wakes this task.
         self.ring.task.register(cx.waker());
         let has_rung = &self.ring.has_rung;
