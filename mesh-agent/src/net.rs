@@ -6,4 +6,6 @@ pub mod copy;
 pub mod netns;
 pub mod pace;
 pub mod peek;
+pub mod seldom;
 pub mod socket;
+pub mod timers;

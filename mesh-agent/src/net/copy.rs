@@ -69,6 +69,17 @@ impl Counts {
     }
 }
 
+/// How a copy is looked after.
+#[derive(Debug)]
+pub struct Watch<F> {
+    /// How long nothing may move.
+    pub idle: Duration,
+    /// How often it is reported, at least.
+    pub every: Duration,
+    /// Reports.
+    pub report: F,
+}
+
 /// How a copy ended.
 #[derive(Debug)]
 pub enum End {
@@ -82,26 +93,28 @@ pub enum End {
     Right(io::Error),
 }
 
-/// Copies in both directions until both sides have closed, one fails, or nothing moves for `idle`.
-pub async fn both_ways<L, R>(
-    left: &mut L,
-    right: &mut R,
-    idle: Duration,
-    allowance: &dyn Allowance,
-    counts: &Counts,
-) -> End
+/// Copies in both directions until both sides have closed, one fails, or nothing moves for too long.
+pub fn both_ways<'a, L, R, F>(
+    left: &'a mut L,
+    right: &'a mut R,
+    allowance: &'a dyn Allowance,
+    counts: &'a Counts,
+    mut watch: Watch<F>,
+) -> impl Future<Output = End> + use<'a, L, R, F>
 where
     L: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
+    F: FnMut(),
 {
     let mut rightward = Direction::new(allowance, &counts.rightward);
     let mut leftward = Direction::new(allowance, &counts.leftward);
-    let look = (idle / LOOKS).max(Duration::from_millis(1));
+    let look = (watch.idle / LOOKS).min(watch.every);
+    let look = look.max(Duration::from_millis(1));
     let mut looks = interval_at(Instant::now() + look, look);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = counts.load();
-    let mut quiet = 0;
-    poll_fn(|cx| {
+    let mut moved = Instant::now();
+    poll_fn(move |cx| {
         let to_right = rightward.poll(cx, left, right);
         let to_left = leftward.poll(cx, right, left);
         match (to_right, to_left) {
@@ -117,20 +130,20 @@ where
             _ => {}
         }
         while looks.poll_tick(cx).is_ready() {
+            (watch.report)();
             let now = counts.load();
-            quiet = if now == seen { quiet + 1 } else { 0 };
-            seen = now;
-            if quiet >= LOOKS {
+            if now != seen {
+                seen = now;
+                moved = Instant::now();
+            } else if moved.elapsed() >= watch.idle {
                 return Poll::Ready(End::Idle);
-            }
-            if quiet > 0 {
+            } else {
                 rightward.shrink();
                 leftward.shrink();
             }
         }
         Poll::Pending
     })
-    .await
 }
 
 enum Failure {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Reads `first`, then what `inner` still holds. Writes go to `inner`.
 #[derive(Debug)]
@@ -23,6 +24,24 @@ impl<S> Prefixed<S> {
     /// The stream below.
     pub const fn get_ref(&self) -> &S {
         &self.inner
+    }
+
+    /// Puts back what was read and not used.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.first = [bytes, std::mem::take(&mut self.first)].concat().into();
+        }
+    }
+
+    /// Waits until there is something to read, or an end.
+    pub async fn readable(&self) -> io::Result<()>
+    where
+        S: AsRef<TcpStream> + Sync,
+    {
+        if self.first.is_empty() {
+            return self.inner.as_ref().readable().await;
+        }
+        Ok(())
     }
 }
 

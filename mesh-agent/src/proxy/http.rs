@@ -17,22 +17,29 @@ pub(crate) mod routes;
 pub(crate) mod silence;
 pub(crate) mod upgrade;
 
+use std::convert::Infallible;
 use std::error::Error as _;
-use std::pin::pin;
+use std::future::ready;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::caller::Caller;
 use super::config::Timeouts;
 use super::error::Error;
 use super::worker::Worker;
+use crate::net::peek::Prefixed;
+use crate::net::seldom::{Bell, Either};
 use crate::traffic::admission::Lane;
+use body::Reply;
 use pulse::{Beating, Pulse, Verdict};
 
 /// What one stream may hold in flight. Bounds the memory that a slow reader costs.
@@ -48,7 +55,7 @@ const RESERVED_HTTP1: usize = 32 * 1024;
 /// The same for HTTP/2.
 const RESERVED_HTTP2: usize = 1024 * 1024;
 /// How often a connection is looked at for time limits.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 });
 
 /// One HTTP connection of a client.
 #[derive(Debug)]
@@ -56,7 +63,7 @@ pub(crate) struct Connection {
     /// The worker that serves it.
     pub(crate) worker: Arc<Worker>,
     /// Who opened it.
-    pub(crate) caller: Caller,
+    pub(crate) caller: Box<Caller>,
     /// What moves on it.
     pub(crate) pulse: Arc<Pulse>,
     /// Whether it is HTTP/2.
@@ -66,21 +73,20 @@ pub(crate) struct Connection {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S>(
+pub(crate) fn serve(
     worker: Arc<Worker>,
-    caller: Caller,
-    stream: S,
+    caller: Box<Caller>,
+    stream: Prefixed<TcpStream>,
     is_http2: bool,
-) -> Result<(), Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> {
     let reserved = if is_http2 {
         RESERVED_HTTP2
     } else {
         RESERVED_HTTP1
     };
-    caller.permit.reserve(reserved)?;
+    if let Err(error) = caller.permit.reserve(reserved) {
+        return Box::pin(ready(Err(error)));
+    }
     let pulse = Arc::new(Pulse::new(timeouts(&worker, &caller), is_http2));
     let lane = worker.places.lane(caller.workload.number);
     let connection = Arc::new(Connection {
@@ -90,13 +96,12 @@ where
         pulse: Arc::clone(&pulse),
         is_http2,
     });
-    let io = TokioIo::new(Beating::new(stream, pulse));
+    let stream = Beating::new(stream, pulse);
     if is_http2 {
-        serve_http2(connection, io).await;
+        Box::pin(serve_http2(connection, stream))
     } else {
-        serve_http1(connection, io).await;
+        Box::pin(serve_http1(connection, stream))
     }
-    Ok(())
 }
 
 /// A connection that is one too many closes when its client has been told so.
@@ -108,35 +113,71 @@ fn timeouts(worker: &Worker, caller: &Caller) -> Timeouts {
     timeouts
 }
 
-/// Drives a connection: to its end, to a time limit, or gracefully to the end of what runs when the proxy drains.
+/// What concerns a whole connection.
+enum Signal {
+    /// The proxy drains.
+    Drain,
+    /// The proxy closes.
+    Close,
+    /// It is time for a look.
+    Look,
+}
+
+async fn signal(worker: &Worker, looks: &mut Interval, is_draining: bool) -> Signal {
+    tokio::select! {
+        () = worker.draining.cancelled(), if !is_draining => Signal::Drain,
+        () = worker.closing.cancelled() => Signal::Close,
+        _ = looks.tick() => Signal::Look,
+    }
+}
+
+/// How a connection has gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// It is over.
+    Over,
+    /// It has nothing to do.
+    Resting,
+}
+
+/// When a connection is looked at.
+fn looks() -> Interval {
+    let mut looks = interval_at(Instant::now() + LOOK, LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
+
+/// Drives a connection: to its end, to a time limit, gracefully to the end of what runs when the proxy drains, or until it
+/// rests.
 macro_rules! drive {
     ($connection:expr, $serving:expr) => {{
         let connection = $connection;
-        let mut serving = pin!($serving);
-        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut serving = Pin::new($serving);
+        let bell = Bell::default();
+        let mut looks = looks();
         let mut is_draining = false;
         // Since when it is asked to end.
         let mut ending: Option<Instant> = None;
         loop {
-            tokio::select! {
-                result = serving.as_mut() => {
+            let signal = pin!(signal(&connection.worker, &mut looks, is_draining));
+            match bell.first(serving.as_mut(), signal).await {
+                Either::Often(result) => {
                     if let Err(error) = result {
                         ended(&connection.worker, &error);
                     }
-                    break;
+                    break Course::Over;
                 }
-                () = connection.worker.draining.cancelled(), if !is_draining => {
+                Either::Seldom(Signal::Drain) => {
                     is_draining = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                () = connection.worker.closing.cancelled() => break,
-                _ = looks.tick() => {
+                Either::Seldom(Signal::Close) => break Course::Over,
+                Either::Seldom(Signal::Look) => {
                     let pulse = &connection.pulse;
                     let verdict = pulse.look();
                     let is_ending = is_draining || verdict == Verdict::Retire;
                     if verdict == Verdict::Overdue || (is_ending && pulse.is_untouched()) {
-                        break;
+                        break Course::Over;
                     }
                     if is_ending {
                         serving.as_mut().graceful_shutdown();
@@ -145,8 +186,10 @@ macro_rules! drive {
                         if ending.get_or_insert_with(Instant::now).elapsed() > patience
                             && pulse.is_unoccupied()
                         {
-                            break;
+                            break Course::Over;
                         }
+                    } else if verdict == Verdict::Resting {
+                        break Course::Resting;
                     }
                 }
             }
@@ -154,37 +197,78 @@ macro_rules! drive {
     }};
 }
 
-async fn serve_http1<S>(connection: Arc<Connection>, io: TokioIo<Beating<S>>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves requests, and rests where none come: hyper keeps 16 KiB for a connection that has nothing to say.
+async fn serve_http1(
+    connection: Arc<Connection>,
+    mut stream: Beating<Prefixed<TcpStream>>,
+) -> Result<(), Error> {
+    loop {
+        let mut serving = Box::new(begin_http1(&connection, stream));
+        if Box::pin(async { drive!(&connection, &mut *serving) }).await == Course::Over {
+            return Ok(());
+        }
+        let Some(parts) = serving.into_parts() else {
+            return Ok(());
+        };
+        stream = parts.io.into_inner();
+        stream.get_mut().put_back(parts.read_buf);
+        if rest(&connection, &stream).await == Course::Over {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for more of a connection that rests.
+async fn rest(connection: &Connection, stream: &Beating<Prefixed<TcpStream>>) -> Course {
+    let mut looks = looks();
+    loop {
+        tokio::select! {
+            // What is wrong with it is found when it is read.
+            _ = stream.get_ref().readable() => return Course::Resting,
+            signal = signal(&connection.worker, &mut looks, false) => {
+                if !matches!(signal, Signal::Look) || connection.pulse.look() != Verdict::Resting {
+                    return Course::Over;
+                }
+            }
+        }
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>> + Send>>;
+
+fn begin_http1(
+    connection: &Arc<Connection>,
+    stream: Beating<Prefixed<TcpStream>>,
+) -> http1::UpgradeableConnection<
+    TokioIo<Beating<Prefixed<TcpStream>>>,
+    impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future = Answering> + Unpin + use<>,
+> {
     let service = service_fn({
-        let connection = Arc::clone(&connection);
+        let connection = Arc::clone(connection);
         // hyper keeps the place of a request for as long as the connection: a pointer, not the whole.
-        move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
+        move |request| -> Answering { Box::pin(forward::forward(Arc::clone(&connection), request)) }
     });
     let limits = &connection.worker.config.limits;
-    let serving = http1::Builder::new()
+    http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(MIN_BUFFER))
         .max_header_size(limits.header_bytes)
-        .serve_connection(io, service)
-        .with_upgrades();
-    drive!(&connection, serving);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
 }
 
-async fn serve_http2<S>(connection: Arc<Connection>, io: TokioIo<Beating<S>>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_http2(
+    connection: Arc<Connection>,
+    stream: Beating<Prefixed<TcpStream>>,
+) -> Result<(), Error> {
     let service = service_fn({
         let connection = Arc::clone(&connection);
         // A task is moved several times before it runs.
         move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
     });
     let limits = &connection.worker.config.limits;
-    let serving = http2::Builder::new(connection.worker.executor())
+    let mut serving = http2::Builder::new(connection.worker.executor())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -192,8 +276,9 @@ where
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(1024)
-        .serve_connection(io, service);
-    drive!(&connection, serving);
+        .serve_connection(TokioIo::new(stream), service);
+    drive!(&connection, &mut serving);
+    Ok(())
 }
 
 /// What hyper and h2 refuse themselves is no request yet, and counted all the same.

@@ -4,6 +4,7 @@
 //! the module that the step names.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use crate::net::netns::Netns;
 use crate::net::peek::Prefixed;
 use crate::net::socket;
 
+/// What is left of the life of a connection once it is known what it is.
+type Rest = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
 /// Serves one accepted connection to its end. A connection that cannot be served is reset, counted and logged.
 pub(crate) async fn serve(
     worker: Arc<Worker>,
@@ -29,81 +33,103 @@ pub(crate) async fn serve(
     netns: Arc<Netns>,
     peer: SocketAddr,
 ) {
-    // 1. Who calls, and where did they want to go? The kernel remembers. And is there room for them?
-    let caller = match Caller::identify(&worker, &stream, netns, peer).await {
-        Ok(caller) => caller,
-        Err(error) => return refuse(&worker, &stream, &error, peer),
+    // In boxes of their own: an idle connection costs as much memory as the largest thing that it may do in place.
+    let begun = Box::pin(begin(worker, stream, netns, peer)).await;
+    let Some((original, rest)) = begun else {
+        return;
     };
-    // 2. Which service is that?
-    let port = service_port(&worker, &caller).await;
-    // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
-    let original = caller.original;
-    let result = if let Some(port) = port {
-        // And does it take new connections?
-        match Box::pin(http::admit::connection(&worker, &caller, &port)).await {
-            Ok(()) => forward(&worker, caller, port, stream).await,
-            Err(error) => Box::pin(turn_away(&worker, caller, stream, error)).await,
-        }
-    } else {
-        let error = Error::NoService(original);
-        Box::pin(explain(&worker, caller, stream, error)).await
+    let result = match rest {
+        Ok(rest) => rest.await,
+        Err(error) => Err(error),
     };
     if let Err(error) = result {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
     }
 }
 
+async fn begin(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    netns: Arc<Netns>,
+    peer: SocketAddr,
+) -> Option<(SocketAddr, Result<Rest, Error>)> {
+    // 1. Who calls, and where did they want to go? The kernel remembers. And is there room for them?
+    let caller = match Caller::identify(&worker, &stream, netns, peer).await {
+        Ok(caller) => Box::new(caller),
+        Err(error) => {
+            refuse(&worker, &stream, &error, peer);
+            return None;
+        }
+    };
+    // 2. Which service is that?
+    let port = service_port(&worker, &caller).await;
+    // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
+    let original = caller.original;
+    let rest = if let Some(port) = port {
+        // And does it take new connections?
+        match http::admit::connection(&worker, &caller, &port).await {
+            Ok(()) => forward(&worker, caller, port, stream).await,
+            Err(error) => turn_away(&worker, caller, stream, error).await,
+        }
+    } else {
+        let error = Error::NoService(original);
+        explain(&worker, caller, stream, error).await
+    };
+    Some((original, rest))
+}
+
 async fn forward(
     worker: &Arc<Worker>,
-    caller: Caller,
+    caller: Box<Caller>,
     port: Arc<ServicePort>,
     mut stream: TcpStream,
-) -> Result<(), Error> {
+) -> Result<Rest, Error> {
     let way = Way::of(worker, &caller, &port);
-    // What is over soon, and what only some connections do, is in boxes of its own: an idle connection costs as much
-    // memory as the largest thing that it may do in place.
-    let detecting = Box::pin(detect::detect(
-        worker,
-        &caller,
-        &port,
-        way.ahead(),
-        &mut stream,
-    ));
+    let detecting = detect::detect(worker, &caller, &port, way.ahead(), &mut stream);
     let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => return Err(end(worker, &caller, &stream, error)),
     };
     match detected {
-        Detected::Http1(first) => serve_http(worker, caller, stream, first, false).await,
-        Detected::Http2(first) => serve_http(worker, caller, stream, first, true).await,
+        Detected::Http1(first) => Ok(serve_http(worker, caller, stream, first, false)),
+        Detected::Http2(first) => Ok(serve_http(worker, caller, stream, first, true)),
         Detected::Opaque(first, dialled) => {
             let (first, routed) = way
                 .follow(worker, (&caller, &port), &mut stream, first)
                 .await;
-            let result = match routed {
+            match routed {
                 Ok(routed) => {
-                    let prefixed = Prefixed::new(first, &mut stream);
-                    tcp::serve(worker, &caller, &routed, prefixed, dialled).await
+                    let stream = Prefixed::new(first, stream);
+                    let dialled = tcp::open(worker, &caller, &routed, dialled).await;
+                    let dialled = dialled.map_err(|error| reset(stream.get_ref(), error))?;
+                    let worker = Arc::clone(worker);
+                    Ok(Box::pin(tcp::serve(
+                        worker, caller, routed, stream, dialled,
+                    )))
                 }
-                Err(error) => tcp::refuse(worker, &caller, &port, error),
-            };
-            if result.is_err() {
-                // The client learns that this was no orderly end. It is closing either way.
-                drop(socket::reset_on_close(&stream));
+                Err(error) => {
+                    let error = tcp::refuse(worker, &caller, &port, error);
+                    Err(reset(&stream, error))
+                }
             }
-            result
         }
-        Detected::Nothing => Ok(()),
+        Detected::Nothing => Ok(Box::pin(std::future::ready(Ok(())))),
     }
+}
+
+/// The client learns that this was no orderly end. The connection is closing either way.
+fn reset(stream: &TcpStream, error: Error) -> Error {
+    drop(socket::reset_on_close(stream));
+    error
 }
 
 /// A connection that is one too many.
 async fn turn_away(
     worker: &Arc<Worker>,
-    mut caller: Caller,
+    mut caller: Box<Caller>,
     stream: TcpStream,
     error: Error,
-) -> Result<(), Error> {
+) -> Result<Rest, Error> {
     caller.is_turned_away = true;
     explain(worker, caller, stream, error).await
 }
@@ -111,31 +137,27 @@ async fn turn_away(
 /// What stands against a connection is reported in the client's language, if that is HTTP.
 async fn explain(
     worker: &Arc<Worker>,
-    caller: Caller,
+    caller: Box<Caller>,
     mut stream: TcpStream,
     error: Error,
-) -> Result<(), Error> {
+) -> Result<Rest, Error> {
     match detect::detect_orphan(worker, &mut stream).await {
-        Ok(Detected::Http1(first)) => serve_http(worker, caller, stream, first, false).await,
-        Ok(Detected::Http2(first)) => serve_http(worker, caller, stream, first, true).await,
+        Ok(Detected::Http1(first)) => Ok(serve_http(worker, caller, stream, first, false)),
+        Ok(Detected::Http2(first)) => Ok(serve_http(worker, caller, stream, first, true)),
         Ok(_) => Err(end(worker, &caller, &stream, error)),
         Err(error) => Err(end(worker, &caller, &stream, error)),
     }
 }
 
-async fn serve_http(
+fn serve_http(
     worker: &Arc<Worker>,
-    caller: Caller,
+    caller: Box<Caller>,
     stream: TcpStream,
     first: Bytes,
     is_http2: bool,
-) -> Result<(), Error> {
-    if first.is_empty() {
-        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
-    } else {
-        let stream = Prefixed::new(first, stream);
-        Box::pin(http::serve(Arc::clone(worker), caller, stream, is_http2)).await
-    }
+) -> Rest {
+    let stream = Prefixed::new(first, stream);
+    http::serve(Arc::clone(worker), caller, stream, is_http2)
 }
 
 async fn service_port(worker: &Worker, caller: &Caller) -> Option<Arc<ServicePort>> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{self, TrySendError};
@@ -155,19 +156,21 @@ pub(crate) enum Lease {
 
 impl Lease {
     /// Sends a request; gives it back if not a byte of it was sent.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &mut self,
         request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> + use<>
+    {
         match self {
-            Self::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Self::Http2 { sender, stream } => {
-                let response = sender.try_send_request(request).await;
-                if response.is_ok() {
-                    stream.0.is_settled.store(true, Ordering::Relaxed);
-                }
-                response
-            }
+            Self::Http1 { sender, .. } => Either::Left(sender.try_send_request(request)),
+            Self::Http2 { sender, .. } => Either::Right(sender.try_send_request(request)),
+        }
+    }
+
+    /// There was an answer.
+    pub(crate) fn has_answered(&self) {
+        if let Self::Http2 { stream, .. } = self {
+            stream.0.is_settled.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -1,35 +1,37 @@
 //! Opaque connections: an endpoint is connected at once, and bytes go both ways.
 
-use std::pin::pin;
+mod record;
+
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, interval_at};
+use tokio::time::Instant;
 
-use super::access_log;
 use super::caller::Caller;
 use super::connect;
 use super::error::Error;
 use super::http::attempts;
-use super::metrics::{Shaping, TcpSeries};
+use super::metrics::Shaping;
 use super::outliers;
 use super::passage::{Passage, Visit};
 use super::policy::breaker::{self, Place};
 use super::policy::limits::Limit;
-use super::select::{self, Selection};
+use super::select::Selection;
 use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
-use crate::net::copy::{self, Counts, End};
+use crate::net::copy::{self, Counts, End, Watch};
 use crate::net::pace::Paced;
+use crate::net::peek::Prefixed;
 use crate::net::socket;
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
 use crate::traffic::retry::budget::Extra;
-use crate::traffic::route::stream::StreamRoute;
+use record::Record;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(crate) struct Dialled {
     /// Endpoints tried.
     pub(crate) attempts: u32,
     /// Its place, where connections are limited.
-    pub(crate) _place: Option<Place>,
+    pub(crate) place: Option<Place>,
 }
 
 /// Connects to an endpoint that takes the connection; where one refuses another is tried.
@@ -63,10 +65,7 @@ pub(crate) async fn dial(
     };
     let result = dial_some(worker, caller, port).await;
     passage.leave(worker, evidence(&result));
-    result.map(|dialled| Dialled {
-        _place: place,
-        ..dialled
-    })
+    result.map(|dialled| Dialled { place, ..dialled })
 }
 
 async fn dial_some(
@@ -109,7 +108,7 @@ async fn dial_some(
                     port: Arc::clone(selection.port()),
                     active,
                     attempts: attempt + 1,
-                    _place: None,
+                    place: None,
                 });
             }
             Err(error) if error.is_retryable() || matches!(error, Error::BreakerOpen) => {
@@ -161,62 +160,85 @@ fn may_spend(worker: &Worker, port: &ServicePort) -> bool {
     is_within
 }
 
-/// Serves an opaque connection to its end. `dialled` is the endpoint's side, where detection has made it already.
-pub(crate) async fn serve<S>(
+/// An opaque connection that is about to carry bytes.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    dialled: Dialled,
+    started: Instant,
+}
+
+/// Connects to an endpoint, where detection has not done so already. What fails is counted and logged.
+pub(crate) async fn open(
     worker: &Worker,
     caller: &Caller,
     routed: &Routed,
-    mut stream: S,
     dialled: Option<Dialled>,
-) -> Result<(), Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let port = &routed.port;
-    let counts = Counts::default();
-    let mut record = Record::new(worker, caller, port, &counts);
-    record.route = routed.route.as_deref();
+) -> Result<Opened, Error> {
+    let started = Instant::now();
     let dialled = match dialled {
         Some(dialled) => Ok(dialled),
-        // Over before the first byte: the connection shall not carry its size along.
-        None => Box::pin(dial(worker, caller, port)).await,
+        None => dial(worker, caller, &routed.port).await,
     };
-    let mut dialled = match dialled {
-        Ok(dialled) => dialled,
+    match dialled {
+        Ok(dialled) => Ok(Opened { dialled, started }),
         Err(error) => {
+            let counts = Counts::default();
+            let mut record = Record::new(worker, caller, &routed.port, &counts);
+            record.route = routed.route.as_deref();
+            record.started = started;
             record.close(Some(&error));
-            return Err(error);
+            Err(error)
         }
-    };
-    record.port = &dialled.port;
-    record.endpoint = Some(dialled.active.endpoint());
-    record.attempts = dialled.attempts;
-    record.open();
-    let result = match Meter::new(caller, routed) {
-        None => copy(&mut record, &mut stream, &mut dialled.stream).await,
-        Some(meter) => {
-            let endpoint = &mut dialled.stream;
-            // Rare and large.
-            Box::pin(paced(&mut record, &mut stream, endpoint, &meter)).await
-        }
-    };
-    if result.is_err() {
-        // The endpoint learns that this was no orderly end. It is closing either way.
-        drop(socket::reset_on_close(&dialled.stream));
     }
-    record.close(result.as_ref().err());
-    result
+}
+
+/// Serves an opaque connection to its end. No async function: that would keep twice what it is given.
+pub(crate) fn serve<S>(
+    worker: Arc<Worker>,
+    caller: Box<Caller>,
+    routed: Routed,
+    mut stream: Prefixed<S>,
+    opened: Opened,
+) -> impl Future<Output = Result<(), Error>> + Send
+where
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + Send,
+{
+    let Opened { dialled, started } = opened;
+    let Dialled {
+        stream: mut endpoint,
+        port,
+        active,
+        attempts,
+        place,
+    } = dialled;
+    async move {
+        let _place = place;
+        let counts = Counts::default();
+        let mut record = Record::new(&worker, &caller, &port, &counts);
+        record.route = routed.route.as_deref();
+        record.started = started;
+        record.endpoint = Some(active.endpoint());
+        record.attempts = attempts;
+        record.open();
+        let result = match Meter::new(&caller, &routed) {
+            None => copy(&mut record, &mut stream, &mut endpoint).await,
+            // Rare and large.
+            Some(meter) => Box::pin(paced(&mut record, &mut stream, &mut endpoint, &meter)).await,
+        };
+        if result.is_err() {
+            // Both learn that this was no orderly end. They are closing either way.
+            drop(socket::reset_on_close(&endpoint));
+            drop(socket::reset_on_close(stream.get_ref()));
+        }
+        record.close(result.as_ref().err());
+        result
+    }
 }
 
 /// Ends a connection to `port` that goes nowhere.
-pub(crate) fn refuse(
-    worker: &Worker,
-    caller: &Caller,
-    port: &ServicePort,
-    error: Error,
-) -> Result<(), Error> {
+pub(crate) fn refuse(worker: &Worker, caller: &Caller, port: &ServicePort, error: Error) -> Error {
     Record::new(worker, caller, port, &Counts::default()).close(Some(&error));
-    Err(error)
+    error
 }
 
 /// Copies, both ways together no faster than the limits allow.
@@ -278,114 +300,28 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     E: AsyncRead + AsyncWrite + Unpin,
 {
-    let worker = record.worker;
-    let idle = worker.config.timeouts.idle;
-    let copying = copy::both_ways(stream, endpoint, idle, &record.caller.permit, record.counts);
-    let mut copying = pin!(copying);
-    let mut reports = interval_at(Instant::now() + REPORT, REPORT);
-    loop {
-        tokio::select! {
-            end = copying.as_mut() => return match end {
-                End::Finished => Ok(()),
-                End::Idle => Err(Error::Idle),
-                End::Left(error) => Err(Error::Downstream(error)),
-                End::Right(error) => Err(Error::UpstreamIo(error)),
-            },
-            () = worker.closing.cancelled() => return Err(Error::Draining),
-            _ = reports.tick() => record.report("-"),
-        }
+    let Record {
+        worker,
+        caller,
+        counts,
+        ..
+    } = *record;
+    let watch = Watch {
+        idle: worker.config.timeouts.idle,
+        every: REPORT,
+        report: || record.report("-"),
+    };
+    let copying = copy::both_ways(stream, endpoint, &caller.permit, counts, watch);
+    tokio::select! {
+        end = copying => match end {
+            End::Finished => Ok(()),
+            End::Idle => Err(Error::Idle),
+            End::Left(error) => Err(Error::Downstream(error)),
+            End::Right(error) => Err(Error::UpstreamIo(error)),
+        },
+        () = worker.closing.cancelled() => Err(Error::Draining),
     }
 }
 
 /// How often the bytes of a connection that lives on are counted.
 const REPORT: Duration = Duration::from_secs(15);
-
-/// What is counted and logged of one connection.
-struct Record<'a> {
-    worker: &'a Worker,
-    caller: &'a Caller,
-    port: &'a ServicePort,
-    route: Option<&'a StreamRoute>,
-    endpoint: Option<&'a Arc<Endpoint>>,
-    started: Instant,
-    counts: &'a Counts,
-    attempts: u32,
-    is_open: bool,
-    reported: (u64, u64),
-}
-
-impl<'a> Record<'a> {
-    fn new(
-        worker: &'a Worker,
-        caller: &'a Caller,
-        port: &'a ServicePort,
-        counts: &'a Counts,
-    ) -> Self {
-        Self {
-            worker,
-            caller,
-            port,
-            route: None,
-            endpoint: None,
-            started: Instant::now(),
-            counts,
-            attempts: 0,
-            is_open: false,
-            reported: (0, 0),
-        }
-    }
-
-    fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
-        let endpoint = self.endpoint.map(|endpoint| &**endpoint);
-        let metrics = &self.worker.metrics;
-        select::series(metrics, &self.caller.workload, self.port, endpoint).tcp(flags)
-    }
-
-    fn open(&mut self) {
-        self.is_open = true;
-        self.series("-").opened.inc();
-    }
-
-    /// Counts what has moved since the last report.
-    fn report(&mut self, flags: &'static str) {
-        let (received, sent) = self.counts.load();
-        let series = self.series(flags);
-        series.received.inc_by(received - self.reported.0);
-        series.sent.inc_by(sent - self.reported.1);
-        self.reported = (received, sent);
-    }
-
-    fn close(&mut self, error: Option<&Error>) {
-        let flags = error.map_or("-", Error::flags);
-        self.report(flags);
-        let series = self.series(flags);
-        if !self.is_open {
-            series.opened.inc();
-        }
-        series.closed.inc();
-        let endpoint = self.endpoint.map(|endpoint| &**endpoint);
-        let (received, sent) = self.counts.load();
-        if let Some(error) = error {
-            self.worker.metrics.failed(error.reason());
-        }
-        if self.worker.config.access_log.is_enabled() {
-            let line = access_log::Line {
-                caller: self.caller,
-                port: Some(self.port),
-                endpoint,
-                protocol: "tcp",
-                head: None,
-                route: self.route.map(|route| &*route.label),
-                status: None,
-                grpc_status: None,
-                bytes_sent: received,
-                bytes_received: sent,
-                duration: self.started.elapsed(),
-                attempts: self.attempts,
-                flags,
-                reason: error.map(Error::reason),
-            };
-            self.worker.config.access_log.write(line.to_json());
-        }
-    }
-}

@@ -25,6 +25,7 @@ use super::view::cell::Views;
 use crate::net::clock;
 use crate::net::conn::ConnTable;
 use crate::net::socket;
+use crate::net::timers::Timers;
 use crate::telemetry::Throttle;
 
 /// How often a worker shows that it is alive.
@@ -77,6 +78,8 @@ pub(crate) struct Worker {
     pub(crate) places: Arc<Places>,
     /// Keeps a flood of refusals out of the log.
     pub(crate) refusals: Throttle,
+    /// For limits that are seldom reached.
+    pub(crate) timers: Arc<Timers>,
     tasks: TaskTracker,
     connections: AtomicUsize,
     gauge: Gauge,
@@ -110,6 +113,7 @@ impl Worker {
             pool: Pool::default(),
             mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
             refusals: Throttle::default(),
+            timers: Arc::default(),
             tasks: TaskTracker::new(),
             connections: AtomicUsize::new(0),
             heartbeat_ns: AtomicU64::new(clock::monotonic_ns()),
@@ -146,9 +150,13 @@ impl Worker {
         let held = Held::new(Arc::clone(self));
         let prepared = socket::prepare_accepted(&stream).and_then(|()| TcpStream::from_std(stream));
         match prepared {
-            Ok(stream) => self.spawn(async move {
-                outbound::serve(Arc::clone(&held.0), stream, netns, peer).await;
-            }),
+            Ok(stream) => {
+                let serving = outbound::serve(Arc::clone(self), stream, netns, peer);
+                self.spawn(async move {
+                    serving.await;
+                    drop(held);
+                });
+            }
             // Gone again, most of the time.
             Err(error) => tracing::debug!(%error, %peer, "connection lost"),
         }
@@ -228,6 +236,14 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        drop(self.0.tasks.spawn(task));
+        if size_of::<F>() > MOVED {
+            drop(self.0.tasks.spawn(Box::pin(task)));
+        } else {
+            drop(self.0.tasks.spawn(task));
+        }
     }
 }
+
+/// Largest task that is spawned in place. The runtime moves a task about five times in its life, and those that wait for an
+/// answer over HTTP/2 are as large as a whole connection: hyper has one type for both.
+const MOVED: usize = 256;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-use super::{Allowance, Counts, End, both_ways};
+use super::{Allowance, Counts, End, Watch, both_ways};
 
 /// How much has been taken and not given back.
 #[derive(Default)]
@@ -30,13 +30,28 @@ impl Allowance for Ledger {
 
 const LONG: Duration = Duration::from_hours(1);
 
+fn watch(idle: Duration) -> Watch<fn()> {
+    Watch {
+        idle,
+        every: LONG,
+        report: || (),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_side_may_close_while_the_other_still_talks() {
     let (mut client, mut left) = duplex(64);
     let (mut right, mut server) = duplex(64);
     let copy = tokio::spawn(async move {
         let counts = Counts::default();
-        let end = both_ways(&mut left, &mut right, LONG, &Ledger::default(), &counts).await;
+        let end = both_ways(
+            &mut left,
+            &mut right,
+            &Ledger::default(),
+            &counts,
+            watch(LONG),
+        )
+        .await;
         (end, counts.load())
     });
     client.write_all(b"question").await.expect("writes");
@@ -62,14 +77,9 @@ async fn a_silent_pair_is_ended_after_the_idle_limit() {
     let (mut right, _server) = duplex(64);
     let started = tokio::time::Instant::now();
     let counts = Counts::default();
-    let end = both_ways(
-        &mut left,
-        &mut right,
-        Duration::from_mins(1),
-        &Ledger::default(),
-        &counts,
-    )
-    .await;
+    let ledger = Ledger::default();
+    let watch = watch(Duration::from_mins(1));
+    let end = both_ways(&mut left, &mut right, &ledger, &counts, watch).await;
     assert!(matches!(end, End::Idle));
     assert!(started.elapsed() >= Duration::from_mins(1));
     assert!(started.elapsed() < Duration::from_secs(80));
@@ -90,7 +100,7 @@ async fn buffers_grow_within_the_allowance_and_give_it_back() {
     let mut received = Vec::new();
     let counts = Counts::default();
     let (end, result) = tokio::join!(
-        both_ways(&mut left, &mut right, LONG, &ledger, &counts),
+        both_ways(&mut left, &mut right, &ledger, &counts, watch(LONG)),
         server.read_to_end(&mut received),
     );
     result.expect("reads");
@@ -126,7 +136,7 @@ async fn what_the_reader_does_not_take_arrives_when_it_does() {
             received
         };
         let (end, received) = tokio::join!(
-            both_ways(&mut left, &mut right, LONG, &ledger, &counts),
+            both_ways(&mut left, &mut right, &ledger, &counts, watch(LONG)),
             slow
         );
         assert!(matches!(end, End::Finished));

@@ -8,10 +8,11 @@ pub(crate) mod replay;
 mod trial;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::answer::Answer;
 use self::hedged::Side;
@@ -85,8 +86,8 @@ struct Attempts<'a> {
 enum Step {
     /// This is the end.
     Done(Result<Response<Incoming>, Error>),
-    /// Another attempt, at this endpoint.
-    Again(Active, Asked),
+    /// Another attempt, at this endpoint, after this time.
+    Again(Active, Asked, Duration),
 }
 
 impl<'a> Attempts<'a> {
@@ -128,9 +129,14 @@ impl<'a> Attempts<'a> {
         loop {
             self.exchange.attempts += 1;
             let result = self.attempt(active, request).await;
-            match self.judge(result).await {
+            match self.judge(result) {
                 Step::Done(result) => return result,
-                Step::Again(next, again) => (active, request) = (next, again),
+                Step::Again(next, again, wait) => {
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
+                    (active, request) = (next, again);
+                }
             }
         }
     }
@@ -174,7 +180,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether that was the end.
-    async fn judge(&mut self, result: Result<Answer, Failure>) -> Step {
+    fn judge(&mut self, result: Result<Answer, Failure>) -> Step {
         let (outcome, unsent, last) = match result {
             Ok(answer) => (answer.outcome, None, Ok(answer)),
             Err(mut failure) => {
@@ -198,7 +204,7 @@ impl<'a> Attempts<'a> {
             return self.end(last, self.retries > 0);
         }
         match unsent.or_else(|| self.original.again()) {
-            Some(request) => self.again(outcome, last, request).await,
+            Some(request) => self.again(outcome, last, request),
             None => self.end(last, false),
         }
     }
@@ -210,7 +216,7 @@ impl<'a> Attempts<'a> {
         match self.pick() {
             Ok(active) => {
                 self.connection.worker.metrics.retried(error.reason());
-                Step::Again(active, request)
+                Step::Again(active, request, Duration::ZERO)
             }
             // That nobody is left says less than why the last one failed.
             Err(Error::NoEndpoint) => Step::Done(Err(error)),
@@ -219,12 +225,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Another attempt is wanted: within the deadline, the budget and the limit, at another endpoint, after a while.
-    async fn again(
-        &mut self,
-        outcome: Outcome,
-        last: Result<Answer, Error>,
-        request: Asked,
-    ) -> Step {
+    fn again(&mut self, outcome: Outcome, last: Result<Answer, Error>, request: Asked) -> Step {
         let backoff = &plan(&self.policy).backoff;
         let wait = backoff.wait(self.retries, rand::random());
         if self.exchange.is_overdue(Instant::now() + wait) {
@@ -250,10 +251,7 @@ impl<'a> Attempts<'a> {
             Err(error) => worker.metrics.retried(error.reason()),
         }
         self.retries += 1;
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        Step::Again(active, request)
+        Step::Again(active, request, wait)
     }
 
     /// The last answer or failure is what the client gets.
@@ -348,7 +346,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// How long to wait for the first endpoint before a second is asked; absent where only one is.
-    fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<std::time::Duration> {
+    fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<Duration> {
         let hedging = self.policy.extra.hedging.as_ref()?;
         let is_safe = self.is_idempotent
             && !self.exchange.is_last

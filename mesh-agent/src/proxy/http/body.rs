@@ -37,6 +37,8 @@ pub(crate) struct Fate {
     begun: Instant,
     /// Milliseconds from the beginning to the last frame that was sent on.
     last_ms: AtomicU64,
+    /// Bytes that were sent on.
+    bytes: AtomicU64,
 }
 
 impl Default for Fate {
@@ -45,6 +47,7 @@ impl Default for Fate {
             end: AtomicU8::new(0),
             begun: Instant::now(),
             last_ms: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 }
@@ -59,6 +62,16 @@ impl Fate {
             Broken::Silent => Self::SILENT,
         };
         self.end.store(fate, Ordering::Relaxed);
+    }
+
+    /// More bytes were sent on.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that were sent on.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     fn moved(&self) {
@@ -86,14 +99,13 @@ impl Fate {
 #[derive(Debug)]
 pub(crate) struct Upload {
     inner: Guarded,
-    count: Arc<AtomicU64>,
     fate: Arc<Fate>,
 }
 
 impl Upload {
-    /// Counts the bytes of `inner` in `count`, and notes in `fate` how it ends.
-    pub(crate) const fn new(inner: Guarded, count: Arc<AtomicU64>, fate: Arc<Fate>) -> Self {
-        Self { inner, count, fate }
+    /// Notes in `fate` how `inner` fares.
+    pub(crate) const fn new(inner: Guarded, fate: Arc<Fate>) -> Self {
+        Self { inner, fate }
     }
 
     pub(crate) fn poll_frame(
@@ -103,7 +115,7 @@ impl Upload {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                self.count.fetch_add(length(frame), Ordering::Relaxed);
+                self.fate.add(length(frame));
                 self.fate.moved();
             }
             Some(Err(broken)) => self.fate.note(broken),

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -54,8 +53,6 @@ pub(crate) struct Exchange {
     pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
     /// What it holds of limited things.
     pub(crate) admitted: Admitted,
-    /// Bytes of the request's body.
-    pub(crate) request_bytes: Arc<AtomicU64>,
     /// How the request's body has fared, if it has one.
     pub(crate) fate: Option<Arc<Fate>>,
     /// The connection to the endpoint serves no other request, for it may become a tunnel.
@@ -81,9 +78,10 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+    /// In a box from the beginning: it goes through many hands.
+    pub(crate) fn new(connection: Arc<Connection>) -> Box<Self> {
         connection.pulse.request_started();
-        Self {
+        Box::new(Self {
             connection,
             port: None,
             rule: None,
@@ -91,7 +89,6 @@ impl Exchange {
             lease: None,
             session_field: None,
             admitted: Admitted::default(),
-            request_bytes: Arc::default(),
             fate: None,
             is_last: false,
             head: None,
@@ -107,7 +104,7 @@ impl Exchange {
             response_bytes: 0,
             flags: "-",
             is_complete: false,
-        }
+        })
     }
 
     /// Tells the client of its session, if it has one.
@@ -194,7 +191,7 @@ impl Exchange {
         };
         let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
         let fate = Arc::clone(self.fate.get_or_insert_default());
-        Upload::new(inner, Arc::clone(&self.request_bytes), fate)
+        Upload::new(inner, fate)
     }
 
     /// The response's body. Of HTTP/1 the connection's own limit holds.
@@ -212,6 +209,11 @@ impl Exchange {
         self.flags = error.flags();
         self.reason = Some(error.reason());
         self.connection.worker.metrics.failed(error.reason());
+    }
+
+    /// Bytes of the request's body, and of what followed it in a tunnel.
+    fn request_bytes(&self) -> u64 {
+        self.fate.as_ref().map_or(0, |fate| fate.bytes())
     }
 
     /// More of the response's body.
@@ -275,7 +277,7 @@ impl Exchange {
             .observe(self.started.elapsed().as_secs_f64() * 1000.0);
         outcome
             .request_bytes
-            .observe(approximate(self.request_bytes.load(Ordering::Relaxed)));
+            .observe(approximate(self.request_bytes()));
         outcome
             .response_bytes
             .observe(approximate(self.response_bytes));
@@ -293,7 +295,7 @@ impl Exchange {
             route: self.rule.as_ref().map(|rule| &*rule.label),
             status: Some(self.status),
             grpc_status: self.grpc_status,
-            bytes_sent: self.request_bytes.load(Ordering::Relaxed),
+            bytes_sent: self.request_bytes(),
             bytes_received: self.response_bytes,
             duration: self.started.elapsed(),
             attempts: self.attempts,

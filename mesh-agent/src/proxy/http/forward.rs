@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -30,18 +30,32 @@ use crate::proxy::view::ServicePort;
 use crate::state::service::Protocol;
 
 /// Answers one request. There is always an answer; that of the proxy itself says so.
-pub(crate) async fn forward(
+pub(crate) fn forward(
     connection: Arc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<Reply>, Infallible> {
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Reply>, Infallible>> + Send {
+    let client = hyper::upgrade::on(&mut request);
     let version = request.version();
-    let mut exchange = Exchange::new(connection);
-    Ok(match answer(&mut exchange, request).await {
+    // An async function keeps what it is given by value twice: a request is given to none.
+    let mut coming = Some(request.into_parts());
+    async move {
+        let mut exchange = Exchange::new(connection);
+        let result = answer(&mut exchange, &mut coming, client).await;
+        Ok(conclude(exchange, result, version))
+    }
+}
+
+fn conclude(
+    exchange: Box<Exchange>,
+    result: Result<Answer, Error>,
+    version: Version,
+) -> Response<Reply> {
+    match result {
         Ok(Answer::Streamed(response)) => {
             let version = response.version();
             response.map(|body| Reply::Streamed {
                 inner: exchange.guard_response(body, version),
-                exchange: Box::new(exchange),
+                exchange,
             })
         }
         Ok(Answer::Switched {
@@ -55,8 +69,11 @@ pub(crate) async fn forward(
         }
         Ok(Answer::Own(status, headers)) => reply::own(status, headers, exchange),
         Err(error) => reply::refuse(&error, exchange, version),
-    })
+    }
 }
+
+/// A request until it is sent on.
+type Coming = Option<(Parts, Incoming)>;
 
 enum Answer {
     Streamed(Response<Incoming>),
@@ -69,18 +86,22 @@ enum Answer {
     Own(StatusCode, HeaderMap),
 }
 
-async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Answer, Error> {
+async fn answer(
+    exchange: &mut Exchange,
+    coming: &mut Coming,
+    client: OnUpgrade,
+) -> Result<Answer, Error> {
+    const GONE: Error = Error::BadRequest("the request was taken");
     let connection = Arc::clone(&exchange.connection);
-    let client = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
     let port = service_port(&connection).await;
-    let wish = headers::admit(&mut parts, &connection, port.as_deref());
+    let (parts, _) = coming.as_mut().ok_or(GONE)?;
+    let wish = headers::admit(parts, &connection, port.as_deref());
     exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
-    note(exchange, &parts, wish.as_ref().ok());
+    note(exchange, parts, wish.as_ref().ok());
     exchange.port.clone_from(&port);
     let mut wish = wish?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
-    let routed = match routes::choose(exchange, &port, &parts, &wish, rand::random())? {
+    let routed = match routes::choose(exchange, &port, parts, &wish, rand::random())? {
         Way::To(routed) => routed,
         Way::Answer(status, headers) => return Ok(Answer::Own(status, headers)),
     };
@@ -94,10 +115,11 @@ async fn answer(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     faults::inject(exchange, &routed.policy, &parts.headers).await?;
     admit::request(exchange, &routed.policy, &routed.port, &parts.headers).await?;
     let origin = match &routed.ruled {
-        Some(ruled) => filters::origin(ruled, &parts),
+        Some(ruled) => filters::origin(ruled, parts),
         None => None,
     };
-    let request = prepare(exchange, (parts, body), &mut wish, &routed, is_http2)?;
+    let coming = coming.take().ok_or(GONE)?;
+    let request = prepare(exchange, coming, &mut wish, &routed, is_http2)?;
     exchange.is_last = wish.may_tunnel();
     let Routed {
         port,

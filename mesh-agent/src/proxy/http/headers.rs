@@ -41,21 +41,24 @@ static HOP_BY_HOP: [HeaderName; 7] = [
 /// Takes off what ends with a connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // To look at the few that there are costs less than to look for each that there might be.
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
-    if headers.contains_key(header::CONNECTION) {
-        let listed: Vec<HeaderName> = connection_tokens(headers)
-            .filter_map(|token| HeaderName::try_from(token).ok())
-            .filter(|name| !PROTECTED.contains(name))
-            .collect();
-        for name in listed {
-            headers.remove(name);
+    while let Some(name) = headers.keys().find_map(hop_by_hop) {
+        if *name == header::CONNECTION {
+            let listed: Vec<HeaderName> = connection_tokens(headers)
+                // What most say, and what goes anyway.
+                .filter(|token| *token != "keep-alive")
+                .filter_map(|token| HeaderName::try_from(token).ok())
+                .filter(|name| !PROTECTED.contains(name))
+                .collect();
+            for name in listed {
+                headers.remove(name);
+            }
         }
-    }
-    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+fn hop_by_hop(name: &HeaderName) -> Option<&'static HeaderName> {
+    HOP_BY_HOP.iter().find(|it| *it == name)
 }
 
 /// Headers that a client cannot have removed by listing them in `connection`.
@@ -104,9 +107,14 @@ pub(crate) fn rewrite(
             .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade.clone());
     }
+    // A table that grows several times is filled anew as often.
+    parts.headers.reserve(ADDED);
     trace::add(&mut parts.headers, additions);
     rewrite_target(parts, wish, fallback, is_http2)
 }
+
+/// Fields that the proxy adds.
+const ADDED: usize = 5;
 
 fn rewrite_target(
     parts: &mut Parts,

@@ -45,6 +45,10 @@ pub(crate) struct Pulse {
     is_aged: AtomicBool,
     /// The connection is no longer HTTP.
     is_tunnel: AtomicBool,
+    /// Nothing of a message has come that is not whole.
+    is_between: AtomicBool,
+    /// hyper has handed over every byte that it had.
+    is_flushed: AtomicBool,
     /// What is said before answers.
     pub(crate) interim: Interim,
     last: Mutex<Last>,
@@ -64,6 +68,8 @@ struct Last {
 pub(crate) enum Verdict {
     /// Carry on.
     Alive,
+    /// No byte since the last look, none half-way, and no request under way (HTTP/1).
+    Resting,
     /// No request for a long time, or old: close in good order.
     Retire,
     /// A limit is exceeded: close.
@@ -87,6 +93,8 @@ impl Pulse {
             has_served: AtomicBool::new(false),
             is_aged: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
+            is_between: AtomicBool::new(true),
+            is_flushed: AtomicBool::new(false),
             interim: Interim::default(),
             last: Mutex::new(Last {
                 moved: now,
@@ -150,7 +158,8 @@ impl Pulse {
     pub(crate) fn look(&self) -> Verdict {
         let now = Instant::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has_moved.swap(false, Ordering::Relaxed) {
+        let has_moved = self.has_moved.swap(false, Ordering::Relaxed);
+        if has_moved {
             last.moved = now;
         }
         let is_unoccupied = self.is_unoccupied();
@@ -171,9 +180,21 @@ impl Pulse {
         let is_retired = is_aged && self.is_http2;
         if is_mute || is_retired || now - last.served > self.timeouts.keep_alive {
             Verdict::Retire
+        } else if !has_moved && is_unoccupied && self.has_settled() {
+            Verdict::Resting
         } else {
             Verdict::Alive
         }
+    }
+
+    /// Whether every request that has come was taken, and every byte of its answer was sent.
+    fn has_settled(&self) -> bool {
+        let heads = self.heads.load(Ordering::Relaxed) & u64::from(u32::MAX);
+        !self.is_http2
+            && !self.is_tunnel.load(Ordering::Relaxed)
+            && self.is_between.load(Ordering::Relaxed)
+            && self.is_flushed.load(Ordering::Relaxed)
+            && heads == u64::from(self.heads_come.load(Ordering::Relaxed))
     }
 
     fn is_head_overdue(&self, last: &mut Last, now: Instant, is_unoccupied: bool) -> bool {
@@ -210,6 +231,9 @@ impl Observer {
                 }
                 let (is_open, come) = framing.state();
                 pulse.has_head(is_open, come);
+                pulse
+                    .is_between
+                    .store(framing.is_between(), Ordering::Relaxed);
             }
             Self::Http2(frames) => {
                 frames.follow(bytes);
@@ -226,8 +250,6 @@ pub(crate) struct Beating<S> {
     inner: S,
     pulse: Arc<Pulse>,
     observer: Observer,
-    /// hyper has handed over every byte that it had.
-    is_flushed: bool,
 }
 
 impl<S> Beating<S> {
@@ -241,12 +263,21 @@ impl<S> Beating<S> {
             inner,
             pulse,
             observer,
-            is_flushed: false,
         }
     }
 
-    fn wrote(&mut self, result: &Poll<io::Result<usize>>) {
-        self.is_flushed = false;
+    /// The stream below.
+    pub(crate) const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The stream below, for what need not be followed.
+    pub(crate) const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        self.pulse.is_flushed.store(false, Ordering::Relaxed);
         if matches!(result, Poll::Ready(Ok(_))) {
             self.pulse.has_moved.store(true, Ordering::Relaxed);
         }
@@ -256,7 +287,8 @@ impl<S> Beating<S> {
 impl<S: AsyncWrite + Unpin> Beating<S> {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let interim = &self.pulse.interim;
-        interim.poll_send(&mut self.inner, cx, self.is_flushed)
+        let is_flushed = self.pulse.is_flushed.load(Ordering::Relaxed);
+        interim.poll_send(&mut self.inner, cx, is_flushed)
     }
 }
 
@@ -298,7 +330,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Beating<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.is_flushed = true;
+        this.pulse.is_flushed.store(true, Ordering::Relaxed);
         ready!(this.poll_interim(cx))?;
         Pin::new(&mut this.inner).poll_flush(cx)
     }

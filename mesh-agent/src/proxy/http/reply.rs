@@ -10,7 +10,11 @@ use super::headers::MESH_ERROR;
 use crate::proxy::error::Error;
 
 /// Tells the client why there is no answer of an endpoint. A gRPC call gets a status of its own kind.
-pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) -> Response<Reply> {
+pub(crate) fn refuse(
+    error: &Error,
+    mut exchange: Box<Exchange>,
+    version: Version,
+) -> Response<Reply> {
     exchange.failed(error);
     let mut response = if exchange.is_grpc {
         grpc(error)
@@ -39,7 +43,7 @@ pub(crate) fn refuse(error: &Error, mut exchange: Exchange, version: Version) ->
 pub(crate) fn own(
     status: StatusCode,
     headers: HeaderMap,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
 ) -> Response<Reply> {
     let mut response = Response::new(Reply::Text(None));
     *response.status_mut() = status;

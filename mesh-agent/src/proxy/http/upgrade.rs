@@ -4,11 +4,11 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::exchange::Exchange;
-use crate::net::copy::{self, Counts, End};
+use crate::net::copy::{self, Counts, End, Watch};
 use crate::proxy::error::Error;
 
 /// Joins the two connections that were taken out of HTTP, until they end.
-pub(crate) async fn tunnel(mut exchange: Exchange, client: OnUpgrade, endpoint: OnUpgrade) {
+pub(crate) async fn tunnel(mut exchange: Box<Exchange>, client: OnUpgrade, endpoint: OnUpgrade) {
     let connection = std::sync::Arc::clone(&exchange.connection);
     connection.pulse.tunnel();
     let joined = tokio::join!(client, endpoint);
@@ -21,14 +21,18 @@ pub(crate) async fn tunnel(mut exchange: Exchange, client: OnUpgrade, endpoint: 
     let mut client = TokioIo::new(client);
     let mut endpoint = TokioIo::new(endpoint);
     let idle = connection.worker.config.timeouts.idle;
+    let watch = Watch {
+        idle,
+        every: idle,
+        report: || (),
+    };
+    let permit = &connection.caller.permit;
     let end = tokio::select! {
-        end = copy::both_ways(&mut client, &mut endpoint, idle, &connection.caller.permit, &counts) => end,
+        end = copy::both_ways(&mut client, &mut endpoint, permit, &counts, watch) => end,
         () = connection.worker.closing.cancelled() => End::Idle,
     };
     let (received, sent) = counts.load();
-    exchange
-        .request_bytes
-        .fetch_add(received, std::sync::atomic::Ordering::Relaxed);
+    exchange.fate.get_or_insert_default().add(received);
     exchange.add_response_bytes(sent);
     match end {
         End::Finished => exchange.complete(),

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
+use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
 
 /// Reads one response with a content-length: head and body.
 async fn response(stream: &mut TcpStream) -> (String, String) {
@@ -383,4 +384,25 @@ async fn a_silent_client_of_an_unknown_protocol_may_take_its_time() {
         .await
         .expect("writes");
     assert_eq!(response(&mut stream).await.1, "here");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_rested_serves_on() {
+    let (one, _one) = http1_server(|_| text("one")).await;
+    let node = Node::start("http", &[one]);
+    let mut stream = node.connect().await;
+    let request = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    // Some of these silences are long enough, some end while it is looked at.
+    for silence in [300, 50, 100, 49, 51, 300] {
+        tokio::time::sleep(Duration::from_millis(silence)).await;
+        stream
+            .write_all(&[*request; 2].concat())
+            .await
+            .expect("writes");
+        for _ in 0..2 {
+            assert_eq!(response(&mut stream).await.1, "one");
+        }
+    }
+    drop(stream);
+    eventually("no connection", || node.proxy().connections() == 0).await;
 }

@@ -1,6 +1,7 @@
 //! What stands and does nothing: memory of an idle agent, and of idle connections.
 
 use std::io;
+use std::thread::sleep;
 use std::time::Duration;
 
 use mesh_tests::eventually::becomes;
@@ -16,6 +17,8 @@ use super::rig::{Contender, OURS, Rig, Setup};
 
 /// How long memory may go on changing after the last connection.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long connections are silent before they count as idle: whoever lets go of buffers then has done so.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The agent before anybody has asked it for anything.
 pub(crate) fn agent() -> Vec<Outcome> {
@@ -71,6 +74,7 @@ fn cost(rig: &Rig, contender: &Contender, wire: Wire, count: u64) -> io::Result<
     let hold = |pod: &Pod, address| {
         pod.hold(address, count, wire == Wire::Http1)
             .map_err(failed)?;
+        sleep(SILENCE);
         let used = memory() - before;
         pod.release().map_err(failed)?;
         let operations = to_float(count);

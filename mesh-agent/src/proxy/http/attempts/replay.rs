@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Frame, SizeHint};
 
 use super::Asked;
@@ -15,7 +15,7 @@ use crate::proxy::http::body::{BodyError, Outgoing, Upload};
 #[derive(Debug)]
 pub(super) struct Original {
     first: Option<Asked>,
-    spare: Option<Request<()>>,
+    spare: Option<Spare>,
     body: Option<Arc<Mutex<Kept>>>,
 }
 
@@ -35,7 +35,7 @@ impl Original {
             }
         };
         Self {
-            spare: is_kept.then(|| copy_of(&request)),
+            spare: is_kept.then(|| Spare::of(&request)),
             first: Some(request),
             body,
         }
@@ -49,7 +49,7 @@ impl Original {
     /// The request once more; absent if it is not kept, or no more. Whoever still sends the body of an earlier one is
     /// cut off.
     pub(super) fn again(&self) -> Option<Asked> {
-        let head = copy_of(self.spare.as_ref()?);
+        let head = self.spare.as_ref()?.request()?;
         let body = match &self.body {
             None => Outgoing::Empty,
             Some(kept) => {
@@ -66,14 +66,59 @@ impl Original {
     }
 }
 
-/// A copy of a head; extensions stay behind.
-fn copy_of<B>(request: &Request<B>) -> Request<()> {
-    let mut copy = Request::new(());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// A copy of a head, which few requests ever need. Extensions stay behind.
+#[derive(Debug)]
+struct Spare {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    /// Names and values, each behind its length: one piece of memory for all, where a table has several for each field.
+    fields: Vec<u8>,
+}
+
+impl Spare {
+    fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let lengths = headers.iter().map(|(name, value)| {
+            let lengths = name.as_str().len() + value.len();
+            lengths + 2 * size_of::<usize>()
+        });
+        let mut fields = Vec::with_capacity(lengths.sum());
+        for (name, value) in headers {
+            for text in [name.as_str().as_bytes(), value.as_bytes()] {
+                fields.extend_from_slice(&text.len().to_ne_bytes());
+                fields.extend_from_slice(text);
+            }
+        }
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            fields,
+        }
+    }
+
+    fn request(&self) -> Option<Request<()>> {
+        let mut request = Request::new(());
+        request.method_mut().clone_from(&self.method);
+        request.uri_mut().clone_from(&self.uri);
+        *request.version_mut() = self.version;
+        let mut rest = self.fields.as_slice();
+        while let Some(name) = next(&mut rest) {
+            let value = HeaderValue::from_bytes(next(&mut rest)?).ok()?;
+            let name = HeaderName::from_bytes(name).ok()?;
+            request.headers_mut().append(name, value);
+        }
+        Some(request)
+    }
+}
+
+/// The next text of those that each stand behind their length.
+fn next<'t>(rest: &mut &'t [u8]) -> Option<&'t [u8]> {
+    let (length, after) = rest.split_first_chunk()?;
+    let (text, after) = after.split_at_checked(usize::from_ne_bytes(*length))?;
+    *rest = after;
+    Some(text)
 }
 
 fn is_short(body: &Upload, max: usize) -> bool {
@@ -205,5 +250,27 @@ impl Reader {
         }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_head_is_the_same_head() {
+        let request = Request::put("/a?b=c")
+            .version(Version::HTTP_2)
+            .header("x-one", "1")
+            .header("x-empty", "")
+            .header("x-two", HeaderValue::from_bytes(b"\xff,2").unwrap())
+            .header("x-one", "another")
+            .body("body")
+            .unwrap();
+        let copy = Spare::of(&request).request().unwrap();
+        assert_eq!(copy.method(), request.method());
+        assert_eq!(copy.uri(), request.uri());
+        assert_eq!(copy.version(), request.version());
+        assert_eq!(copy.headers(), request.headers());
     }
 }

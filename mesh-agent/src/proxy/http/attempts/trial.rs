@@ -1,11 +1,13 @@
 //! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Asked;
 use super::answer::Answer;
@@ -142,15 +144,21 @@ impl Trial {
         }
         let result = {
             let mut asking = pin!(self.ask(question));
-            loop {
-                if let Ok(result) = timeout_at(waiting.limit, asking.as_mut()).await {
-                    break result;
+            let mut timer = worker.timers.at(waiting.limit);
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = asking.as_mut().poll(cx) {
+                    return Poll::Ready(result);
                 }
-                if !waiting.goes_on() {
-                    let error = Error::ResponseTimeout(self.endpoint.address);
-                    break Err(Failure::new(error, None));
+                loop {
+                    ready!(timer.poll(cx));
+                    if !waiting.goes_on() {
+                        let error = Error::ResponseTimeout(self.endpoint.address);
+                        return Poll::Ready(Err(Failure::new(error, None)));
+                    }
+                    timer.set(waiting.limit);
                 }
-            }
+            })
+            .await
         };
         self.end(&result, waiting.is_ours());
         result
@@ -164,12 +172,20 @@ impl Trial {
             fate,
             ..
         } = question;
-        let mut lease = match self.lease(is_http2).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(Failure::new(error, Some(request))),
+        let Connection { worker, caller, .. } = &*self.connection;
+        let mut lease = match pool::at_hand(worker, caller, &self.endpoint, is_http2) {
+            Some(lease) => lease,
+            // Rare and large.
+            None => match Box::pin(self.lease(is_http2)).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(Failure::new(error, Some(request))),
+            },
         };
         match lease.send(*request).await {
-            Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
+            Ok(response) => {
+                lease.has_answered();
+                Ok(Answer::new(response, lease, is_grpc))
+            }
             Err(mut error) => {
                 let unsent = error.take_message().map(Box::new);
                 // A body that breaks off is no fault of the endpoint.
@@ -186,16 +202,13 @@ impl Trial {
         }
     }
 
-    /// A connection: one that is at hand, or one that is made, if there may be one more who waits.
+    /// A connection that is made, if there may be one more who waits.
     async fn lease(&self, is_http2: bool) -> Result<Lease, Error> {
         let Connection { worker, caller, .. } = &*self.connection;
         let (port, endpoint) = (&*self.port, &*self.endpoint);
         let is_guarded = !self.policy.guards.is_empty() || !port.policy.guards.is_empty();
         let mut _pending = Vec::new();
         if is_guarded {
-            if let Some(lease) = pool::at_hand(worker, caller, endpoint, is_http2) {
-                return Ok(lease);
-            }
             _pending = self.pending()?;
         }
         if is_http2 {

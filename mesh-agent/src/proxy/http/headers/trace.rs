@@ -1,6 +1,8 @@
 //! What the proxy adds to a request: who sent it, and names by which it can be followed.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use uuid::fmt::{Hyphenated, Simple};
+use uuid::{Builder, Uuid};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -27,42 +29,50 @@ pub(super) fn add(headers: &mut HeaderMap, additions: Additions<'_>) {
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     let is_sound = |id: &HeaderValue| !id.is_empty() && id.len() <= MAX_REQUEST_ID;
-    if !headers.get(REQUEST_ID).is_some_and(is_sound) {
-        let id = uuid::Builder::from_random_bytes((additions.random)().to_ne_bytes()).into_uuid();
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        if let Ok(value) = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)) {
-            headers.insert(REQUEST_ID, value);
+    match headers.get_mut(REQUEST_ID) {
+        Some(id) if is_sound(id) => id.set_sensitive(true),
+        _ => {
+            let id = Builder::from_random_bytes((additions.random)().to_ne_bytes()).into_uuid();
+            let mut text = [0; Hyphenated::LENGTH];
+            let text = id.as_hyphenated().encode_lower(&mut text);
+            if let Some(value) = once(text.as_bytes().to_vec()) {
+                headers.insert(REQUEST_ID, value);
+            }
         }
     }
-    if !headers
-        .get(TRACEPARENT)
-        .is_some_and(|value| is_traceparent(value.as_bytes()))
-    {
-        headers.remove(TRACESTATE);
-        let trace = (additions.random)().max(1);
-        let parent = u64::try_from((additions.random)() >> 64)
-            .unwrap_or(1)
-            .max(1);
-        if let Ok(value) = HeaderValue::from_bytes(&traceparent(trace, parent)) {
-            headers.insert(TRACEPARENT, value);
+    match headers.get_mut(TRACEPARENT) {
+        Some(context) if is_traceparent(context.as_bytes()) => context.set_sensitive(true),
+        _ => {
+            headers.remove(TRACESTATE);
+            let trace = (additions.random)().max(1);
+            let parent = u64::try_from((additions.random)() >> 64)
+                .unwrap_or(1)
+                .max(1);
+            if let Some(value) = once(traceparent(trace, parent)) {
+                headers.insert(TRACEPARENT, value);
+            }
         }
     }
 }
 
+/// A value that no other request has. Unmarked, HTTP/2 would keep it in its table of fields, in the place of those that come
+/// again, and compare it with all of its kind that are there; what is marked stays out of the table (RFC 7541, 6.2.3).
+fn once(text: Vec<u8>) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// A context of version 00, not sampled: whoever records traces decides for itself.
-fn traceparent(trace: u128, parent: u64) -> [u8; 55] {
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let nibbles = |number: u128, digits: u32| {
-        let shifts = (0..digits).rev().map(|place| place * 4);
-        shifts.map(move |shift| (number >> shift) & 0xf)
-    };
-    let places = (3..35).chain(36..52);
-    for (place, nibble) in places.zip(nibbles(trace, 32).chain(nibbles(parent.into(), 16))) {
-        if let (Some(byte), Ok(nibble)) = (text.get_mut(place), u32::try_from(nibble)) {
-            *byte = char::from_digit(nibble, 16).map_or(b'0', |digit| digit as u8);
-        }
-    }
-    text
+fn traceparent(trace: u128, parent: u64) -> Vec<u8> {
+    let (trace, parent) = (Uuid::from_u128(trace), Uuid::from_u128(parent.into()));
+    let mut digits = [[0; Simple::LENGTH]; 2];
+    let [trace_digits, parent_digits] = &mut digits;
+    let trace = trace.as_simple().encode_lower(trace_digits);
+    let parent = parent.as_simple().encode_lower(parent_digits);
+    // The lower half.
+    let parent = parent.get(Simple::LENGTH / 2..).unwrap_or_default();
+    ["00-", trace, "-", parent, "-00"].concat().into_bytes()
 }
 
 /// Version 00 of the W3C trace context: `00-TRACE-PARENT-FLAGS`, neither id zero.

@@ -84,6 +84,11 @@ impl Framing {
         (self.place == Place::Head && has_begun, come)
     }
 
+    /// Whether all that has come is whole.
+    pub(super) const fn is_between(&self) -> bool {
+        matches!(self.place, Place::Head) && !self.head.has_lines && self.kept_len == 0
+    }
+
     fn skip<'b>(&mut self, bytes: &'b [u8], left: u64, is_chunk: bool) -> &'b [u8] {
         let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         let left = left.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX));

@@ -1,10 +1,12 @@
 //! Time limits on a paused clock, and what makes a connection ambiguous.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::time::advance;
 
-use super::{Pulse, Verdict};
+use super::{Beating, Pulse, Verdict};
 use crate::proxy::config::Timeouts;
 
 fn timeouts() -> Timeouts {
@@ -146,6 +148,30 @@ async fn an_age_of_zero_is_none() {
         (Verdict::Alive, 300)
     );
     assert!(!pulse.is_aged());
+}
+
+#[tokio::test]
+async fn a_connection_rests_when_all_that_has_come_is_answered() {
+    let pulse = Arc::new(pulse(false));
+    let (mut client, stream) = duplex(1024);
+    let mut stream = Beating::new(stream, Arc::clone(&pulse));
+    let looks = || [pulse.look(), pulse.look()];
+    let request = b"GET / HTTP/1.1\r\n\r\n";
+    let mut place = [0; 18];
+    client.write_all(request).await.expect("fits");
+    stream.read_exact(&mut place).await.expect("reads");
+    assert_eq!(looks(), [Verdict::Alive; 2], "it has not been taken");
+    assert!(!pulse.is_framed_twice());
+    pulse.request_started();
+    assert_eq!(looks(), [Verdict::Alive; 2], "it has not been answered");
+    stream.write_all(b"HTTP/1.1 200").await.expect("fits");
+    pulse.request_ended();
+    assert_eq!(looks(), [Verdict::Alive; 2], "it has not been sent");
+    stream.flush().await.expect("flushes");
+    assert_eq!(looks(), [Verdict::Resting; 2]);
+    client.write_all(&request[..3]).await.expect("fits");
+    stream.read_exact(&mut place[..3]).await.expect("reads");
+    assert_eq!(looks(), [Verdict::Alive; 2], "another one has begun");
 }
 
 #[test]
