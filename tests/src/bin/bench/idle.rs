@@ -1,10 +1,9 @@
 //! What stands and does nothing: memory of an idle agent, and of idle connections.
 
 use std::io;
-use std::thread::sleep;
 use std::time::Duration;
 
-use mesh_tests::eventually::becomes;
+use mesh_tests::eventually::{becomes, pause};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
 use mesh_tests::protocol::{Failure, ServerKind};
@@ -74,7 +73,7 @@ fn cost(rig: &Rig, contender: &Contender, wire: Wire, count: u64) -> io::Result<
     let hold = |pod: &Pod, address| {
         pod.hold(address, count, wire == Wire::Http1)
             .map_err(failed)?;
-        sleep(SILENCE);
+        pause(SILENCE);
         let used = memory() - before;
         pod.release().map_err(failed)?;
         let operations = to_float(count);
