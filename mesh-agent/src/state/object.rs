@@ -1,8 +1,8 @@
 //! What every object of the registry has: kind, name, revision, conditions. The Kubernetes shape.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -182,6 +182,9 @@ impl<S, T: Default> Object<S, T> {
     }
 }
 
+/// Texts by name, mostly few or none: a tree would take half a kilobyte for the first.
+pub type Texts = LiteMap<String, String>;
+
 /// What names an object, and which write made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -192,11 +195,13 @@ pub struct Metadata {
     #[serde(default = "default_namespace")]
     pub namespace: String,
     /// Free labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Texts::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub labels: Texts,
     /// Free notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Texts::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub annotations: Texts,
     /// Counts the changes of `spec`. Written by the agent.
     #[serde(default)]
     pub generation: u64,

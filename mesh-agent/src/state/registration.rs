@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(ports_of(&store), Some(vec![8080, 9090]));
         let snapshot = store.snapshot();
         let service = &snapshot.services[&key()];
-        assert_eq!(service.metadata.annotations["a/b"], "c");
+        assert_eq!(service.metadata.annotations.get("a/b").unwrap(), "c");
         let second = &snapshot.endpoints[&ObjectKey::new("default", "shop-2")];
         let reached: Vec<u16> = service
             .spec

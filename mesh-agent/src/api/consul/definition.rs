@@ -12,7 +12,7 @@ use crate::state::check::{AliasTarget, Check, GrpcTarget, HttpTarget, TcpTarget}
 use crate::state::endpoint::{
     Endpoint, EndpointSpec, EndpointStatus, HealthStatus, Locality, Weights,
 };
-use crate::state::object::{API_VERSION, Kind, Metadata};
+use crate::state::object::{API_VERSION, Kind, Metadata, Texts};
 
 /// What a service is registered as.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) fn service(
         .ok_or_else(|| Failure::bad("Missing service name"))?;
     let id = fields.text("ID")?.unwrap_or_else(|| service.clone());
     let given = fields.text("Address")?;
-    let mut annotations: BTreeMap<String, String> = BTreeMap::new();
+    let mut annotations = Texts::new();
     annotations.extend(name::annotation(&id).map(|(key, value)| (key.to_owned(), value)));
     let address = address(given.as_deref(), origin.address)?;
     if let Some(given) = given.filter(|it| it.parse() != Ok(address)) {

@@ -8,7 +8,7 @@ use crate::command::Problem;
 use crate::config::cli::{Exec, FailModeName};
 use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus};
 use crate::state::object::{
-    API_VERSION, Condition, ConditionStatus, Kind, Metadata, Object, ObjectKey,
+    API_VERSION, Condition, ConditionStatus, Kind, Metadata, Object, ObjectKey, Texts,
 };
 use crate::state::service::{Port, Protocol, Service, ServiceSpec, ServiceStatus};
 use crate::state::workload::{Egress, FailMode, Workload, WorkloadSpec, WorkloadStatus};
@@ -104,7 +104,7 @@ impl Plan {
     }
 
     fn object<S, T: Default>(&self, kind: Kind, name: &str, spec: S, status: T) -> Object<S, T> {
-        let made_by = BTreeMap::from([(MADE_BY.to_owned(), EXEC.to_owned())]);
+        let made_by = Texts::from_iter([(MADE_BY.to_owned(), EXEC.to_owned())]);
         Object {
             api_version: API_VERSION.to_owned(),
             kind,
