@@ -59,7 +59,9 @@ impl Basis {
             enrolled: enrolled.clone(),
             policies,
         };
-        add_rivals(&mut affected, [&self.snapshot, &next.snapshot]);
+        let snapshots: [&Snapshot; 2] = [&self.snapshot, &next.snapshot];
+        add_rivals(&mut affected.services, snapshots, rivals);
+        add_rivals(&mut affected.workloads, snapshots, neighbours);
         let mut step = Step {
             before: self.part(&affected),
             after: next.part(&affected),
@@ -100,28 +102,21 @@ impl Basis {
     }
 }
 
-/// Adds all who claim an entry of one that is affected: of several, the first has it. That is rare, where it is not an
+/// Adds to `keys` all who claim an entry of one of them: of several, the first has it. That is rare, where it is not an
 /// error.
-fn add_rivals(affected: &mut Affected, snapshots: [&Snapshot; 2]) {
-    let mut services = affected.services.clone();
-    while !services.is_empty() {
-        let found: BTreeSet<_> = snapshots
+fn add_rivals(
+    keys: &mut BTreeSet<ObjectKey>,
+    snapshots: [&Snapshot; 2],
+    rivals: fn(&Snapshot, &ObjectKey) -> BTreeSet<ObjectKey>,
+) {
+    let mut last = keys.clone();
+    while !last.is_empty() {
+        last = snapshots
             .into_iter()
-            .flat_map(|snapshot| services.iter().flat_map(|key| rivals(snapshot, key)))
-            .filter(|key| !affected.services.contains(key))
+            .flat_map(|snapshot| last.iter().flat_map(move |key| rivals(snapshot, key)))
+            .filter(|key| !keys.contains(key))
             .collect();
-        affected.services.extend(found.iter().cloned());
-        services = found;
-    }
-    let mut workloads = affected.workloads.clone();
-    while !workloads.is_empty() {
-        let found: BTreeSet<_> = snapshots
-            .into_iter()
-            .flat_map(|snapshot| workloads.iter().flat_map(|key| neighbours(snapshot, key)))
-            .filter(|key| !affected.workloads.contains(key))
-            .collect();
-        affected.workloads.extend(found.iter().cloned());
-        workloads = found;
+        keys.extend(last.iter().cloned());
     }
 }
 
