@@ -47,6 +47,38 @@ fn http2_and_grpc_with_trailers_are_carried() {
 }
 
 #[test]
+fn a_connection_that_was_silent_serves_on() {
+    // More than two looks of the agent, which finds that nothing moves and takes the connection apart.
+    const SILENCE: Duration = Duration::from_millis(4_500);
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_web();
+    let conn = shop.client.connect(web()).unwrap();
+    let answer = || {
+        let mut text = String::new();
+        while !text.ends_with("\r\n0\r\n\r\n") {
+            let more = conn.receive(1).unwrap();
+            assert!(!more.is_empty(), "{text}");
+            text.push_str(&more);
+        }
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    };
+    // Whole requests, one that pauses in its middle, and two at once.
+    let request = "GET / HTTP/1.1\r\nhost: web\r\n\r\n";
+    conn.send(request).unwrap();
+    answer();
+    pause(SILENCE);
+    let (first, second) = request.split_at(20);
+    conn.send(first).unwrap();
+    pause(SILENCE);
+    conn.send(second).unwrap();
+    answer();
+    pause(SILENCE);
+    conn.send(&request.repeat(2)).unwrap();
+    answer();
+    answer();
+}
+
+#[test]
 fn an_upgraded_connection_is_a_stream() {
     let Some(shop) = Shop::open(1) else { return };
     shop.open_web();
