@@ -46,15 +46,17 @@ pub(crate) async fn detect(
     ahead: Option<&Arc<ServicePort>>,
     stream: &mut TcpStream,
 ) -> Result<Detected, Error> {
-    let declared = match port.protocol {
-        Protocol::Http => Some(Detected::Http1(Bytes::new())),
-        Protocol::Http2 | Protocol::Grpc => Some(Detected::Http2(Bytes::new())),
-        Protocol::Tcp | Protocol::Tls | Protocol::Udp => Some(Detected::Opaque(Bytes::new(), None)),
-        Protocol::Auto => None,
-    };
-    if let Some(declared) = declared {
-        worker.metrics.detected("declared");
-        return Ok(declared);
+    match port.protocol {
+        // What is declared is what the endpoints speak; a client may speak the other version.
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            worker.metrics.detected("declared");
+            return version(worker, stream).await;
+        }
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp => {
+            worker.metrics.detected("declared");
+            return Ok(Detected::Opaque(Bytes::new(), None));
+        }
+        Protocol::Auto => {}
     }
     if port.memory.learned() == Learned::ServerFirst {
         worker.metrics.detected("learned");
@@ -80,6 +82,30 @@ pub(crate) async fn detect(
         }
         Sniff::Unsure if first.is_empty() && dialled.is_none() => Detected::Nothing,
         Sniff::Opaque | Sniff::Unsure => Detected::Opaque(first, dialled),
+    })
+}
+
+/// Waits for the first bytes of a client of HTTP, as long as it may be silent, and tells its version.
+async fn version(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Error> {
+    let mut first = BytesMut::with_capacity(sniff::ENOUGH);
+    let reading = async {
+        loop {
+            let length = stream.read_buf(&mut first).await?;
+            if length == 0 || !sniff::may_become_http2(&first) {
+                break Ok(());
+            }
+        }
+    };
+    let read: io::Result<()> = tokio::select! {
+        read = timeout(worker.config.timeouts.first_byte, reading) => read.unwrap_or(Ok(())),
+        // Nothing was asked yet.
+        () = worker.draining.cancelled() => Ok(()),
+    };
+    read.map_err(Error::Downstream)?;
+    Ok(match sniff::sniff(&first) {
+        Sniff::Http2 => Detected::Http2(first.freeze()),
+        _ if first.is_empty() => Detected::Nothing,
+        _ => Detected::Http1(first.freeze()),
     })
 }
 

@@ -92,9 +92,9 @@ pub struct Port {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// HTTP/1.1, with upgrades.
+    /// HTTP/1.1, with upgrades. Clients may speak HTTP/2.
     Http,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2 with prior knowledge. Clients may speak HTTP/1.1.
     Http2,
     /// gRPC: HTTP/2 with trailers and a status of its own.
     Grpc,

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, nobody, server, within};
+use super::fixture::{Node, http1_server, nobody, server, text, within};
 
 type Frames =
     StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
@@ -130,16 +130,29 @@ async fn streams_share_connections_within_the_limit_of_the_endpoint() {
 }
 
 #[tokio::test]
+async fn a_client_of_one_version_reaches_endpoints_of_the_other() {
+    let (old, _old) = http1_server(|_| text("old")).await;
+    let node = Node::start("http", &[old]);
+    let mut client = client(&node).await;
+    let response = within(client.send_request(call("x"))).await;
+    let body = within(response.expect("answers").into_body().collect()).await;
+    assert_eq!(body.expect("ends").to_bytes(), "old");
+
+    let (new, _new) = grpc_server(100, Arc::default()).await;
+    let node = Node::start("http2", &[new]);
+    let request =
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+    let answer = node.raw(request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("hello"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_small_limit_of_the_endpoint_is_respected() {
     let connections = Arc::new(AtomicUsize::new(0));
     let (endpoint, _server) = grpc_server(2, Arc::clone(&connections)).await;
     let node = Node::start("grpc", &[endpoint]);
-    let mut first = client(&node).await;
-    // The limit is known once the endpoint's settings have come.
-    for _ in 0..2 {
-        let answer = within(first.send_request(call("x"))).await;
-        answer.expect("answers");
-    }
+    let first = client(&node).await;
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let mut client = first.clone();
