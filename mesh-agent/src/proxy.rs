@@ -16,6 +16,7 @@ pub(crate) mod detect;
 pub(crate) mod handles;
 pub(crate) mod health;
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod metrics;

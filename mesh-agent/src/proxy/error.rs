@@ -5,6 +5,17 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 
+/// What hyper or h2 says of a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// A client's connection, or one to an endpoint that speaks HTTP/1.1.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// A connection to an endpoint that speaks HTTP/2.
+    #[error(transparent)]
+    H2(#[from] h2::Error),
+}
+
 /// A failed connection or request.
 ///
 /// Every question about a failure is answered here by an exhaustive `match`, so that a new variant does not compile
@@ -87,18 +98,18 @@ pub enum Error {
     Handshake {
         /// The endpoint that was tried.
         endpoint: SocketAddr,
-        /// What hyper said.
+        /// What was said of it.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// The endpoint ended the connection before it answered.
     #[error("{endpoint} ended the connection without an answer")]
     Upstream {
         /// The endpoint that was asked.
         endpoint: SocketAddr,
-        /// What hyper said.
+        /// What was said of it.
         #[source]
-        source: hyper::Error,
+        source: Cause,
     },
     /// A connection of raw bytes failed on the endpoint's side.
     #[error("the connection to the endpoint failed")]

@@ -12,6 +12,7 @@ pub(crate) mod headers;
 pub(crate) mod interim;
 pub(crate) mod mirror;
 pub(crate) mod pulse;
+pub(crate) mod received;
 pub(crate) mod reply;
 pub(crate) mod routes;
 pub(crate) mod silence;

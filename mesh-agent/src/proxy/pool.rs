@@ -3,19 +3,20 @@
 //! The lock is never contended (one thread) and never held across an await; it only makes the pool `Sync`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::Either;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{self, TrySendError};
+use hyper::client::conn::http1::SendRequest;
 use mesh_common::workload::Caller as Identity;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::error::Cause;
 use super::http::body::Outgoing;
+use super::http::received::Received;
+use super::http2::{Link, Stream};
 use super::policy::breaker::Room;
 use super::view::{Endpoint, Table, View};
 use super::worker::Worker;
@@ -74,63 +75,15 @@ impl Default for Entry {
 
 #[derive(Debug)]
 struct Idle {
-    sender: conn::http1::SendRequest<Outgoing>,
+    sender: SendRequest<Outgoing>,
     since: Instant,
     room: Option<Arc<Room>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Shared {
-    sender: conn::http2::SendRequest<Outgoing>,
-    streams: Arc<Streams>,
+    link: Link,
     since: Instant,
-}
-
-/// Streams of one HTTP/2 connection.
-#[derive(Debug)]
-struct Streams {
-    open: AtomicUsize,
-    /// What the peer allows, once it has said so.
-    limit: AtomicUsize,
-    /// The peer has answered, so it has said so. Until then h2 itself holds back all streams but one.
-    is_settled: AtomicBool,
-}
-
-impl Streams {
-    fn limit(&self) -> usize {
-        if self.is_settled.load(Ordering::Relaxed) {
-            self.limit.load(Ordering::Relaxed)
-        } else {
-            UNSETTLED_STREAMS
-        }
-    }
-}
-
-impl Shared {
-    /// Takes a stream, if the peer allows one more.
-    fn lease(&self) -> Option<Lease> {
-        if self.sender.is_closed() {
-            return None;
-        }
-        if self.streams.open.load(Ordering::Relaxed) >= self.streams.limit() {
-            return None;
-        }
-        self.streams.open.fetch_add(1, Ordering::Relaxed);
-        Some(Lease::Http2 {
-            sender: self.sender.clone(),
-            stream: Stream(Arc::clone(&self.streams)),
-        })
-    }
-}
-
-/// One stream under way.
-#[derive(Debug)]
-pub(crate) struct Stream(Arc<Streams>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The right to send one request.
@@ -139,38 +92,56 @@ pub(crate) enum Lease {
     /// A whole HTTP/1.1 connection.
     Http1 {
         /// Goes back to the pool when the response has ended.
-        sender: conn::http1::SendRequest<Outgoing>,
+        sender: SendRequest<Outgoing>,
         /// Where it belongs.
         key: Key,
         /// What its place is in, where connections are limited.
         room: Option<Arc<Room>>,
     },
     /// A stream of an HTTP/2 connection.
-    Http2 {
-        /// The connection.
-        sender: conn::http2::SendRequest<Outgoing>,
-        /// Counts the stream.
-        stream: Stream,
-    },
+    Http2(Stream),
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    /// What went wrong.
+    pub(crate) source: Cause,
+    /// The request, if not a byte of it was sent.
+    pub(crate) unsent: Option<Box<Request<Outgoing>>>,
+}
+
+impl Unanswered {
+    /// Of a request that was sent, or may have been.
+    pub(crate) const fn lost(source: Cause) -> Self {
+        Self {
+            source,
+            unsent: None,
+        }
+    }
 }
 
 impl Lease {
     /// Sends a request; gives it back if not a byte of it was sent.
     pub(crate) fn send(
         &mut self,
-        request: Request<Outgoing>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> + use<>
-    {
+        worker: &Arc<Worker>,
+        request: Box<Request<Outgoing>>,
+    ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
         match self {
-            Self::Http1 { sender, .. } => Either::Left(sender.try_send_request(request)),
-            Self::Http2 { sender, .. } => Either::Right(sender.try_send_request(request)),
-        }
-    }
-
-    /// There was an answer.
-    pub(crate) fn has_answered(&self) {
-        if let Self::Http2 { stream, .. } = self {
-            stream.0.is_settled.store(true, Ordering::Relaxed);
+            Self::Http1 { sender, .. } => {
+                let sending = sender.try_send_request(*request);
+                Either::Left(async {
+                    match sending.await {
+                        Ok(response) => Ok(response.map(Received::Hyper)),
+                        Err(mut error) => Err(Unanswered {
+                            unsent: error.take_message().map(Box::new),
+                            source: error.into_error().into(),
+                        }),
+                    }
+                })
+            }
+            Self::Http2(stream) => Either::Right(stream.send(worker, request)),
         }
     }
 }
@@ -199,7 +170,10 @@ impl Pool {
 
     fn take_shared(&self, key: &Key) -> Option<Lease> {
         let entries = self.entries();
-        entries.get(key)?.shared.iter().find_map(Shared::lease)
+        let mut links = entries.get(key)?.shared.iter();
+        links
+            .find_map(|shared| shared.link.stream())
+            .map(Lease::Http2)
     }
 
     /// Takes a connection back when its response has ended.
@@ -250,10 +224,10 @@ impl Pool {
                 is_kept
             });
             entry.shared.retain_mut(|shared| {
-                if shared.streams.open.load(Ordering::Relaxed) > 0 {
+                if shared.link.is_busy() {
                     shared.since = Instant::now();
                 }
-                is_known && !shared.sender.is_closed() && shared.since.elapsed() < patience
+                is_known && !shared.link.is_closed() && shared.since.elapsed() < patience
             });
             !entry.idle.is_empty()
                 || !entry.shared.is_empty()
@@ -266,6 +240,3 @@ impl Pool {
 fn is_wanted(room: Option<&Arc<Room>>) -> bool {
     room.is_some_and(|room| room.is_wanted())
 }
-
-/// Streams that may wait on a fresh connection until the peer has said how many it allows.
-const UNSETTLED_STREAMS: usize = 100;

@@ -8,6 +8,7 @@ mod http2;
 mod hygiene1;
 mod hygiene2;
 mod limits;
+mod links;
 mod resilience;
 mod routes;
 mod shaping;

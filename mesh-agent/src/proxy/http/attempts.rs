@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
 use self::answer::Answer;
@@ -22,6 +21,7 @@ use super::Connection;
 use super::body::Outgoing;
 use super::exchange::Exchange;
 use super::headers::is_idempotent;
+use super::received::Received;
 use crate::net::clock;
 use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
@@ -58,7 +58,7 @@ pub(crate) async fn send(
     target: Target,
     request: Asked,
     is_http2: bool,
-) -> Result<Response<Incoming>, Error> {
+) -> Result<Response<Received>, Error> {
     let passage = guards::enter(exchange, &target)?;
     exchange.limit_time(&target.policy, request.headers());
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
@@ -85,7 +85,7 @@ struct Attempts<'a> {
 /// What is to be done next.
 enum Step {
     /// This is the end.
-    Done(Result<Response<Incoming>, Error>),
+    Done(Result<Response<Received>, Error>),
     /// Another attempt, at this endpoint, after this time.
     Again(Active, Asked, Duration),
 }
@@ -120,7 +120,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Attempt, look at what came of it, attempt again.
-    async fn run(&mut self) -> Result<Response<Incoming>, Error> {
+    async fn run(&mut self) -> Result<Response<Received>, Error> {
         if let Some(spending) = &self.policy.extra.budget {
             spending.budget.request(clock::monotonic_ns());
         }

@@ -13,6 +13,7 @@ use super::admit::Admitted;
 use super::body::{Fate, Upload};
 use super::guarded::Guarded;
 use super::mirror::Tee;
+use super::received::Received;
 use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
@@ -189,13 +190,14 @@ impl Exchange {
             (true, false) => (Version::HTTP_2, timeouts.body),
             (false, _) => (Version::HTTP_11, timeouts.body),
         };
-        let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
+        let inner =
+            Guarded::new(Received::Hyper(body), version, Silence::new(patience)).copied(tees);
         let fate = Arc::clone(self.fate.get_or_insert_default());
         Upload::new(inner, fate)
     }
 
     /// The response's body. Of HTTP/1 the connection's own limit holds.
-    pub(crate) fn guard_response(&self, body: Incoming, version: Version) -> Guarded {
+    pub(crate) fn guard_response(&self, body: Received, version: Version) -> Guarded {
         let silence = if self.connection.is_http2 {
             Silence::new(self.connection.worker.config.timeouts.idle)
         } else {

@@ -21,6 +21,7 @@ use super::filters;
 use super::headers::{self, Additions, After, Wish};
 use super::interim::Interim;
 use super::mirror;
+use super::received::Received;
 use super::reply;
 use super::routes::{self, Routed, Ruled, Way};
 use super::upgrade;
@@ -76,11 +77,11 @@ fn conclude(
 type Coming = Option<(Parts, Incoming)>;
 
 enum Answer {
-    Streamed(Response<Incoming>),
+    Streamed(Response<Received>),
     Switched {
         response: Response<Reply>,
         client: OnUpgrade,
-        endpoint: OnUpgrade,
+        endpoint: upgrade::End,
     },
     /// A rule of a route answers itself.
     Own(StatusCode, HeaderMap),
@@ -182,7 +183,7 @@ impl Sent {
     fn answered(
         self,
         exchange: &mut Exchange,
-        mut response: Response<Incoming>,
+        mut response: Response<Received>,
     ) -> Result<Answer, Error> {
         exchange.answered(response.status(), response.headers());
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -201,9 +202,9 @@ impl Sent {
             return Ok(Answer::Streamed(response));
         }
         exchange.admitted.leave();
-        let endpoint = hyper::upgrade::on(&mut response);
+        let (response, endpoint) = upgrade::End::of(response);
         Ok(Answer::Switched {
-            response: response.map(|_| Reply::Text(None)),
+            response: response.map(|()| Reply::Text(None)),
             client: self.client,
             endpoint,
         })

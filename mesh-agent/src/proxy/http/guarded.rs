@@ -7,18 +7,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::headers;
 use super::mirror::Tee;
+use super::received::Received;
 use super::silence::Silence;
+use crate::proxy::error::Cause;
 
 /// Why a body did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     /// Its sender broke off.
     #[error("the body broke off")]
-    Off(#[source] hyper::Error),
+    Off(#[source] Cause),
     /// Its sender broke off, and said that this is no error.
     #[error("the body broke off without an error")]
     Quietly,
@@ -30,7 +31,7 @@ pub(crate) enum Broken {
 /// A body that was sent by a client or an endpoint.
 #[derive(Debug)]
 pub(crate) struct Guarded {
-    inner: Incoming,
+    inner: Received,
     is_http2: bool,
     silence: Silence,
     /// Copies under way.
@@ -39,7 +40,7 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     /// Guards the body of a message of `version`.
-    pub(crate) const fn new(inner: Incoming, version: Version, silence: Silence) -> Self {
+    pub(crate) const fn new(inner: Received, version: Version, silence: Silence) -> Self {
         Self {
             inner,
             is_http2: matches!(version, Version::HTTP_2),

@@ -265,8 +265,8 @@ impl Copy {
             endpoint: endpoint.address,
             source,
         };
-        let response = lease.send(request).await;
-        let response = response.map_err(|error| failed(error.into_error()))?;
+        let response = lease.send(worker, Box::new(request)).await;
+        let response = response.map_err(|error| failed(error.source))?;
         let mut body = response.into_body();
         let mut length = 0;
         while let Some(frame) = body.frame().await {

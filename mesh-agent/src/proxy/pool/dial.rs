@@ -3,20 +3,18 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
-use super::{Key, Lease, Shared, Streams};
+use super::{Key, Lease, Shared};
 use crate::proxy::caller::Caller;
 use crate::proxy::connect;
 use crate::proxy::error::Error;
-use crate::proxy::http::{CONNECTION_WINDOW, MIN_BUFFER, STREAM_WINDOW};
+use crate::proxy::http::MIN_BUFFER;
+use crate::proxy::http2;
 use crate::proxy::policy::breaker::{Limit, Place, Room};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::proxy::worker::Worker;
@@ -94,7 +92,7 @@ pub(crate) async fn http1(
         .await
         .map_err(|source| Error::Handshake {
             endpoint: endpoint.address,
-            source,
+            source: source.into(),
         })?;
     worker.spawn(async move {
         // How it ended the requests on it have been told.
@@ -137,67 +135,26 @@ pub(crate) async fn http2(
     }
     let place = place(worker, port.policy.room()).await?;
     let stream = connect::dial(worker, caller, port, endpoint).await?;
-    let shared = handshake2(worker, endpoint, stream, place).await?;
-    let lease = shared.lease().ok_or(Error::NoEndpoint)?;
+    // An endpoint that is too busy to read at once is not one that is gone.
+    let patience = worker.config.timeouts.header;
+    let link = timeout(patience, http2::open(worker, stream, place))
+        .await
+        .ok()
+        .ok_or(Error::ConnectTimeout(endpoint.address))?
+        .map_err(|source| Error::Handshake {
+            endpoint: endpoint.address,
+            source: source.into(),
+        })?;
+    let lease = link.stream().map(Lease::Http2).ok_or(Error::NoEndpoint)?;
     worker
         .pool
         .entries()
         .entry(key)
         .or_default()
         .shared
-        .push(shared);
+        .push(Shared {
+            link,
+            since: Instant::now(),
+        });
     Ok(lease)
 }
-
-async fn handshake2(
-    worker: &Arc<Worker>,
-    endpoint: &Endpoint,
-    stream: TcpStream,
-    place: Option<Place>,
-) -> Result<Shared, Error> {
-    let (sender, connection) = http2::Builder::new(worker.executor())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(1)
-        .max_header_list_size(u32::try_from(worker.config.limits.header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_local_error_reset_streams(1024)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| Error::Handshake {
-            endpoint: endpoint.address,
-            source,
-        })?;
-    let streams = Arc::new(Streams {
-        open: AtomicUsize::new(0),
-        limit: AtomicUsize::new(1),
-        is_settled: AtomicBool::new(false),
-    });
-    let published = Arc::clone(&streams);
-    worker.spawn(async move {
-        let mut connection = pin!(connection);
-        // The limit of the peer is known to the driver only, and changes with its SETTINGS.
-        drop(
-            poll_fn(|cx| {
-                let result = Future::poll(Pin::as_mut(&mut connection), cx);
-                let limit = connection.current_max_send_streams();
-                published.limit.store(limit, Ordering::Relaxed);
-                result
-            })
-            .await,
-        );
-        drop(place);
-    });
-    Ok(Shared {
-        sender,
-        streams,
-        since: Instant::now(),
-    })
-}
-
-/// How often a busy HTTP/2 connection is asked whether its peer is there.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the peer may take to answer.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);

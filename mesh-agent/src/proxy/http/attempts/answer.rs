@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{HeaderMap, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::proxy::http::exchange::Exchange;
+use crate::proxy::http::received::Received;
 use crate::proxy::pool::Lease;
 use crate::proxy::worker::Worker;
 use crate::traffic::retry::{Outcome, grpc_code_of};
@@ -22,14 +22,14 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// An answer and the connection on which it comes.
 #[derive(Debug)]
 pub(super) struct Answer {
-    response: Response<Incoming>,
+    response: Response<Received>,
     lease: Lease,
     /// What it says about the attempt.
     pub(super) outcome: Outcome,
 }
 
 impl Answer {
-    pub(super) fn new(response: Response<Incoming>, lease: Lease, is_grpc: bool) -> Self {
+    pub(super) fn new(response: Response<Received>, lease: Lease, is_grpc: bool) -> Self {
         Self {
             outcome: outcome(&response, is_grpc),
             response,
@@ -38,7 +38,7 @@ impl Answer {
     }
 
     /// It is the one.
-    pub(super) fn take(self, exchange: &mut Exchange) -> Response<Incoming> {
+    pub(super) fn take(self, exchange: &mut Exchange) -> Response<Received> {
         exchange.lease = Some(self.lease);
         self.response
     }

@@ -1,6 +1,5 @@
 //! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
 
-use std::error::Error as _;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Asked;
 use super::answer::Answer;
-use crate::proxy::error::Error;
+use crate::proxy::error::{Cause, Error};
 use crate::proxy::http::Connection;
 use crate::proxy::http::body::Fate;
 use crate::proxy::http::exchange::Deadline;
@@ -19,7 +18,7 @@ use crate::proxy::outliers;
 use crate::proxy::passage::{Visit, guards};
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::{Limit, Slot};
-use crate::proxy::pool::{self, Lease};
+use crate::proxy::pool::{self, Lease, Unanswered};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
@@ -181,18 +180,14 @@ impl Trial {
                 Err(error) => return Err(Failure::new(error, Some(request))),
             },
         };
-        match lease.send(*request).await {
-            Ok(response) => {
-                lease.has_answered();
-                Ok(Answer::new(response, lease, is_grpc))
-            }
-            Err(mut error) => {
-                let unsent = error.take_message().map(Box::new);
+        match lease.send(worker, request).await {
+            Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
+            Err(Unanswered { source, unsent }) => {
                 // A body that breaks off is no fault of the endpoint.
                 let blamed = fate.and_then(|fate| fate.error());
                 let error = blamed.unwrap_or_else(|| Error::Upstream {
                     endpoint: self.endpoint.address,
-                    source: error.into_error(),
+                    source,
                 });
                 Err(Failure {
                     is_stale: unsent.is_some(),
@@ -276,7 +271,7 @@ fn outcome(error: &Error) -> Option<Outcome> {
         Error::Connect { .. } | Error::ConnectTimeout(_) | Error::Handshake { .. } => {
             Some(Outcome::ConnectFailure)
         }
-        Error::Upstream { .. } if is_refused(error) => Some(Outcome::RefusedStream),
+        Error::Upstream { source, .. } if is_refused(source) => Some(Outcome::RefusedStream),
         Error::Upstream { .. } => Some(Outcome::Reset),
         Error::ResponseTimeout(_) => Some(Outcome::Timeout),
         _ => None,
@@ -284,13 +279,6 @@ fn outcome(error: &Error) -> Option<Outcome> {
 }
 
 /// Whether the endpoint says that it has not looked at the request: RFC 9113, 8.7.
-fn is_refused(error: &Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
-        cause = error.source();
-    }
-    false
+fn is_refused(cause: &Cause) -> bool {
+    matches!(cause, Cause::H2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }

@@ -1,0 +1,245 @@
+//! HTTP/2 connections to endpoints. Requests are put on streams where they are made, with no task and no queue between:
+//! hyper's client has both for each request.
+
+mod body;
+mod sending;
+mod tunnel;
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, Reason, SendStream};
+use http::{Method, Request, Response};
+use http_body::Body as _;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::http::body::Outgoing;
+use super::http::received::Received;
+use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::policy::breaker::Place;
+use super::pool::Unanswered;
+use super::worker::Worker;
+use crate::net::seldom::{Bell, Either};
+use sending::Sending;
+
+pub(crate) use body::Body;
+pub(crate) use tunnel::Tunnel;
+
+/// Streams that were reset for errors of the peer before the connection ends.
+const MAX_ERRONEOUS_STREAMS: usize = 1024;
+/// How often a busy connection is asked whether its peer is there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the peer may take to answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection, shared by all requests on it. Ends when nobody holds it and its streams have ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    sender: SendRequest<Bytes>,
+    streams: Arc<Streams>,
+}
+
+/// The streams of one connection.
+#[derive(Debug, Default)]
+struct Streams {
+    open: AtomicUsize,
+    /// What the peer allows; nothing until it has said so.
+    limit: AtomicUsize,
+    is_closed: AtomicBool,
+}
+
+/// Speaks HTTP/2 on a fresh connection, and waits until the peer does too: a request is lost to nobody who never
+/// answered. `place` is held for as long as the connection lives.
+pub(crate) async fn open(
+    worker: &Worker,
+    stream: TcpStream,
+    place: Option<Place>,
+) -> Result<Link, h2::Error> {
+    let header_bytes = worker.config.limits.header_bytes;
+    let (sender, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(0)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_local_error_reset_streams(Some(MAX_ERRONEOUS_STREAMS))
+        .handshake(stream)
+        .await?;
+    let streams = Arc::new(Streams::default());
+    let (tell, told) = oneshot::channel();
+    let driven = Arc::clone(&streams);
+    worker.spawn(async move {
+        drive(connection, &driven, tell).await;
+        driven.is_closed.store(true, Ordering::Relaxed);
+        drop(place);
+    });
+    // Closed without a word.
+    let closed = Err(Reason::CONNECT_ERROR.into());
+    told.await.unwrap_or(closed)?;
+    Ok(Link { sender, streams })
+}
+
+/// Moves the frames of a connection to its end. Tells once when the peer has said how many streams it allows.
+async fn drive(
+    mut connection: Connection<TcpStream, Bytes>,
+    streams: &Streams,
+    tell: oneshot::Sender<Result<(), h2::Error>>,
+) {
+    let pings = connection.ping_pong();
+    let mut tell = Some(tell);
+    let driving = pin!(poll_fn(|cx| {
+        let result = Pin::new(&mut connection).poll(cx);
+        let limit = connection.max_concurrent_send_streams();
+        streams.limit.store(limit, Ordering::Relaxed);
+        if limit > 0
+            && let Some(tell) = tell.take()
+        {
+            // Whoever dialled may have lost patience.
+            drop(tell.send(Ok(())));
+        }
+        result
+    }));
+    let watching = pin!(keep_alive(pings, streams));
+    if let Either::Often(Err(error)) = Bell::default().first(driving, watching).await {
+        tracing::debug!(%error, "connection to an endpoint ended");
+        if let Some(tell) = tell {
+            drop(tell.send(Err(error)));
+        }
+    }
+}
+
+/// Ends when the peer of a busy connection is silent.
+async fn keep_alive(pings: Option<PingPong>, streams: &Streams) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(PING_INTERVAL).await;
+        let is_idle = streams.open.load(Ordering::Relaxed) == 0;
+        if is_idle {
+            continue;
+        }
+        let pong = timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await;
+        if !matches!(pong, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+impl Link {
+    /// Whether it takes no more requests.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.streams.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether requests are under way on it.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.streams.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// A stream, if the peer allows one more.
+    pub(crate) fn stream(&self) -> Option<Stream> {
+        let Streams { open, limit, .. } = &*self.streams;
+        if self.is_closed() || open.load(Ordering::Relaxed) >= limit.load(Ordering::Relaxed) {
+            return None;
+        }
+        open.fetch_add(1, Ordering::Relaxed);
+        Some(Stream(self.clone()))
+    }
+}
+
+/// The right to one stream of a connection.
+#[derive(Debug)]
+pub(crate) struct Stream(Link);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What follows the head of a request.
+enum Rest {
+    Nothing,
+    Body(Sending),
+    Tunnel(SendStream<Bytes>),
+}
+
+impl Stream {
+    /// Sends a request. Its head is on its way when this returns; its body follows as the answer is awaited, and after it.
+    pub(crate) fn send(
+        &mut self,
+        worker: &Arc<Worker>,
+        request: Box<Request<Outgoing>>,
+    ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
+        let begun = self.begin(request);
+        let worker = Arc::clone(worker);
+        async move {
+            let (response, rest) = begun?;
+            let answered = answer(&worker, response, rest).await;
+            answered.map_err(|source| Unanswered::lost(source.into()))
+        }
+    }
+
+    fn begin(
+        &mut self,
+        request: Box<Request<Outgoing>>,
+    ) -> Result<(ResponseFuture, Rest), Unanswered> {
+        let Link { sender, streams } = &mut self.0;
+        // Only says whether the connection takes requests: this handle has no other stream that it would wait for.
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(source)) = ready {
+            streams.is_closed.store(true, Ordering::Relaxed);
+            return Err(Unanswered {
+                source: source.into(),
+                unsent: Some(request),
+            });
+        }
+        let is_connect = request.method() == Method::CONNECT;
+        let (head, body) = request.into_parts();
+        let is_whole = !is_connect && body.is_end_stream();
+        let (response, stream) = sender
+            .send_request(Request::from_parts(head, ()), is_whole)
+            .map_err(|source| Unanswered::lost(source.into()))?;
+        let rest = if is_connect {
+            Rest::Tunnel(stream)
+        } else if is_whole {
+            Rest::Nothing
+        } else {
+            Rest::Body(Sending::new(body, stream))
+        };
+        Ok((response, rest))
+    }
+}
+
+async fn answer(
+    worker: &Worker,
+    response: ResponseFuture,
+    rest: Rest,
+) -> Result<Response<Received>, h2::Error> {
+    let response = match rest {
+        Rest::Nothing => response.await?,
+        Rest::Body(sending) => sending.beside(worker, response).await?,
+        Rest::Tunnel(mut sender) => {
+            let response = response.await?;
+            if response.status().is_success() {
+                let tunnel = |receiver| Received::Tunnel(Box::new(Tunnel::new(sender, receiver)));
+                return Ok(response.map(tunnel));
+            }
+            // Fails where the endpoint has ended the stream already, after its answer.
+            drop(sender.send_data(Bytes::new(), true));
+            response
+        }
+    };
+    let (head, stream) = response.into_parts();
+    let body = Body::new(stream, &head.headers);
+    Ok(Response::from_parts(head, Received::Stream(body)))
+}
