@@ -51,8 +51,9 @@ pub(super) fn views() -> OpenApiRouter<Context> {
         .routes(routes!(views::metrics))
 }
 
-/// Adds the routes of objects of every kind, and those of the documentation itself.
-pub(super) fn with_objects(mut document: OpenApi) -> OpenApi {
+/// The document: the views, the routes of objects of every kind, and those of the documentation itself.
+pub(super) fn whole() -> OpenApi {
+    let mut document = views().into_openapi();
     let components = document.components.get_or_insert_with(Components::new);
     register_object::<ServiceSpec, ServiceStatus>(components, "Service");
     register_object::<EndpointSpec, EndpointStatus>(components, "Endpoint");
