@@ -25,7 +25,6 @@ use super::http::body::Outgoing;
 use super::http::received::Received;
 use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::policy::breaker::Place;
-use super::pool::Unanswered;
 use super::worker::Worker;
 use crate::net::seldom::{Bell, Either};
 use sending::Sending;
@@ -145,18 +144,27 @@ impl Link {
         self.streams.open.load(Ordering::Relaxed) > 0
     }
 
-    /// A stream, if the peer allows one more.
+    /// A stream, if the peer takes requests and allows one more.
     pub(crate) fn stream(&self) -> Option<Stream> {
         let Streams { open, limit, .. } = &*self.streams;
         if self.is_closed() || open.load(Ordering::Relaxed) >= limit.load(Ordering::Relaxed) {
             return None;
         }
+        let mut link = self.clone();
+        // Nothing is waited for: this handle has no stream yet. Fails after a GOAWAY.
+        let ready = link
+            .sender
+            .poll_ready(&mut Context::from_waker(Waker::noop()));
+        if !matches!(ready, Poll::Ready(Ok(()))) {
+            self.streams.is_closed.store(true, Ordering::Relaxed);
+            return None;
+        }
         open.fetch_add(1, Ordering::Relaxed);
-        Some(Stream(self.clone()))
+        Some(Stream(link))
     }
 }
 
-/// The right to one stream of a connection.
+/// The right to one stream of a connection. To be used at once: a connection may end while others run.
 #[derive(Debug)]
 pub(crate) struct Stream(Link);
 
@@ -179,36 +187,21 @@ impl Stream {
         &mut self,
         worker: &Arc<Worker>,
         request: Box<Request<Outgoing>>,
-    ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
-        let begun = self.begin(request);
+    ) -> impl Future<Output = Result<Response<Received>, h2::Error>> + use<> {
+        let begun = self.begin(*request);
         let worker = Arc::clone(worker);
         async move {
             let (response, rest) = begun?;
-            let answered = answer(&worker, response, rest).await;
-            answered.map_err(|source| Unanswered::lost(source.into()))
+            answer(&worker, response, rest).await
         }
     }
 
-    fn begin(
-        &mut self,
-        request: Box<Request<Outgoing>>,
-    ) -> Result<(ResponseFuture, Rest), Unanswered> {
-        let Link { sender, streams } = &mut self.0;
-        // Only says whether the connection takes requests: this handle has no other stream that it would wait for.
-        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(Err(source)) = ready {
-            streams.is_closed.store(true, Ordering::Relaxed);
-            return Err(Unanswered {
-                source: source.into(),
-                unsent: Some(request),
-            });
-        }
+    fn begin(&mut self, request: Request<Outgoing>) -> Result<(ResponseFuture, Rest), h2::Error> {
         let is_connect = request.method() == Method::CONNECT;
         let (head, body) = request.into_parts();
         let is_whole = !is_connect && body.is_end_stream();
-        let (response, stream) = sender
-            .send_request(Request::from_parts(head, ()), is_whole)
-            .map_err(|source| Unanswered::lost(source.into()))?;
+        let head = Request::from_parts(head, ());
+        let (response, stream) = self.0.sender.send_request(head, is_whole)?;
         let rest = if is_connect {
             Rest::Tunnel(stream)
         } else if is_whole {

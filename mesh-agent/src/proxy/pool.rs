@@ -111,16 +111,6 @@ pub(crate) struct Unanswered {
     pub(crate) unsent: Option<Box<Request<Outgoing>>>,
 }
 
-impl Unanswered {
-    /// Of a request that was sent, or may have been.
-    pub(crate) const fn lost(source: Cause) -> Self {
-        Self {
-            source,
-            unsent: None,
-        }
-    }
-}
-
 impl Lease {
     /// Sends a request; gives it back if not a byte of it was sent.
     pub(crate) fn send(
@@ -141,7 +131,15 @@ impl Lease {
                     }
                 })
             }
-            Self::Http2(stream) => Either::Right(stream.send(worker, request)),
+            Self::Http2(stream) => {
+                let sending = stream.send(worker, request);
+                Either::Right(async {
+                    sending.await.map_err(|error| Unanswered {
+                        source: error.into(),
+                        unsent: None,
+                    })
+                })
+            }
         }
     }
 }

@@ -125,11 +125,10 @@ pub(crate) async fn http2(
         worker.metrics.pool_reused.inc();
         return Ok(lease);
     }
-    let is_full = worker
-        .pool
-        .entries()
-        .get(&key)
-        .is_some_and(|entry| entry.shared.len() >= MAX_HTTP2);
+    let is_full = worker.pool.entries().get_mut(&key).is_some_and(|entry| {
+        entry.shared.retain(|shared| !shared.link.is_closed());
+        entry.shared.len() >= MAX_HTTP2
+    });
     if is_full {
         return Err(Error::ConnectionLimit);
     }
@@ -137,15 +136,18 @@ pub(crate) async fn http2(
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     // An endpoint that is too busy to read at once is not one that is gone.
     let patience = worker.config.timeouts.header;
+    let failed = |source: h2::Error| Error::Handshake {
+        endpoint: endpoint.address,
+        source: source.into(),
+    };
     let link = timeout(patience, http2::open(worker, stream, place))
         .await
         .ok()
         .ok_or(Error::ConnectTimeout(endpoint.address))?
-        .map_err(|source| Error::Handshake {
-            endpoint: endpoint.address,
-            source: source.into(),
-        })?;
-    let lease = link.stream().map(Lease::Http2).ok_or(Error::NoEndpoint)?;
+        .map_err(failed)?;
+    // Unless it has been retired already, there is one.
+    let lease = link.stream().map(Lease::Http2);
+    let lease = lease.ok_or_else(|| failed(h2::Reason::REFUSED_STREAM.into()))?;
     worker
         .pool
         .entries()

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, server, within};
+use super::fixture::{Node, eventually, server, within};
 
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -71,16 +72,19 @@ fn post(body: &'static str) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-/// The body of the answer to a request of its own, or the status of a failure.
-async fn ask(client: &mut SendRequest<Full<Bytes>>) -> Result<Bytes, StatusCode> {
+/// The body of the answer to a request of its own, or the status and reason of a failure.
+async fn ask(client: &mut SendRequest<Full<Bytes>>) -> Result<Bytes, (StatusCode, String)> {
     let response = within(client.send_request(post("x")))
         .await
         .expect("answers");
     let status = response.status();
     let body = within(response.into_body().collect()).await.expect("ends");
-    (status == StatusCode::OK)
-        .then(|| body.to_bytes())
-        .ok_or(status)
+    let text = body.to_bytes();
+    if status == StatusCode::OK {
+        Ok(text)
+    } else {
+        Err((status, String::from_utf8_lossy(&text).into_owned()))
+    }
 }
 
 #[tokio::test]
@@ -128,6 +132,60 @@ async fn a_connection_that_an_endpoint_retires_loses_no_request() {
         assert_eq!(ask(&mut client).await.expect("answers"), "here");
     }
     assert!(connections.load(Ordering::Relaxed) > 2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_retires_many_connections_at_once_loses_no_request() {
+    let come = Arc::new(AtomicUsize::new(0));
+    let retires = Arc::new(Notify::new());
+    let (counter, notice) = (Arc::clone(&come), Arc::clone(&retires));
+    let (address, _server) = server(move |stream| {
+        let (come, retires) = (Arc::clone(&counter), Arc::clone(&notice));
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let handshake = builder.max_concurrent_streams(1).handshake(stream);
+            let mut connection = handshake.await.map_err(io::Error::other)?;
+            let mut held = Vec::new();
+            loop {
+                let mut retired = pin!(retires.notified());
+                retired.as_mut().enable();
+                tokio::select! {
+                    asked = connection.accept() => match asked {
+                        Some(Ok((_, respond))) => {
+                            held.push(respond);
+                            come.fetch_add(1, Ordering::Relaxed);
+                        }
+                        _ => return Ok(()),
+                    },
+                    () = retired => {
+                        connection.graceful_shutdown();
+                        for respond in held.drain(..) {
+                            say(respond, "here").map_err(io::Error::other)?;
+                        }
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    let node = Node::start("http2", &[address]);
+    let client = client(&node).await;
+    // More connections than a request may find closed.
+    for round in 1..3 {
+        let asked: Vec<_> = (0..8)
+            .map(|_| {
+                let mut client = client.clone();
+                tokio::spawn(async move { ask(&mut client).await })
+            })
+            .collect();
+        let count = || come.load(Ordering::Relaxed);
+        eventually("a connection for each", || count() == 8 * round).await;
+        // All of them wait in the same thread as this.
+        retires.notify_waiters();
+        for asked in asked {
+            assert_eq!(asked.await.expect("runs").expect("answers"), "here");
+        }
+    }
 }
 
 #[tokio::test]
