@@ -46,12 +46,23 @@ async fn read_answer(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// How long an HTTP/1.1 answer is, head and body, once its head is there. It must be a 200 with a `content-length`.
+/// How long an HTTP/1.1 answer is, head and body, once that is known. It must be a 200, with a `content-length` or in chunks.
 pub(crate) fn answer_length(answer: &[u8]) -> io::Result<Option<usize>> {
+    const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    if !head.starts_with("http/1.1 200") {
+        return Err(io::Error::other(head));
+    }
+    if head.contains("transfer-encoding: chunked") {
+        // From the end of the head: there may be no other chunk.
+        let chunks = &answer[end + 2..];
+        let mut windows = chunks.windows(LAST_CHUNK.len());
+        let last = windows.position(|window| window == LAST_CHUNK);
+        return Ok(last.map(|at| end + 2 + at + LAST_CHUNK.len()));
+    }
     let length = head.lines().find_map(|line| {
         line.strip_prefix("content-length:")?
             .trim()
@@ -59,8 +70,8 @@ pub(crate) fn answer_length(answer: &[u8]) -> io::Result<Option<usize>> {
             .ok()
     });
     match length {
-        Some(length) if head.starts_with("http/1.1 200") => Ok(Some(end + 4 + length)),
-        _ => Err(io::Error::other(head)),
+        Some(length) => Ok(Some(end + 4 + length)),
+        None => Err(io::Error::other(head)),
     }
 }
 
@@ -73,6 +84,14 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         assert_eq!(answer_length(answer).unwrap(), Some(answer.len()));
         assert_eq!(answer_length(&answer[..20]).unwrap(), None);
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let whole = format!("{head}3\r\nabc\r\n0\r\n\r\n");
+        let length = answer_length(whole.as_bytes()).unwrap();
+        assert_eq!(length, Some(whole.len()));
+        assert_eq!(answer_length(&whole.as_bytes()[..50]).unwrap(), None);
+        let empty = format!("{head}0\r\n\r\n");
+        let length = answer_length(empty.as_bytes()).unwrap();
+        assert_eq!(length, Some(empty.len()));
         assert!(answer_length(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").is_err());
     }
 }
