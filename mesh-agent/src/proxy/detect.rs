@@ -87,25 +87,22 @@ pub(crate) async fn detect(
 
 /// Waits for the first bytes of a client of HTTP, as long as it may be silent, and tells its version.
 async fn version(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Error> {
-    let mut first = BytesMut::with_capacity(sniff::ENOUGH);
-    let reading = async {
-        loop {
-            let length = stream.read_buf(&mut first).await?;
-            if length == 0 || !sniff::may_become_http2(&first) {
-                break Ok(());
-            }
+    let timeouts = &worker.config.timeouts;
+    let is_heard = tokio::select! {
+        heard = timeout(timeouts.first_byte, stream.readable()) => {
+            heard.ok().transpose().map_err(Error::Downstream)?.is_some()
         }
-    };
-    let read: io::Result<()> = tokio::select! {
-        read = timeout(worker.config.timeouts.first_byte, reading) => read.unwrap_or(Ok(())),
         // Nothing was asked yet.
-        () = worker.draining.cancelled() => Ok(()),
+        () = worker.draining.cancelled() => false,
     };
-    read.map_err(Error::Downstream)?;
-    Ok(match sniff::sniff(&first) {
-        Sniff::Http2 => Detected::Http2(first.freeze()),
-        _ if first.is_empty() => Detected::Nothing,
-        _ => Detected::Http1(first.freeze()),
+    if !is_heard {
+        return Ok(Detected::Nothing);
+    }
+    Ok(match read_first(stream, timeouts.detect).await? {
+        (first, _) if first.is_empty() => Detected::Nothing,
+        (first, Sniff::Http2) => Detected::Http2(first),
+        // What is no request is refused as one.
+        (first, _) => Detected::Http1(first),
     })
 }
 

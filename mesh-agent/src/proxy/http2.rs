@@ -188,15 +188,18 @@ impl Stream {
         worker: &Arc<Worker>,
         request: Box<Request<Outgoing>>,
     ) -> impl Future<Output = Result<Response<Received>, h2::Error>> + use<> {
-        let begun = self.begin(*request);
-        let worker = Arc::clone(worker);
-        async move {
+        let begun = self.begin(worker, *request);
+        async {
             let (response, rest) = begun?;
-            answer(&worker, response, rest).await
+            answer(response, rest).await
         }
     }
 
-    fn begin(&mut self, request: Request<Outgoing>) -> Result<(ResponseFuture, Rest), h2::Error> {
+    fn begin(
+        &mut self,
+        worker: &Arc<Worker>,
+        request: Request<Outgoing>,
+    ) -> Result<(ResponseFuture, Rest), h2::Error> {
         let is_connect = request.method() == Method::CONNECT;
         let (head, body) = request.into_parts();
         let is_whole = !is_connect && body.is_end_stream();
@@ -207,20 +210,16 @@ impl Stream {
         } else if is_whole {
             Rest::Nothing
         } else {
-            Rest::Body(Sending::new(body, stream))
+            Rest::Body(Sending::new(Arc::clone(worker), body, stream))
         };
         Ok((response, rest))
     }
 }
 
-async fn answer(
-    worker: &Worker,
-    response: ResponseFuture,
-    rest: Rest,
-) -> Result<Response<Received>, h2::Error> {
+async fn answer(response: ResponseFuture, rest: Rest) -> Result<Response<Received>, h2::Error> {
     let response = match rest {
         Rest::Nothing => response.await?,
-        Rest::Body(sending) => sending.beside(worker, response).await?,
+        Rest::Body(sending) => sending.beside(response).await?,
         Rest::Tunnel(mut sender) => {
             let response = response.await?;
             if response.status().is_success() {

@@ -50,11 +50,6 @@ pub(crate) fn sniff(first: &[u8]) -> Sniff {
     sniff_request_line(line)
 }
 
-/// Whether these bytes are a beginning of the preface, and not the whole.
-pub(crate) fn may_become_http2(first: &[u8]) -> bool {
-    PREFACE.starts_with(first) && first.len() < PREFACE.len()
-}
-
 fn sniff_request_line(line: &[u8]) -> Sniff {
     let method = line.iter().take_while(|byte| is_token(**byte)).count();
     if method > MAX_METHOD {

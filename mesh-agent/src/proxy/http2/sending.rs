@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::proxy::worker::Worker;
 
 /// A body and the stream on which it goes. Dropped before its end, it takes the stream with it.
 pub(super) struct Sending {
+    worker: Arc<Worker>,
     body: Outgoing,
     stream: SendStream<Bytes>,
 }
@@ -30,14 +32,21 @@ enum End {
 }
 
 impl Sending {
-    pub(super) const fn new(body: Outgoing, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream }
+    pub(super) const fn new(
+        worker: Arc<Worker>,
+        body: Outgoing,
+        stream: SendStream<Bytes>,
+    ) -> Self {
+        Self {
+            worker,
+            body,
+            stream,
+        }
     }
 
     /// Awaits the answer and sends the body meanwhile. What is left of the body when the answer begins is sent on the side.
     pub(super) async fn beside(
         mut self,
-        worker: &Worker,
         response: ResponseFuture,
     ) -> Result<Response<RecvStream>, h2::Error> {
         let mut response = pin!(response);
@@ -48,6 +57,7 @@ impl Sending {
         });
         let response = response.await?;
         if !is_over {
+            let worker = Arc::clone(&self.worker);
             worker.spawn(async move { poll_fn(|cx| self.poll(cx)).await });
         }
         Ok(response)

@@ -10,10 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::verdict::Verdict;
 use socket2::SockRef;
@@ -291,6 +293,19 @@ where
         }
     });
     (address, task)
+}
+
+/// A client of HTTP/2 on a connection of its own.
+pub(super) async fn http2_client<B>(node: &Node) -> SendRequest<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(node.connect().await);
+    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
+        .await
+        .expect("handshake");
+    tokio::spawn(connection);
+    sender
 }
 
 /// An address where nobody listens.

@@ -11,12 +11,11 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, http1_server, nobody, server, text, within};
+use super::fixture::{Node, http1_server, http2_client, nobody, server, text, within};
 
 type Frames =
     StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
@@ -64,15 +63,6 @@ async fn grpc_server(
     .await
 }
 
-async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
-    let io = TokioIo::new(node.connect().await);
-    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
-        .await
-        .expect("handshake");
-    tokio::spawn(connection);
-    sender
-}
-
 fn call(body: &'static str) -> Request<Full<Bytes>> {
     Request::post("http://web.shop/Service/Method")
         .header("content-type", "application/grpc")
@@ -86,7 +76,7 @@ async fn a_grpc_call_keeps_its_trailers() {
     let (endpoint, _server) = grpc_server(100, Arc::default()).await;
     for protocol in ["grpc", "http2", "auto"] {
         let node = Node::start(protocol, &[endpoint]);
-        let mut client = client(&node).await;
+        let mut client = http2_client(&node).await;
         let response = within(client.send_request(call("hello")))
             .await
             .expect("answers");
@@ -112,7 +102,7 @@ async fn streams_share_connections_within_the_limit_of_the_endpoint() {
     let connections = Arc::new(AtomicUsize::new(0));
     let (endpoint, _server) = grpc_server(100, Arc::clone(&connections)).await;
     let node = Node::start("grpc", &[endpoint]);
-    let client = client(&node).await;
+    let client = http2_client(&node).await;
     let calls: Vec<_> = (0..50)
         .map(|_| {
             let mut client = client.clone();
@@ -133,7 +123,7 @@ async fn streams_share_connections_within_the_limit_of_the_endpoint() {
 async fn a_client_of_one_version_reaches_endpoints_of_the_other() {
     let (old, _old) = http1_server(|_| text("old")).await;
     let node = Node::start("http", &[old]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     let response = within(client.send_request(call("x"))).await;
     let body = within(response.expect("answers").into_body().collect()).await;
     assert_eq!(body.expect("ends").to_bytes(), "old");
@@ -152,7 +142,7 @@ async fn a_small_limit_of_the_endpoint_is_respected() {
     let connections = Arc::new(AtomicUsize::new(0));
     let (endpoint, _server) = grpc_server(2, Arc::clone(&connections)).await;
     let node = Node::start("grpc", &[endpoint]);
-    let first = client(&node).await;
+    let first = http2_client(&node).await;
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let mut client = first.clone();
@@ -175,7 +165,7 @@ async fn a_small_limit_of_the_endpoint_is_respected() {
 #[tokio::test]
 async fn an_error_of_the_proxy_is_a_status_to_a_grpc_client() {
     let node = Node::start("grpc", &[nobody().await]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     let response = within(client.send_request(call("x")))
         .await
         .expect("answers");
@@ -193,7 +183,7 @@ async fn an_error_of_the_proxy_is_a_status_to_a_grpc_client() {
 async fn an_authority_and_a_host_that_differ_are_refused() {
     let (endpoint, _server) = grpc_server(100, Arc::default()).await;
     let node = Node::start("http2", &[endpoint]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     let mut request = call("x");
     request
         .headers_mut()
@@ -207,11 +197,7 @@ async fn an_authority_and_a_host_that_differ_are_refused() {
 async fn thousands_of_small_messages_do_not_end_a_connection() {
     let (endpoint, _server) = grpc_server(100, Arc::default()).await;
     let node = Node::start("grpc", &[endpoint]);
-    let io = TokioIo::new(node.connect().await);
-    let (mut sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
-        .await
-        .expect("handshake");
-    tokio::spawn(connection);
+    let mut sender = http2_client(&node).await;
     let frames: Vec<_> = (0..20_000)
         .map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"ab"))))
         .collect();

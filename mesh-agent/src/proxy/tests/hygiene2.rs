@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, server, text, within};
+use super::fixture::{Node, http2_client, server, text, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
 use crate::traffic::path::Mode;
@@ -422,7 +422,7 @@ async fn floods_of_frames_end_the_connection_and_nobody_elses() {
         "{outcome}"
     );
 
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     assert_eq!(ask(&mut client).await.expect("answers"), StatusCode::OK);
     node.metric(&["mesh_proxy_errors_total", "protocol-violation"], 5)
         .await;
@@ -434,21 +434,12 @@ async fn empty_frames_that_a_client_does_not_take_are_not_stored() {
     let flood = frame(DATA, 0, 1, &[]).repeat(50);
     let (address, _server, cut) = hostile(head, flood).await;
     let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     let request = Request::get("http://web/").body(Full::default());
     let response = client.send_request(request.expect("a request"));
     // Its head may be overtaken by what comes of the flood.
     let _unread = within(response).await;
     super::fixture::eventually("the end", || cut.lock().expect("no panic").contains(&true)).await;
-}
-
-async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
-    let io = TokioIo::new(node.connect().await);
-    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
-        .await
-        .expect("handshake");
-    tokio::spawn(connection);
-    sender
 }
 
 /// The status of a whole response.
@@ -535,7 +526,7 @@ async fn an_endpoint_that_floods_is_cut_off() {
     ] {
         let (address, _server, cut) = hostile(answer, flood).await;
         let node = Node::start("http2", &[address]);
-        let mut client = client(&node).await;
+        let mut client = http2_client(&node).await;
         let result = ask(&mut client).await;
         assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
         super::fixture::eventually(what, || cut.lock().expect("no panic").contains(&true)).await;
@@ -569,7 +560,7 @@ async fn a_body_that_an_endpoint_breaks_off_does_not_look_whole() {
     ] {
         let (address, _server, _) = hostile(answer, Vec::new()).await;
         let node = Node::start("http2", &[address]);
-        let mut client = client(&node).await;
+        let mut client = http2_client(&node).await;
         let result = ask(&mut client).await;
         assert!(!matches!(result, Ok(StatusCode::OK)), "{what}: {result:?}");
     }
@@ -629,7 +620,7 @@ async fn a_body_that_an_endpoint_of_http1_breaks_off_does_not_look_whole_in_http
         })
         .await;
         let node = Node::start("http", &[address]);
-        let mut client = client(&node).await;
+        let mut client = http2_client(&node).await;
         let result = ask(&mut client).await;
         assert!(
             !matches!(result, Ok(StatusCode::OK)),
@@ -684,7 +675,7 @@ async fn white_space_in_a_response_is_an_error() {
     let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields);
     let (address, _server, _) = hostile(answer, Vec::new()).await;
     let node = Node::start("http2", &[address]);
-    let status = ask(&mut client(&node).await).await;
+    let status = ask(&mut http2_client(&node).await).await;
     assert_eq!(status.expect("answers"), StatusCode::BAD_GATEWAY);
     node.metric(&["mesh_proxy_errors_total", "bad-response"], 1)
         .await;

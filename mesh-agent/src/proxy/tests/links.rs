@@ -15,14 +15,14 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, eventually, server, within};
+use super::fixture::{Node, eventually, http2_client, server, within};
 
 type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -56,19 +56,16 @@ fn say(mut respond: SendResponse<Bytes>, text: &'static str) -> Result<(), h2::E
     body.send_data(Bytes::from_static(text.as_bytes()), true)
 }
 
-async fn client(node: &Node) -> SendRequest<Full<Bytes>> {
-    let io = TokioIo::new(node.connect().await);
-    let (sender, connection) = within(http2::handshake(TokioExecutor::new(), io))
-        .await
-        .expect("handshake");
-    tokio::spawn(connection);
-    sender
-}
-
 /// A request that may not be sent twice.
 fn post(body: &'static str) -> Request<Full<Bytes>> {
     Request::post("http://web.shop/")
         .body(Full::new(Bytes::from_static(body.as_bytes())))
+        .expect("a request")
+}
+
+fn connect() -> Request<Full<Bytes>> {
+    Request::connect("web.shop:80")
+        .body(Full::default())
         .expect("a request")
 }
 
@@ -97,7 +94,7 @@ async fn who_does_not_speak_http2_loses_no_request() {
         .await;
     let (good, _good) = endpoint(|(_, respond)| ready(say(respond, "good"))).await;
     let node = Node::start("http2", &[closes, old, good]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     for _ in 0..6 {
         assert_eq!(ask(&mut client).await.expect("is asked elsewhere"), "good");
     }
@@ -127,7 +124,7 @@ async fn a_connection_that_an_endpoint_retires_loses_no_request() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     for _ in 0..20 {
         assert_eq!(ask(&mut client).await.expect("answers"), "here");
     }
@@ -169,7 +166,7 @@ async fn an_endpoint_that_retires_many_connections_at_once_loses_no_request() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let client = client(&node).await;
+    let client = http2_client(&node).await;
     // More connections than a request may find closed.
     for round in 1..3 {
         let asked: Vec<_> = (0..8)
@@ -199,10 +196,7 @@ async fn an_answer_that_wants_no_more_of_the_request_is_whole() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let io = TokioIo::new(node.connect().await);
-    let handshake = http2::handshake(TokioExecutor::new(), io);
-    let (mut client, connection) = within(handshake).await.expect("handshake");
-    tokio::spawn(connection);
+    let mut client = http2_client(&node).await;
     // More would come, if anybody wanted it.
     let first = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")))]);
     let body = StreamBody::new(first.chain(stream::pending()));
@@ -228,7 +222,7 @@ async fn a_request_that_nobody_waits_for_is_cancelled_at_the_endpoint() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
+    let mut client = http2_client(&node).await;
     let asked = tokio::spawn(async move { client.send_request(post("x")).await });
     within(come.notified()).await;
     asked.abort();
@@ -250,9 +244,8 @@ async fn a_tunnel_through_http2_carries_bytes_both_ways_and_its_end() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
-    let request = Request::connect("web.shop:80").body(Full::default());
-    let response = within(client.send_request(request.expect("a request"))).await;
+    let mut client = http2_client(&node).await;
+    let response = within(client.send_request(connect())).await;
     let response = response.expect("answers");
     assert_eq!(response.status(), StatusCode::OK);
     let upgraded = within(hyper::upgrade::on(response)).await.expect("opens");
@@ -285,8 +278,7 @@ async fn a_tunnel_that_is_refused_is_an_answer() {
     })
     .await;
     let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
-    let request = Request::connect("web.shop:80").body(Full::default());
-    let response = within(client.send_request(request.expect("a request"))).await;
+    let mut client = http2_client(&node).await;
+    let response = within(client.send_request(connect())).await;
     assert_eq!(response.expect("answers").status(), StatusCode::FORBIDDEN);
 }
