@@ -17,7 +17,7 @@ use super::error::Cause;
 use super::http::body::Outgoing;
 use super::http::received::Received;
 use super::http2::{Link, Stream};
-use super::policy::breaker::Room;
+use super::policy::breaker::Place;
 use super::view::{Endpoint, Table, View};
 use super::worker::Worker;
 
@@ -77,7 +77,7 @@ impl Default for Entry {
 struct Idle {
     sender: SendRequest<Outgoing>,
     since: Instant,
-    room: Option<Arc<Room>>,
+    place: Option<Arc<Place>>,
 }
 
 #[derive(Debug)]
@@ -95,8 +95,8 @@ pub(crate) enum Lease {
         sender: SendRequest<Outgoing>,
         /// Where it belongs.
         key: Key,
-        /// What its place is in, where connections are limited.
-        room: Option<Arc<Room>>,
+        /// Its place, where connections are limited; also of what the connection has become.
+        place: Option<Arc<Place>>,
     },
     /// A stream of an HTTP/2 connection.
     Http2(Stream),
@@ -153,13 +153,13 @@ impl Pool {
     fn take_idle(&self, worker: &Worker, key: &Key) -> Option<Lease> {
         let mut entries = self.entries();
         let idle = &mut entries.get_mut(key)?.idle;
-        while let Some(Idle { sender, room, .. }) = idle.pop() {
+        while let Some(Idle { sender, place, .. }) = idle.pop() {
             worker.metrics.pool_idle.dec();
             if sender.is_ready() {
                 return Some(Lease::Http1 {
                     sender,
                     key: *key,
-                    room,
+                    place,
                 });
             }
         }
@@ -176,10 +176,10 @@ impl Pool {
 
     /// Takes a connection back when its response has ended.
     pub(crate) fn give_back(&self, worker: &Worker, lease: Lease) {
-        let Lease::Http1 { sender, key, room } = lease else {
+        let Lease::Http1 { sender, key, place } = lease else {
             return;
         };
-        if sender.is_closed() || is_wanted(room.as_ref()) {
+        if sender.is_closed() || is_wanted(place.as_ref()) {
             return;
         }
         let mut entries = self.entries();
@@ -189,7 +189,7 @@ impl Pool {
             idle.push(Idle {
                 sender,
                 since: Instant::now(),
-                room,
+                place,
             });
         }
     }
@@ -199,7 +199,7 @@ impl Pool {
         let mut dropped = 0_i64;
         for entry in self.entries().values_mut() {
             entry.idle.retain(|idle| {
-                let is_dropped = is_wanted(idle.room.as_ref());
+                let is_dropped = is_wanted(idle.place.as_ref());
                 dropped += i64::from(is_dropped);
                 !is_dropped
             });
@@ -235,6 +235,6 @@ impl Pool {
     }
 }
 
-fn is_wanted(room: Option<&Arc<Room>>) -> bool {
-    room.is_some_and(|room| room.is_wanted())
+fn is_wanted(place: Option<&Arc<Place>>) -> bool {
+    place.is_some_and(|place| place.is_wanted())
 }

@@ -221,6 +221,13 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Room>);
 
+impl Place {
+    /// Whether somebody waits for it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.is_wanted()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);

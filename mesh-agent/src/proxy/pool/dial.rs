@@ -82,8 +82,7 @@ pub(crate) async fn http1(
         worker.metrics.pool_reused.inc();
         return Ok(lease);
     }
-    let room = port.policy.room();
-    let place = place(worker, room).await?;
+    let place = place(worker, port.policy.room()).await?.map(Arc::new);
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
@@ -94,16 +93,13 @@ pub(crate) async fn http1(
             endpoint: endpoint.address,
             source: source.into(),
         })?;
+    let held = place.clone();
     worker.spawn(async move {
         // How it ended the requests on it have been told.
         drop(connection.with_upgrades().await);
-        drop(place);
+        drop(held);
     });
-    Ok(Lease::Http1 {
-        sender,
-        key,
-        room: room.map(Arc::clone),
-    })
+    Ok(Lease::Http1 { sender, key, place })
 }
 
 /// A stream on an HTTP/2 connection, within what the peer allows.

@@ -1,12 +1,17 @@
 //! HTTP/1.1 through the proxy.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
 
@@ -302,7 +307,7 @@ async fn endpoints_change_under_a_living_connection() {
 }
 
 /// Reads a request's head, switches protocols, and echoes.
-async fn switch(mut stream: TcpStream) -> std::io::Result<()> {
+async fn switch(mut stream: TcpStream) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_buf(&mut head).await?;
@@ -405,4 +410,123 @@ async fn a_connection_that_has_rested_serves_on() {
     }
     drop(stream);
     eventually("no connection", || node.proxy().connections() == 0).await;
+}
+
+/// Reads the head of a request.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_may_send_all_before_it_reads_an_early_answer() {
+    // More than all sockets on the way hold.
+    const LENGTH: usize = 64 << 20;
+    let (endpoint, _server) = server(|mut stream| async move {
+        read_head(&mut stream).await?;
+        let (mut read, mut write) = stream.split();
+        let answer = async {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+            write.write_all(head.as_bytes()).await?;
+            write.write_all(&vec![b'a'; LENGTH]).await
+        };
+        let mut body = vec![0; LENGTH];
+        tokio::try_join!(answer, read.read_exact(&mut body))?;
+        Ok(())
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+    let all = async {
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        stream.write_all(&vec![b'q'; LENGTH]).await.expect("writes");
+    };
+    within(all).await;
+    let (head, body) = response(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(body.len(), LENGTH);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_says_unasked_is_no_answer() {
+    const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let (go, said) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let count = Arc::new(AtomicUsize::new(0));
+    let shared = (Arc::clone(&go), Arc::clone(&said), Arc::clone(&count));
+    let (endpoint, _server) = server(move |mut stream| {
+        let (go, said, count) = shared.clone();
+        async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            read_head(&mut stream).await?;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .await?;
+            go.notified().await;
+            stream.write_all(EVIL).await?;
+            said.notify_one();
+            // Not closed: only what was said is wrong.
+            read_head(&mut stream).await
+        }
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    for connections in 1..=3 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        assert_eq!(response(&mut stream).await.1, "ok");
+        assert_eq!(count.load(Ordering::Relaxed), connections);
+        go.notify_one();
+        within(said.notified()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_its_endpoint_closes_is_not_kept() {
+    let (endpoint, _server) = server(|mut stream| async move {
+        read_head(&mut stream).await?;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await?;
+        stream.shutdown().await
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    for round in 1..=3 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("writes");
+        assert_eq!(response(&mut stream).await.1, "ok");
+        node.metric(&["mesh_proxy_pool_dialled_total"], round).await;
+    }
+    // Also where no request finds out.
+    node.metric(&["mesh_proxy_pool_idle"], 0).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_a_connection_of_its_service() {
+    let (endpoint, _server) = server(switch).await;
+    let policy = json!({"circuitBreaker": {"maxConnections": 1, "maxPending": 1}});
+    let node = Node::guarded("http", &[endpoint], &policy);
+    let upgrade =
+        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut stream = node.connect().await;
+    stream.write_all(upgrade.as_bytes()).await.expect("writes");
+    let (head, _) = response(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let mut second = pin!(node.raw("GET / HTTP/1.0\r\nHost: a\r\n\r\n"));
+    let early = timeout(Duration::from_millis(200), second.as_mut()).await;
+    assert!(early.is_err(), "there is no room: {early:?}");
+    stream.shutdown().await.expect("closes");
+    assert_eq!(within(stream.read(&mut [0])).await.expect("reads"), 0);
+    let answer = second.await;
+    assert!(answer.contains("x-mesh-error: unasked-upgrade"), "{answer}");
 }
