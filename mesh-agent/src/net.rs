@@ -7,5 +7,6 @@ pub mod netns;
 pub mod pace;
 pub mod peek;
 pub mod seldom;
+pub mod slice;
 pub mod socket;
 pub mod timers;

@@ -24,6 +24,7 @@ use super::view::Workload;
 use super::view::cell::Views;
 use crate::net::clock;
 use crate::net::conn::ConnTable;
+use crate::net::slice;
 use crate::net::socket;
 use crate::net::timers::Timers;
 use crate::telemetry::Throttle;
@@ -170,6 +171,10 @@ impl Worker {
         peers: &Arc<Peers>,
         stop: &CancellationToken,
     ) {
+        // Requests do not wait for a change or a lookup that was on the processor first.
+        if let Err(error) = slice::shorten() {
+            tracing::debug!(%error, "the kernel does not let the proxy ask for shorter turns");
+        }
         runtime.block_on(self.work(jobs, peers, stop));
         // Ends what hangs on this runtime: connections that were not finished in time.
         drop(runtime);
