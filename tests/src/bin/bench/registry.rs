@@ -3,6 +3,7 @@
 
 mod changes;
 mod content;
+mod elsewhere;
 mod kernel;
 mod storm;
 mod traffic;

@@ -1,6 +1,7 @@
 //! Clients of the API that wait for changes of services: each asks again as soon as it has an answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,7 +12,6 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use mesh_tests::api::ADDRESS;
 use mesh_tests::eventually::becomes;
 use mesh_tests::node::Node;
 use tokio::net::TcpStream;
@@ -34,22 +34,22 @@ struct Count {
     is_over: AtomicBool,
 }
 
-/// Does something while `clients` wait for changes of `services`, and says how many answers they got meanwhile.
+/// Does something while `clients` of whoever answers at `address` wait for changes of `services`, and says how many answers
+/// they got meanwhile.
 pub(super) fn beside<T>(
     node: &Node,
+    address: SocketAddr,
     clients: u32,
     services: &[(String, String)],
     work: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<(T, u64)> {
     let paths: Vec<String> = services
         .iter()
-        .map(|(namespace, service)| {
-            format!("/v1/health/service/{service}?ns={namespace}&wait=60s&index=")
-        })
+        .map(|(namespace, service)| path(namespace, service))
         .collect();
     let count = Arc::new(Count::default());
     thread::scope(|scope| {
-        let storm = scope.spawn(|| node.netns().run(|| run(clients, &paths, &count)));
+        let storm = scope.spawn(|| node.netns().run(|| run(address, clients, &paths, &count)));
         let is_up = becomes(DEADLINE, || {
             count.waiting.load(Ordering::Relaxed) >= u64::from(clients) || storm.is_finished()
         });
@@ -66,8 +66,13 @@ pub(super) fn beside<T>(
     })
 }
 
+/// What a client asks, up to the index.
+pub(super) fn path(namespace: &str, service: &str) -> String {
+    format!("/v1/health/service/{service}?ns={namespace}&wait=60s&index=")
+}
+
 /// All clients, on this thread, which takes only time that nobody else wants: they would be elsewhere.
-fn run(clients: u32, paths: &[String], count: &Arc<Count>) -> io::Result<()> {
+fn run(address: SocketAddr, clients: u32, paths: &[String], count: &Arc<Count>) -> io::Result<()> {
     // SAFETY: changes an attribute of this thread; no pointer is passed.
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, 19);
@@ -78,7 +83,7 @@ fn run(clients: u32, paths: &[String], count: &Arc<Count>) -> io::Result<()> {
         for (path, _) in paths.iter().cycle().zip(0..clients) {
             let (path, count) = (path.clone(), Arc::clone(count));
             tasks.spawn(async move {
-                if wait_for_changes(&path, &count).await.is_err() {
+                if wait_for_changes(address, &path, &count).await.is_err() {
                     count.failures.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -90,8 +95,12 @@ fn run(clients: u32, paths: &[String], count: &Arc<Count>) -> io::Result<()> {
     Ok(())
 }
 
-async fn wait_for_changes(path: &str, count: &Count) -> Result<(), hyper::Error> {
-    let Ok(stream) = TcpStream::connect(ADDRESS).await else {
+async fn wait_for_changes(
+    address: SocketAddr,
+    path: &str,
+    count: &Count,
+) -> Result<(), hyper::Error> {
+    let Ok(stream) = TcpStream::connect(address).await else {
         count.failures.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     };

@@ -1,4 +1,5 @@
-//! 2,000 proxied requests a second: alone, beside 100 changes a second, and beside those and all who wait for them.
+//! 2,000 proxied requests a second: alone, beside 100 changes a second, and beside those and all who wait for them, at the
+//! agent or, to tell its part from the machine's, at somebody else.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +7,7 @@ use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
 
+use mesh_tests::api::ADDRESS;
 use mesh_tests::eventually::{DEADLINE, becomes};
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
@@ -13,8 +15,8 @@ use mesh_tests::protocol::{Pace, Task};
 use mesh_tests::registry::{endpoint, service, with};
 use serde_json::json;
 
-use super::changes::Changes;
-use super::{replay, storm};
+use super::changes::{Changes, RATE};
+use super::{elsewhere, replay, storm};
 use crate::loads;
 use crate::outcome::{Goal, Outcome, Subject, to_float};
 use crate::process::Running;
@@ -22,6 +24,7 @@ use crate::rig::{BACKEND, DIALLED, nginx_backend, wait_for};
 
 const ALONE: &str = "alone";
 const CHANGES: &str = "beside changes";
+const ELSEWHERE: &str = "beside changes, and lookups elsewhere";
 const STORM: &str = "beside changes and lookups";
 
 /// What a tail takes to show, in times of what a rate takes.
@@ -69,7 +72,7 @@ impl<'a> Traffic<'a> {
         })
     }
 
-    /// Measures all three in every round.
+    /// Measures all four in every round.
     pub(super) fn measure(
         &self,
         changes: &mut Changes,
@@ -78,12 +81,20 @@ impl<'a> Traffic<'a> {
     ) -> io::Result<Vec<Outcome>> {
         let time = Duration::from_millis(millis * LONGER);
         let services = changes.services();
-        let (mut alone, mut beside_changes, mut beside_all) = (Vec::new(), Vec::new(), Vec::new());
-        let mut answers = Vec::new();
+        let (mut alone, mut beside_changes) = (Vec::new(), Vec::new());
+        let (mut beside_elsewhere, mut beside_all) = (Vec::new(), Vec::new());
+        let (mut answers, mut answers_elsewhere) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             alone.push(self.tail(time)?);
             beside_changes.push(self.tail_beside(changes, time)?);
-            let beside = storm::beside(self.node, clients, &services, || {
+            let beside = self.elsewhere(&services, |address| {
+                storm::beside(self.node, address, clients, &services, || {
+                    self.tail_beside(changes, time)
+                })
+            })?;
+            beside_elsewhere.push(beside.0);
+            answers_elsewhere.push(to_float(beside.1) / time.as_secs_f64());
+            let beside = storm::beside(self.node, ADDRESS, clients, &services, || {
                 self.tail_beside(changes, time)
             })?;
             beside_all.push(beside.0);
@@ -102,7 +113,11 @@ impl<'a> Traffic<'a> {
                 paths: vec![
                     path(ALONE, &alone),
                     path(CHANGES, &beside_changes).reaching(&[Goal::at_most(bound, ALONE)]),
-                    path(STORM, &beside_all).reaching(&[Goal::at_most(bound, CHANGES)]),
+                    path(ELSEWHERE, &beside_elsewhere),
+                    path(STORM, &beside_all).reaching(&[
+                        Goal::at_most(bound, CHANGES),
+                        Goal::at_most(bound, ELSEWHERE),
+                    ]),
                 ],
             };
             outcomes.extend(subject.measure(rounds));
@@ -110,10 +125,24 @@ impl<'a> Traffic<'a> {
         let subject = Subject {
             name: "lookups that waited",
             unit: "answers/s",
-            paths: vec![replay(STORM, answers)],
+            paths: vec![replay(ELSEWHERE, answers_elsewhere), replay(STORM, answers)],
         };
         outcomes.extend(subject.measure(rounds));
         Ok(outcomes)
+    }
+
+    /// Has somebody else answer the lookups of the same services, with what the agent says of one of them, as often as
+    /// services change.
+    fn elsewhere<T>(
+        &self,
+        services: &[(String, String)],
+        work: impl FnOnce(SocketAddr) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (namespace, service) = services.first().ok_or(io::ErrorKind::NotFound)?;
+        let path = storm::path(namespace, service) + "0";
+        let answer = self.node.api().get(&path).to_string();
+        let pause = Duration::from_secs(1) / RATE;
+        elsewhere::beside(self.node, answer, services.len(), pause, work)
     }
 
     fn tail(&self, time: Duration) -> io::Result<Tail> {
