@@ -70,7 +70,7 @@ impl View {
                 }
             }
         }
-        for port in self.distinct_ports(|_| true) {
+        for port in self.service_ports() {
             for endpoint in &port.endpoints {
                 for (guard, breaker) in endpoint.live.vitals.breakers() {
                     let name = format!("{}:{}", endpoint.key, endpoint.address.port());

@@ -106,7 +106,7 @@ impl Checks {
         let is_watched =
             |port: &ServicePort| port.policy.outliers.is_some() || check_of(port).is_some();
         let mut next: HashMap<ObjectKey, Subject> = HashMap::new();
-        for port in view.distinct_ports(is_watched) {
+        for port in view.governed_ports().filter(|port| is_watched(port)) {
             let check = check_of(port).filter(|check| is_asked(&snapshot, port, check));
             for endpoint in &port.endpoints {
                 let subject = next.entry(endpoint.key.clone()).or_insert_with(|| {

@@ -90,7 +90,7 @@ pub(crate) async fn run(views: &Views, metrics: &Metrics) {
         let now = clock::monotonic_ns();
         let view = views.load();
         let mut seen = HashMap::new();
-        for port in view.distinct_ports(|port| port.policy.outliers.is_some()) {
+        for port in view.governed_ports() {
             let Some(outliers) = &port.policy.outliers else {
                 continue;
             };

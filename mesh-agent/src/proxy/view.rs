@@ -84,16 +84,15 @@ impl View {
         self.ports.get(dialled)
     }
 
-    /// Every service port that is wanted, once.
-    pub(crate) fn distinct_ports(
-        &self,
-        is_wanted: impl Fn(&ServicePort) -> bool,
-    ) -> Vec<&Arc<ServicePort>> {
-        let ports = self.ports.values();
-        let mut ports: Vec<_> = ports.filter(|port| is_wanted(port)).collect();
-        ports.sort_by_key(|port| port.number);
-        ports.dedup_by_key(|port| port.number);
-        ports
+    /// Every service port.
+    pub(crate) fn service_ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        self.services.values().flatten()
+    }
+
+    /// The service ports of services that have a traffic policy. Costs as much as there are policies.
+    pub(crate) fn governed_ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        let services = self.policies.keys();
+        services.filter_map(|key| self.services.get(key)).flatten()
     }
 
     /// The port of a service with a number.

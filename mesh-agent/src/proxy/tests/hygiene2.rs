@@ -715,11 +715,11 @@ async fn an_old_or_idle_connection_ends_though_its_client_does_not_answer() {
     let (address, _server) = echo().await;
     for timeouts in [
         Timeouts {
-            max_age: Duration::from_millis(100),
+            max_age: Duration::from_millis(500),
             ..hasty().timeouts
         },
         Timeouts {
-            keep_alive: Duration::from_millis(100),
+            keep_alive: Duration::from_millis(500),
             ..hasty().timeouts
         },
     ] {
