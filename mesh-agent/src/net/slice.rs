@@ -11,7 +11,7 @@ const SHORTEST: Duration = Duration::from_micros(100);
 /// somebody waits for. From Linux 6.12 on (`sched_runtime`, Documentation/scheduler/sched-eevdf.rst); before that the
 /// kernel takes the wish and does nothing. A thread with a policy of its own, of real time for instance, keeps it.
 pub fn shorten() -> io::Result<()> {
-    let mut wish = current()?;
+    let mut wish = of(0)?;
     if i32::try_from(wish.sched_policy) != Ok(libc::SCHED_OTHER) {
         return Ok(());
     }
@@ -25,8 +25,8 @@ pub fn shorten() -> io::Result<()> {
     }
 }
 
-/// What holds for the calling thread.
-fn current() -> io::Result<libc::sched_attr> {
+/// What holds for a thread; 0 is the calling one.
+fn of(thread: libc::pid_t) -> io::Result<libc::sched_attr> {
     let size = size_of::<libc::sched_attr>();
     let mut found = libc::sched_attr {
         size: 0,
@@ -38,13 +38,20 @@ fn current() -> io::Result<libc::sched_attr> {
         sched_deadline: 0,
         sched_period: 0,
     };
-    // SAFETY: `found` is a valid place for as many bytes as are asked for; 0 is the calling thread.
-    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut found, size, 0) };
+    // SAFETY: `found` is a valid place for as many bytes as are asked for.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, thread, &raw mut found, size, 0) };
     if result == 0 {
         Ok(found)
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Whether a thread has asked for the shortest turns. `None` before Linux 6.12, which tells of none.
+#[cfg(test)]
+pub fn is_short(thread: libc::pid_t) -> io::Result<Option<bool>> {
+    let found = Duration::from_nanos(of(thread)?.sched_runtime);
+    Ok((!found.is_zero()).then_some(found == SHORTEST))
 }
 
 #[cfg(test)]
@@ -53,16 +60,10 @@ mod tests {
 
     #[test]
     fn a_thread_gets_the_shortest_slice_and_keeps_the_rest() {
-        let before = current().expect("the kernel tells");
+        let before = of(0).expect("the kernel tells");
         shorten().expect("needs no privilege");
-        let after = current().expect("the kernel tells");
-        // A kernel before 6.12 has one slice for all, and tells of none.
-        let expected = if before.sched_runtime == 0 {
-            0
-        } else {
-            100_000
-        };
-        assert_eq!(after.sched_runtime, expected);
+        assert_ne!(is_short(0).expect("the kernel tells"), Some(false));
+        let after = of(0).expect("the kernel tells");
         assert_eq!(
             (after.sched_policy, after.sched_nice),
             (before.sched_policy, before.sched_nice)

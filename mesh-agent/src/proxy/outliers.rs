@@ -96,11 +96,8 @@ pub(crate) async fn run(views: &Views, metrics: &Metrics) {
             };
             let last = *looked.get(&port.number).unwrap_or(&now);
             let is_due = now.saturating_sub(last) >= outliers.spec.interval.as_nanos();
-            if seen
-                .insert(port.number, if is_due { now } else { last })
-                .is_none()
-                && is_due
-            {
+            seen.insert(port.number, if is_due { now } else { last });
+            if is_due {
                 look(outliers, metrics, port);
             }
         }

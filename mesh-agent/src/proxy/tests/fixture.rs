@@ -187,28 +187,33 @@ impl Node {
     pub(super) async fn metric(&self, parts: &[&str], least: u64) -> u64 {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let text = self.registry.encode().expect("encodes");
-            let value = text
-                .lines()
-                .filter(|line| parts.iter().all(|part| line.contains(part)))
-                .filter_map(|line| {
-                    line.rsplit(' ')
-                        .next()?
-                        .split('.')
-                        .next()?
-                        .parse::<u64>()
-                        .ok()
-                })
-                .sum::<u64>();
+            let value = self.metric_now(parts);
             if value >= least {
                 return value;
             }
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "{parts:?} is {value}, in\n{text}"
+                "{parts:?} is {value}, in\n{}",
+                self.registry.encode().expect("encodes")
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// The same as it is now.
+    pub(super) fn metric_now(&self, parts: &[&str]) -> u64 {
+        let text = self.registry.encode().expect("encodes");
+        text.lines()
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .filter_map(|line| {
+                line.rsplit(' ')
+                    .next()?
+                    .split('.')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum()
     }
 }
 

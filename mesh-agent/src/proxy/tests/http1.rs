@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,9 +12,11 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
+use crate::net::slice;
 
 /// Reads one response with a content-length: head and body.
 async fn response(stream: &mut TcpStream) -> (String, String) {
@@ -216,11 +219,7 @@ async fn a_request_without_effect_is_repeated_when_its_endpoint_dies() {
     let node = Node::start("http", &[dying, alive]);
     let mut stream = node.connect().await;
     for _ in 0..4 {
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await
-            .expect("writes");
-        assert_eq!(response(&mut stream).await.1, "alive");
+        assert_eq!(get(&mut stream).await, "alive");
     }
     assert!(tries.load(Ordering::Relaxed) > 0);
     // What may have an effect is not.
@@ -298,11 +297,7 @@ async fn endpoints_change_under_a_living_connection() {
     let mut stream = node.connect().await;
     for (endpoint, expected) in [(one, "one"), (two, "two")] {
         node.change(snapshot("http", &[endpoint]));
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await
-            .expect("writes");
-        assert_eq!(response(&mut stream).await.1, expected);
+        assert_eq!(get(&mut stream).await, expected);
     }
 }
 
@@ -384,11 +379,7 @@ async fn a_silent_client_of_an_unknown_protocol_may_take_its_time() {
     let mut stream = node.connect().await;
     // The endpoint has been dialled, in case it speaks first.
     node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await
-        .expect("writes");
-    assert_eq!(response(&mut stream).await.1, "here");
+    assert_eq!(get(&mut stream).await, "here");
 }
 
 #[tokio::test]
@@ -410,6 +401,18 @@ async fn a_connection_that_has_rested_serves_on() {
     }
     drop(stream);
     eventually("no connection", || node.proxy().connections() == 0).await;
+}
+
+/// Connections that were made.
+const DIALLED: &[&str] = &["mesh_proxy_pool_dialled_total"];
+/// Connections that wait for a request.
+const KEPT: &[&str] = &["mesh_proxy_pool_idle "];
+
+/// The body that a request is answered with.
+async fn get(stream: &mut TcpStream) -> String {
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request).await.expect("writes");
+    response(stream).await.1
 }
 
 /// Reads the head of a request.
@@ -451,64 +454,85 @@ async fn a_client_may_send_all_before_it_reads_an_early_answer() {
     assert_eq!(body.len(), LENGTH);
 }
 
-#[tokio::test]
-async fn what_an_endpoint_says_unasked_is_no_answer() {
-    const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-    let (go, said) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let count = Arc::new(AtomicUsize::new(0));
-    let shared = (Arc::clone(&go), Arc::clone(&said), Arc::clone(&count));
-    let (endpoint, _server) = server(move |mut stream| {
-        let (go, said, count) = shared.clone();
+/// An endpoint that answers one request on each connection. At `go` it does what comes `next` and tells `done`.
+async fn once<F, R>(next: F) -> (SocketAddr, JoinHandle<()>, Arc<Notify>, Arc<Notify>)
+where
+    F: Fn(TcpStream) -> R + Copy + Send + Sync + 'static,
+    R: Future<Output = io::Result<TcpStream>> + Send + 'static,
+{
+    let (go, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let shared = (Arc::clone(&go), Arc::clone(&done));
+    let (endpoint, task) = server(move |mut stream| {
+        let (go, done) = shared.clone();
         async move {
-            count.fetch_add(1, Ordering::Relaxed);
             read_head(&mut stream).await?;
             stream
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                 .await?;
             go.notified().await;
-            stream.write_all(EVIL).await?;
-            said.notify_one();
-            // Not closed: only what was said is wrong.
+            let mut stream = next(stream).await?;
+            done.notify_one();
+            // Held until the proxy lets go of it.
             read_head(&mut stream).await
         }
+    })
+    .await;
+    (endpoint, task, go, done)
+}
+
+#[tokio::test]
+async fn what_an_endpoint_says_unasked_is_no_answer() {
+    const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let (endpoint, _server, go, done) = once(|mut stream| async {
+        stream.write_all(EVIL).await?;
+        Ok(stream)
     })
     .await;
     let node = Node::start("http", &[endpoint]);
     let mut stream = node.connect().await;
     for connections in 1..=3 {
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await
-            .expect("writes");
-        assert_eq!(response(&mut stream).await.1, "ok");
-        assert_eq!(count.load(Ordering::Relaxed), connections);
+        assert_eq!(get(&mut stream).await, "ok");
+        assert_eq!(node.metric_now(DIALLED), connections);
         go.notify_one();
-        within(said.notified()).await;
+        within(done.notified()).await;
     }
 }
 
 #[tokio::test]
 async fn a_connection_that_its_endpoint_closes_is_not_kept() {
-    let (endpoint, _server) = server(|mut stream| async move {
-        read_head(&mut stream).await?;
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            .await?;
-        stream.shutdown().await
+    let (endpoint, _server, go, _done) = once(|mut stream| async {
+        stream.shutdown().await?;
+        Ok(stream)
     })
     .await;
     let node = Node::start("http", &[endpoint]);
     let mut stream = node.connect().await;
-    for round in 1..=3 {
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .await
-            .expect("writes");
-        assert_eq!(response(&mut stream).await.1, "ok");
-        node.metric(&["mesh_proxy_pool_dialled_total"], round).await;
+    for connections in 1..=2 {
+        assert_eq!(get(&mut stream).await, "ok");
+        assert_eq!(node.metric_now(DIALLED), connections);
+        node.metric(KEPT, 1).await;
+        go.notify_one();
+        // Also where no request finds out.
+        eventually("nothing is kept", || node.metric_now(KEPT) == 0).await;
     }
-    // Also where no request finds out.
-    node.metric(&["mesh_proxy_pool_idle"], 0).await;
+}
+
+#[tokio::test]
+async fn a_worker_asks_for_short_turns_on_its_processor() {
+    let node = Node::start("http", &[nobody().await]);
+    let is_worker = |thread: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+        name.is_ok_and(|name| name.trim_end() == "proxy-0")
+    };
+    // Those of other tests are among them: some may end while they are asked.
+    eventually("a worker with short turns", || {
+        let threads = std::fs::read_dir("/proc/self/task").expect("threads");
+        let names = threads.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut workers = names.filter_map(|name| name.parse().ok()).filter(is_worker);
+        workers.any(|worker| slice::is_short(worker).is_ok_and(|it| it != Some(false)))
+    })
+    .await;
+    drop(node);
 }
 
 #[tokio::test]
