@@ -14,6 +14,7 @@ mod node;
 mod observed;
 mod parts;
 mod programmed;
+mod runtimes;
 mod sources;
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::runtime;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ use crate::ebpf;
 use crate::telemetry;
 
 use parts::Parts;
+use runtimes::Runtimes;
 
 /// Runs the agent until it is told to stop.
 pub fn run(settings: &Settings) -> Result<()> {
@@ -44,15 +46,11 @@ pub fn run(settings: &Settings) -> Result<()> {
     })?;
     let hooked = cgroup::enter(&settings.cgroup)?;
     parts::raise_descriptor_limit();
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("cannot start the control runtime")?;
-    let parts = Arc::new(Parts::build(settings, hooked, telemetry, runtime.handle())?);
-    let result = runtime.block_on(serve(&parts, settings.drain_timeout));
-    runtime.shutdown_timeout(SHUTDOWN);
+    let runtimes = Runtimes::start()?;
+    let parts = Arc::new(Parts::build(settings, hooked, telemetry, &runtimes)?);
+    let serving = serve(&parts, runtimes.api(), settings.drain_timeout);
+    let result = runtimes.control().block_on(serving);
+    runtimes.stop();
     result
 }
 
@@ -90,11 +88,11 @@ const fn log_format(format: config::LogFormat) -> telemetry::Format {
 }
 
 /// Runs the control side until it is told to stop, then drains.
-async fn serve(parts: &Arc<Parts>, drain_timeout: Duration) -> Result<()> {
+async fn serve(parts: &Arc<Parts>, api: &Handle, drain_timeout: Duration) -> Result<()> {
     let mut stops = Stops::new()?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    control::spawn(parts, &mut tasks, &stop).await?;
+    control::spawn(parts, api, &mut tasks, &stop).await?;
     memory::release();
     info!(version = env!("CARGO_PKG_VERSION"), "started");
     let failed = tokio::select! {
@@ -168,9 +166,6 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
-/// Threads for everything that is not traffic.
-const CONTROL_THREADS: usize = 2;
 
 /// How long threads that block may hold up the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(1);

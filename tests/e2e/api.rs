@@ -232,3 +232,16 @@ fn connections_are_shown_while_they_live() {
         })
     });
 }
+
+#[test]
+fn questions_are_answered_on_a_thread_of_their_own() {
+    let Some(node) = Node::start() else { return };
+    let busy = || {
+        let labels = [("runtime", "api")];
+        let metrics = node.metrics();
+        metrics.sum("tokio_worker_busy_seconds_total", &labels)
+    };
+    // A scrape is a question too.
+    let before = busy();
+    assert_eventually!(busy() > before);
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,7 @@ struct Listeners {
 }
 
 /// Listens where the registry says so, for as long as it is polled.
-pub(super) async fn run(parts: Arc<Parts>, access: Access) -> Result<()> {
+pub(super) async fn run(parts: Arc<Parts>, access: Access, api: Handle) -> Result<()> {
     let mut listeners = Listeners::default();
     loop {
         let wanted = wanted(&parts);
@@ -55,7 +56,7 @@ pub(super) async fn run(parts: Arc<Parts>, access: Access) -> Result<()> {
         }
         for (key, (netns, scope)) in wanted {
             if !listeners.served.contains_key(&key) {
-                let outcome = match listeners.add(&key, &netns, scope, &access) {
+                let outcome = match listeners.add(&key, &netns, scope, (&access, &api)) {
                     Ok(()) => Outcome::Listening,
                     Err(error) => Outcome::Failed(error),
                 };
@@ -118,7 +119,7 @@ impl Listeners {
         key: &ObjectKey,
         netns: &Arc<Netns>,
         scope: Scope,
-        access: &Access,
+        (access, api): (&Access, &Handle),
     ) -> io::Result<()> {
         let listener = socket::listen(netns, ADDRESS)?;
         let stop = CancellationToken::new();
@@ -129,8 +130,8 @@ impl Listeners {
         };
         self.served.insert(key.clone(), served);
         let access = access.clone();
-        self.tasks
-            .spawn(async move { access.serve(listener, scope, stop).await });
+        let serving = async move { access.serve(listener, scope, stop).await };
+        self.tasks.spawn_on(serving, api);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use mesh_common::event::Kind;
 use mesh_common::verdict::Verdict;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -31,18 +32,19 @@ use super::parts::Parts;
 /// Starts everything. The API answers before the first enrolment is through, and says that the agent is not ready.
 pub(super) async fn spawn(
     parts: &Arc<Parts>,
+    api: &Handle,
     tasks: &mut JoinSet<Result<()>>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
-    let server = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node).await?;
-    let server = server.with_writer(parts.sources.writer.clone());
-    tasks.spawn(access::run(Arc::clone(parts), server.access()));
+    let server = bind(parts, api).await?;
+    let access = access::run(Arc::clone(parts), server.access(), api.clone());
+    tasks.spawn(access);
     let stop = stop.clone();
-    tasks.spawn(async move {
+    let serving = async move {
         server.run(stop).await;
         Ok(())
-    });
+    };
+    tasks.spawn_on(serving, api);
     tasks.spawn(beat(Arc::clone(parts)));
     tasks.spawn(report(Arc::clone(parts)));
     tasks.spawn(enrol(Arc::clone(parts)));
@@ -52,6 +54,15 @@ pub(super) async fn spawn(
     tasks.spawn(run_checks(Arc::clone(parts)));
     parts.sources.spawn(tasks);
     Ok(())
+}
+
+/// Binds the API on the thread that will answer.
+async fn bind(parts: &Arc<Parts>, api: &Handle) -> Result<Server> {
+    let node: Arc<dyn api::Node> = Arc::<Node>::clone(&parts.node);
+    let bound = Server::bind(parts.api.clone(), Arc::clone(&parts.node.store), node);
+    let bound = api.spawn(bound).await;
+    let server = bound.context("the API has panicked")??;
+    Ok(server.with_writer(parts.sources.writer.clone()))
 }
 
 /// Tells the kernel that the data plane is alive.

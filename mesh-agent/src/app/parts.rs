@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use mesh_common::service::OUTBOUND_PORT;
 use mesh_common::stats::StatKey;
-use tokio::runtime::Handle;
 
 use crate::api;
 use crate::config;
@@ -41,6 +40,7 @@ use super::facts;
 use super::node::{Node, Progress};
 use super::observed;
 use super::programmed::Programmed;
+use super::runtimes::Runtimes;
 use super::sources::Sources;
 
 /// What runs.
@@ -67,7 +67,7 @@ impl Parts {
         settings: &Settings,
         hooked: PathBuf,
         telemetry: Telemetry,
-        control: &Handle,
+        runtimes: &Runtimes,
     ) -> Result<Self> {
         let store = open_store(settings)?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
@@ -86,7 +86,7 @@ impl Parts {
         let dns = start_dns(settings, &store, &datapath, &mut registry)?;
         let lookups = Lookups::register(&mut registry);
         let edges = observed::register(&mut registry, &store, &proxy);
-        metrics::runtime::register(&mut registry, runtimes(&proxy, dns.as_deref(), control));
+        metrics::runtime::register(&mut registry, runtimes.all(&proxy, dns.as_deref()));
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             Arc::clone(&datapath),
@@ -192,15 +192,6 @@ fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progre
         progress.block(registry_is_lost(settings));
     }
     progress
-}
-
-/// Every runtime, with its name.
-fn runtimes(proxy: &Proxy, dns: Option<&Dns>, control: &Handle) -> Vec<(String, Handle)> {
-    let mut runtimes = proxy.runtimes();
-    runtimes.push(("control".to_owned(), control.clone()));
-    let names = dns.and_then(Dns::runtime);
-    runtimes.extend(names.map(|runtime| ("dns".to_owned(), runtime)));
-    runtimes
 }
 
 /// What answers questions for names, unless it is switched off.
