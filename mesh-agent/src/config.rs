@@ -96,6 +96,8 @@ pub struct Settings {
     /// machine trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry_ca: Option<PathBuf>,
+    /// The authorities that checks over TLS trust, in PEM; absent: those that this machine trusts.
+    pub check_ca: Option<PathBuf>,
     /// File with this node's certificate, for members that ask for one. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry_cert: Option<PathBuf>,

@@ -10,3 +10,4 @@ pub mod seldom;
 pub mod slice;
 pub mod socket;
 pub mod timers;
+pub mod tls;

@@ -17,6 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::conn::{Conn, Direction};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
@@ -24,6 +25,7 @@ use crate::net::clock;
 use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::net::socket;
+use crate::net::tls::Connector;
 use crate::state::endpoint::HealthStatus;
 use crate::traffic::health::{Statuses, grpc};
 
@@ -58,6 +60,25 @@ pub enum Question {
     },
 }
 
+impl Question {
+    async fn ask(&self, stream: impl Stream, scheme: &str) -> Result<Shown, String> {
+        match self {
+            Self::Connect => Ok(passing("it accepts connections".to_owned())),
+            Self::Http(ask) => request(stream, ask).await,
+            Self::Grpc { host, service } => {
+                let uri = format!("{scheme}://{host}{}", grpc::PATH);
+                let seen = call(stream, uri, service.as_deref()).await?;
+                Ok(passing(seen))
+            }
+        }
+    }
+}
+
+/// A connection, in the clear or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// A request, and what is thought of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
@@ -79,6 +100,15 @@ pub struct Ask {
     pub is_body_shown: bool,
 }
 
+/// TLS around a question.
+#[derive(Clone, PartialEq)]
+pub struct Tls {
+    /// Makes the handshake.
+    pub connector: Connector,
+    /// What the server's certificate has to be for: a name of DNS or an address.
+    pub name: String,
+}
+
 /// How one endpoint is asked, and from where.
 #[derive(Clone)]
 pub struct Probe {
@@ -94,6 +124,8 @@ pub struct Probe {
     pub endpoint: u32,
     /// How it is asked.
     pub question: Question,
+    /// By whose name and with what settings TLS comes first; `None`: in the clear.
+    pub tls: Option<Tls>,
     /// How long that may take.
     pub limit: Duration,
 }
@@ -114,6 +146,7 @@ impl Probe {
         self.question == other.question
             && self.address == other.address
             && self.endpoint == other.endpoint
+            && self.tls == other.tls
             && self.limit == other.limit
             && self.place.cookie() == other.place.cookie()
     }
@@ -133,14 +166,12 @@ impl Probe {
 
     async fn ask(&self) -> Result<Shown, String> {
         let stream = self.connect().await?;
-        match &self.question {
-            Question::Connect => Ok(passing("it accepts connections".to_owned())),
-            Question::Http(ask) => request(stream, ask).await,
-            Question::Grpc { host, service } => {
-                let seen = call(stream, host, service.as_deref()).await?;
-                Ok(passing(seen))
-            }
-        }
+        let Some(tls) = &self.tls else {
+            return self.question.ask(stream, "http").await;
+        };
+        let stream = tls.connector.connect(&tls.name, stream).await;
+        let stream = stream.map_err(|error| format!("no TLS: {error}"))?;
+        self.question.ask(stream, "https").await
     }
 
     /// A socket of the agent's own, in the namespace from which the endpoint is asked.
@@ -170,7 +201,7 @@ const fn passing(output: String) -> Shown {
     }
 }
 
-async fn request(stream: TcpStream, ask: &Ask) -> Result<Shown, String> {
+async fn request(stream: impl Stream, ask: &Ask) -> Result<Shown, String> {
     let mut request = Request::new(Full::new(ask.body.clone()));
     *request.method_mut() = ask.method.clone();
     *request.uri_mut() = ask.path.clone().into();
@@ -217,8 +248,7 @@ fn judged(ask: &Ask, code: StatusCode) -> HealthStatus {
     }
 }
 
-async fn call(stream: TcpStream, host: &str, service: Option<&str>) -> Result<String, String> {
-    let uri = format!("http://{}{}", host, grpc::PATH);
+async fn call(stream: impl Stream, uri: String, service: Option<&str>) -> Result<String, String> {
     let body = Full::new(Bytes::from(grpc::request(service)));
     let request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/grpc")

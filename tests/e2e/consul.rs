@@ -1,6 +1,8 @@
 //! Clients of Consul: what they register is reached through the mesh, watched over, and still there after a crash.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
 
 use mesh_tests::assert_eventually;
 use mesh_tests::clients::{self, Language, Running};
@@ -143,6 +145,56 @@ fn checks_are_made_from_where_the_instance_is_and_the_lost_are_deregistered() {
         &[("reason", "critical")],
     );
     assert!(lost >= 1.0, "{lost}");
+}
+
+/// Makes a certificate for `shop.test` in a folder, and its key.
+#[track_caller]
+fn certify(folder: &Path) {
+    let words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=shop -addext subjectAltName=DNS:shop.test \
+                 -addext basicConstraints=CA:FALSE -keyout key.pem -out shop.pem";
+    let mut openssl = Command::new("openssl");
+    openssl.args(words.split_whitespace()).current_dir(folder);
+    let made = openssl.output().unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+}
+
+#[test]
+fn a_check_over_tls_believes_whom_the_agent_was_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let authority = folder.path().join("shop.pem");
+    let flags = ["--check-ca", authority.to_str().unwrap()];
+    let Some(node) = Node::start_with(&flags) else {
+        return;
+    };
+    let server = node.pod("server");
+    node.enrol(&server);
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args("s_server -accept 8443 -cert shop.pem -key key.pem -www -quiet".split(' '))
+        .current_dir(folder.path());
+    let mut serving = server.spawn(&mut openssl).unwrap();
+    let check = |more: Value| {
+        let mut check =
+            json!({"HTTP": "https://localhost:8443/", "Interval": "200ms", "Timeout": "1s"});
+        check
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        register(&node, "shop-1", server.v4(), &check);
+    };
+    check(json!({"TLSServerName": "shop.test"}));
+    assert_eventually!(passing(&node, "shop") == ["shop-1"]);
+    check(json!({}));
+    assert_eventually!(passing(&node, "shop").is_empty());
+    let output = || node.api().get("/v1/health/checks/shop")[0]["Output"].to_string();
+    assert_eventually!(output().contains("no TLS: invalid peer certificate"));
+    check(json!({"TLSSkipVerify": true}));
+    assert_eventually!(passing(&node, "shop") == ["shop-1"]);
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    assert_eventually!(passing(&node, "shop").is_empty());
 }
 
 #[test]

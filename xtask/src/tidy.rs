@@ -33,7 +33,8 @@ const OWNERS: &[(&str, &[&str])] = &[
         &["api", "command", "probe", "proxy", "registry"],
     ),
     ("prometheus_client", &["metrics"]),
-    ("rustls", &["registry"]),
+    ("rustls", &["net"]),
+    ("tokio_rustls", &["net"]),
 ];
 
 /// Names that say nothing about what is in a file.

@@ -26,7 +26,7 @@ use crate::proxy;
 use crate::proxy::Proxy;
 use crate::proxy::config::{Limits, Timeouts};
 use crate::registry::checks;
-use crate::registry::checks::Checks;
+use crate::registry::checks::{Checks, Trust};
 use crate::state;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
@@ -97,7 +97,7 @@ impl Parts {
         let programmed = Programmed::new(Arc::clone(&store));
         let progress = progress(settings, &store, &enrolment);
         let parts = (&store, &datapath, &proxy, &host);
-        let checks = checks_config(settings, parts, &sources.writer);
+        let checks = checks_config(settings, parts, &sources.writer)?;
         let checks = Checks::new(checks, &mut registry);
         let node = Arc::new(Node {
             heartbeats: checks.heartbeats(),
@@ -264,7 +264,7 @@ fn checks_config(
     settings: &Settings,
     (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
     writer: &Writer,
-) -> checks::Config {
+) -> Result<checks::Config> {
     let (writer, judge) = (writer.clone(), writer.clone());
     let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
     let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
@@ -282,15 +282,17 @@ fn checks_config(
         let is_open = |number| matches!(open.get(&number), Ok(Some(count)) if count > 0);
         numbers.any(|number| proxy.is_busy(number) || is_open(number))
     };
-    checks::Config {
+    let trust = Trust::new(settings.check_ca.clone());
+    Ok(checks::Config {
         store: Arc::clone(store),
         write: Arc::new(move |change| writer.apply_blocking(change)),
         is_ours: Arc::new(move |metadata| judge.is_responsible(metadata)),
         table,
         host: Arc::clone(host),
+        trust: Arc::new(trust.context("checks cannot use the authorities of --check-ca")?),
         node: settings.locality.node.clone(),
         busy: Arc::new(is_busy),
-    }
+    })
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::config::Settings;
 use crate::metrics::Registry;
-use crate::registry::etcd::{self, Etcd, TlsFiles};
+use crate::net::tls::TlsFiles;
+use crate::registry::etcd::{self, Etcd};
 use crate::registry::folder::Folder;
 use crate::registry::{Board, export, metrics};
 use crate::state::{Source, Store, Writer};

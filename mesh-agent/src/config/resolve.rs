@@ -45,6 +45,7 @@ pub(super) fn resolve(
         reset,
         registry: options.registry,
         registry_ca: options.registry_ca,
+        check_ca: options.check_ca,
         registry_cert: options.registry_cert,
         registry_key: options.registry_key,
         registry_ttl: or_default(options.registry_ttl, 15_000),

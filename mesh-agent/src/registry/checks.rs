@@ -10,9 +10,12 @@ mod job;
 mod leaver;
 mod metrics;
 mod target;
+mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::trust::Trust;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
@@ -63,6 +66,8 @@ pub struct Config {
     pub table: Arc<dyn ConnTable>,
     /// The agent's own network namespace.
     pub host: Arc<Netns>,
+    /// Whom checks over TLS believe.
+    pub trust: Arc<Trust>,
     /// Name of this node: endpoints that run on another are checked there.
     pub node: Option<String>,
     /// Who has something to do.

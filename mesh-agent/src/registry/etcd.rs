@@ -28,7 +28,6 @@ mod listing;
 mod metrics;
 mod outbox;
 mod pause;
-mod tls;
 mod transaction;
 mod transport;
 mod watch;
@@ -47,9 +46,9 @@ use tokio::task::{JoinError, JoinSet};
 pub use address::{Address, Member, ParseAddressError, User};
 pub use error::Error;
 pub use lines::TooLong;
-pub use tls::{TlsError, TlsFiles};
 
 use crate::metrics::Registry;
+use crate::net::tls::{TlsError, TlsFiles};
 use crate::registry::Board;
 use crate::state::report::RegistryReport;
 use crate::state::writer::{MAX_WISHES, Wish};

@@ -32,12 +32,15 @@ pub struct Check {
     /// By a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpTarget>,
-    /// By `grpc.health.v1.Health/Check`, without TLS.
+    /// By `grpc.health.v1.Health/Check`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcTarget>,
     /// As another endpoint or service is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<AliasTarget>,
+    /// How `https://`, or `tcp` and `grpc` where this is given, are asked over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsTarget>,
     /// Time between two requests or connections, 100ms to 24h.
     #[serde(default = "ten_seconds")]
     pub interval: Duration,
@@ -65,7 +68,7 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpTarget {
-    /// `http://HOST[:PORT]/PATH[?QUERY]`, seen from the network namespace of the endpoint where that is on this node.
+    /// `http://HOST[:PORT]/PATH[?QUERY]` or the same with `https`, seen from the network namespace of the endpoint where that is on this node.
     pub url: String,
     /// The method.
     #[serde(default = "get")]
@@ -95,6 +98,18 @@ pub struct GrpcTarget {
     /// Service that is asked after; absent: the server as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+}
+
+/// Whose certificate is good. The authorities are those of the agent's setting `checkCa`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsTarget {
+    /// The name or address that it has to be for; absent: the host of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Takes any certificate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_skip_verify: bool,
 }
 
 /// Whose health is taken over. Exactly one of `endpoint` and `service`.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::fields::Fields;
 use super::name;
-use crate::state::check::{AliasTarget, Check, GrpcTarget, HttpTarget, TcpTarget};
+use crate::state::check::{AliasTarget, Check, GrpcTarget, HttpTarget, TcpTarget, TlsTarget};
 use crate::state::endpoint::{
     Endpoint, EndpointSpec, EndpointStatus, HealthStatus, Locality, Weights,
 };
@@ -164,14 +164,8 @@ fn locality(given: Option<Fields>, own: Option<Locality>) -> Result<Option<Local
 /// Reads a check. `usual` are the id and the name that it has where it brings none.
 pub(super) fn check(mut fields: Fields, usual: (&str, &str)) -> Result<Check, Failure> {
     fields.skip(&WITHOUT_EFFECT);
-    // Answers are cut at 4 KiB whatever is asked for, redirections are an answer like any other, and what is inside
-    // of TLS is refused where TLS is asked for.
-    fields.skip(&[
-        "OutputMaxSize",
-        "DisableRedirects",
-        "TLSSkipVerify",
-        "TLSServerName",
-    ]);
+    // Answers are cut at 4 KiB whatever is asked for, and redirections are an answer like any other.
+    fields.skip(&["OutputMaxSize", "DisableRedirects"]);
     let id = fields.text("CheckID")?;
     let id = id.or(fields.text("ID")?);
     let name = fields.text("Name")?;
@@ -183,6 +177,7 @@ pub(super) fn check(mut fields: Fields, usual: (&str, &str)) -> Result<Check, Fa
     let address = fields.text("TCP")?;
     check.tcp = address.map(|address| TcpTarget { address });
     check.grpc = fields.text("GRPC")?.map(|it| grpc(&it));
+    check.tls = tls(&mut fields, &check)?;
     check.alias = fields.text("AliasService")?.map(|id| AliasTarget {
         namespace: None,
         endpoint: Some(name::of(&id)),
@@ -227,6 +222,7 @@ fn empty(id: String, name: String) -> Check {
         tcp: None,
         grpc: None,
         alias: None,
+        tls: None,
         interval: Duration::from_secs(10),
         timeout: Duration::from_secs(10),
         deregister_critical_after: None,
@@ -257,6 +253,20 @@ fn http(fields: &mut Fields) -> Result<Option<HttpTarget>, Failure> {
         headers,
         body,
     }))
+}
+
+/// How to ask over TLS, where that is asked for.
+fn tls(fields: &mut Fields, check: &Check) -> Result<Option<TlsTarget>, Failure> {
+    let target = TlsTarget {
+        server_name: fields.text("TLSServerName")?,
+        insecure_skip_verify: fields.flag("TLSSkipVerify")?,
+    };
+    let (tcp, grpc) = (fields.flag("TCPUseTLS")?, fields.flag("GRPCUseTLS")?);
+    let is_https = |it: &HttpTarget| it.url.starts_with("https:");
+    let is_tls = check.http.as_ref().is_some_and(is_https)
+        || (tcp && check.tcp.is_some())
+        || (grpc && check.grpc.is_some());
+    Ok(is_tls.then_some(target))
 }
 
 /// `HOST:PORT[/SERVICE]`.
@@ -343,6 +353,32 @@ mod tests {
         let read = read(json!({"Name": "shop", "ID": "shop-1", "Check": {"TTL": "10s"}})).unwrap();
         assert_eq!(read.endpoint.spec.checks[0].id, "service:shop-1");
         assert_eq!(read.endpoint.spec.checks[0].title(), "Service 'shop' check");
+    }
+
+    #[test]
+    fn tls_is_for_checks_that_ask_for_it() {
+        let tls = |mut check: Value| {
+            check["Interval"] = json!("5s");
+            let mut spec = read(json!({"Name": "a", "Check": check}))
+                .unwrap()
+                .endpoint
+                .spec;
+            spec.checks.remove(0).tls
+        };
+        let plain = Some(TlsTarget::default());
+        assert_eq!(tls(json!({"HTTP": "https://a/"})), plain);
+        assert_eq!(tls(json!({"TCP": "a:1", "TCPUseTLS": true})), plain);
+        let named = TlsTarget {
+            server_name: Some("web".to_owned()),
+            insecure_skip_verify: true,
+        };
+        let grpc = json!({"GRPC": "a:1", "GRPCUseTLS": true, "TLSSkipVerify": true, "TLSServerName": "web"});
+        assert_eq!(tls(grpc), Some(named));
+        assert_eq!(
+            tls(json!({"HTTP": "http://a/", "TLSSkipVerify": true})),
+            None
+        );
+        assert_eq!(tls(json!({"TCP": "a:1", "GRPCUseTLS": true})), None);
     }
 
     #[test]

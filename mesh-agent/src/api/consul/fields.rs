@@ -76,6 +76,15 @@ impl Fields {
         }
     }
 
+    /// Yes or no; absent: no.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Failure> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(self.wrong(name, "true or false")),
+        }
+    }
+
     /// A length of time.
     pub(super) fn time(&mut self, name: &str) -> Result<Option<Duration>, Failure> {
         let Some(value) = self.take(name) else {

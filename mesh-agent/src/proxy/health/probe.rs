@@ -39,6 +39,7 @@ impl Probe {
             service: port.service_number,
             endpoint: endpoint.number,
             question,
+            tls: None,
             limit: spec.timeout.get(),
         });
         Self {

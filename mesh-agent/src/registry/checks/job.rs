@@ -8,10 +8,8 @@ use tokio::task::spawn_blocking;
 use super::agenda::Agenda;
 use super::heartbeat::Heartbeats;
 use super::metrics::Metrics;
-use super::target::Target;
+use super::target::{Asker, Target};
 use super::{AGAIN, CheckId, Checks, Done, Write, target};
-use crate::net::conn::ConnTable;
-use crate::net::netns::Netns;
 use crate::probe::Shown;
 use crate::state::Change;
 use crate::state::check::Check;
@@ -30,8 +28,7 @@ pub(super) struct Job {
     write: Write,
     heartbeats: Arc<Heartbeats>,
     metrics: Metrics,
-    table: Arc<dyn ConnTable>,
-    place: Arc<Netns>,
+    asker: Asker,
 }
 
 impl Job {
@@ -51,8 +48,11 @@ impl Job {
             write: Arc::clone(&config.write),
             heartbeats: Arc::clone(&checks.heartbeats),
             metrics: checks.metrics.clone(),
-            table: Arc::clone(&config.table),
-            place: target::place(&snapshot, &endpoint, &config.host),
+            asker: Asker {
+                table: Arc::clone(&config.table),
+                place: target::place(&snapshot, &endpoint, &config.host),
+                trust: Arc::clone(&config.trust),
+            },
             endpoint,
             id,
         })
@@ -67,8 +67,7 @@ impl Job {
             (Some(shown), _) => (shown, None),
             (None, Some(target)) => {
                 let limit = self.check.timeout.get();
-                let (table, place) = (Arc::clone(&self.table), Arc::clone(&self.place));
-                let shown = target.ask(table, place, limit).await;
+                let shown = target.ask(&self.asker, limit).await;
                 (shown, Some(self.check.interval.get()))
             }
             // The registry admits no such check.

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
+use super::trust::Trust;
 use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
-use crate::probe::{Ask, Probe, Question, Shown};
+use crate::probe::{Ask, Probe, Question, Shown, Tls};
 use crate::state::Snapshot;
-use crate::state::check::{AliasTarget, Check, HttpTarget};
+use crate::state::check::{AliasTarget, Check, HttpTarget, TlsTarget};
 use crate::state::endpoint::{Endpoint, HealthStatus};
 use crate::state::life::View;
 use crate::state::object::ObjectKey;
@@ -21,20 +22,35 @@ use crate::traffic::health::Statuses;
 /// What is asked, and the authority that is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    pub(super) authority: Authority,
-    pub(super) question: Question,
+    authority: Authority,
+    question: Question,
+    tls: Option<TlsTarget>,
+}
+
+/// From where is asked, and whom to believe.
+pub(super) struct Asker {
+    pub(super) table: Arc<dyn ConnTable>,
+    pub(super) place: Arc<Netns>,
+    pub(super) trust: Arc<Trust>,
 }
 
 impl Target {
     /// What a check asks; `None` for one that asks nobody.
     pub(super) fn of(check: &Check) -> Option<Self> {
         if let Some(target) = &check.http {
-            return http(target);
+            let uri: Uri = target.url.parse().ok()?;
+            let is_tls = uri.scheme_str() == Some("https");
+            return Some(Self {
+                authority: uri.authority()?.clone(),
+                question: http(target, &uri)?,
+                tls: is_tls.then(|| check.tls.clone().unwrap_or_default()),
+            });
         }
         if let Some(target) = &check.tcp {
             return Some(Self {
                 authority: target.address.parse().ok()?,
                 question: Question::Connect,
+                tls: check.tls.clone(),
             });
         }
         let target = check.grpc.as_ref()?;
@@ -44,24 +60,20 @@ impl Target {
                 host: target.address.clone(),
                 service: target.service.clone(),
             },
+            tls: check.tls.clone(),
         })
     }
 
     /// Asks, within `limit`.
-    pub(super) async fn ask(
-        self,
-        table: Arc<dyn ConnTable>,
-        place: Arc<Netns>,
-        limit: Duration,
-    ) -> Shown {
+    pub(super) async fn ask(self, asker: &Asker, limit: Duration) -> Shown {
         let asking = async {
-            let address = resolve(&self.authority).await?;
             let probe = Probe {
-                table,
-                place,
-                address,
+                table: Arc::clone(&asker.table),
+                place: Arc::clone(&asker.place),
+                address: self.resolve().await?,
                 service: 0,
                 endpoint: 0,
+                tls: self.tls(&asker.trust).await?,
                 question: self.question,
                 limit,
             };
@@ -78,49 +90,64 @@ impl Target {
             Err(_) => failed(format!("no answer within {limit:?}")),
         }
     }
+
+    /// The address behind the authority. `localhost` is not looked up: it is the namespace from which is asked.
+    async fn resolve(&self) -> Result<SocketAddr, String> {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        let port = self.authority.port_u16().unwrap_or(usual);
+        let host = self.host();
+        if let Ok(ip) = host.parse() {
+            return Ok(SocketAddr::new(ip, port));
+        }
+        if host.eq_ignore_ascii_case("localhost") {
+            return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+        }
+        let found = tokio::net::lookup_host((host, port)).await;
+        let mut found = found.map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+        found.next().ok_or_else(|| format!("{host} has no address"))
+    }
+
+    async fn tls(&self, trust: &Arc<Trust>) -> Result<Option<Tls>, String> {
+        let Some(target) = &self.tls else {
+            return Ok(None);
+        };
+        let connector = trust.connector(target.insecure_skip_verify).await?;
+        let protocol: Option<&[u8]> = match self.question {
+            Question::Connect => None,
+            Question::Http(_) => Some(b"http/1.1"),
+            Question::Grpc { .. } => Some(b"h2"),
+        };
+        let name = target.server_name.as_deref().unwrap_or_else(|| self.host());
+        Ok(Some(Tls {
+            connector: connector.afresh(protocol),
+            name: name.to_owned(),
+        }))
+    }
+
+    fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
 }
 
-fn http(target: &HttpTarget) -> Option<Target> {
-    let uri: Uri = target.url.parse().ok()?;
-    let authority = uri.authority()?.clone();
+fn http(target: &HttpTarget, uri: &Uri) -> Option<Question> {
     let mut headers = HeaderMap::new();
-    headers.insert(
-        header::HOST,
-        HeaderValue::try_from(authority.as_str()).ok()?,
-    );
+    let authority = uri.authority()?.as_str();
+    headers.insert(header::HOST, HeaderValue::try_from(authority).ok()?);
     for (name, value) in &target.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         headers.insert(name, HeaderValue::try_from(value).ok()?);
     }
     let path = uri.path_and_query().cloned();
-    Some(Target {
-        authority,
-        question: Question::Http(Box::new(Ask {
-            method: Method::from_bytes(target.method.as_bytes()).ok()?,
-            path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
-            headers,
-            body: Bytes::from(target.body.clone().unwrap_or_default()),
-            good: Statuses::parse(&["200-299".to_owned()]),
-            warning: Statuses::parse(&["429".to_owned()]),
-            text: None,
-            is_body_shown: true,
-        })),
-    })
-}
-
-/// The address behind an authority. `localhost` is not looked up: it is the namespace from which is asked.
-async fn resolve(authority: &Authority) -> Result<SocketAddr, String> {
-    let port = authority.port_u16().unwrap_or(80);
-    let host = authority.host().trim_matches(['[', ']']);
-    if let Ok(ip) = host.parse() {
-        return Ok(SocketAddr::new(ip, port));
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
-    }
-    let found = tokio::net::lookup_host((host, port)).await;
-    let mut found = found.map_err(|error| format!("{host} cannot be resolved: {error}"))?;
-    found.next().ok_or_else(|| format!("{host} has no address"))
+    Some(Question::Http(Box::new(Ask {
+        method: Method::from_bytes(target.method.as_bytes()).ok()?,
+        path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
+        headers,
+        body: Bytes::from(target.body.clone().unwrap_or_default()),
+        good: Statuses::parse(&["200-299".to_owned()]),
+        warning: Statuses::parse(&["429".to_owned()]),
+        text: None,
+        is_body_shown: true,
+    })))
 }
 
 /// The network namespace from which an endpoint is asked: that of its own workload, else the agent's own.

@@ -1,9 +1,18 @@
 //! Checks are run, and what they show is in the registry; who is critical for too long or has drained is not.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::conn::Conn;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
 use super::*;
+use crate::net::tls::fixture;
 use crate::state::decode;
 use crate::state::life::{MADE_FOR_ENDPOINTS, Standing};
 use crate::state::object::Kind;
@@ -46,6 +56,10 @@ impl Fixture {
     }
 
     fn over(store: Arc<Store>) -> Self {
+        Self::trusting(store, None)
+    }
+
+    fn trusting(store: Arc<Store>, authorities: Option<PathBuf>) -> Self {
         let writer = Arc::clone(&store);
         let is_busy = Arc::new(AtomicBool::new(false));
         let busy = Arc::clone(&is_busy);
@@ -55,6 +69,7 @@ impl Fixture {
             is_ours: Arc::new(|_| true),
             table: Arc::new(NoTable),
             host: Arc::new(Netns::current().unwrap()),
+            trust: Arc::new(Trust::new(authorities).unwrap()),
             node: Some("here".to_owned()),
             busy: Arc::new(move |_| busy.load(Ordering::Relaxed)),
         };
@@ -195,6 +210,94 @@ async fn a_connection_shows_that_somebody_listens() {
     fixture.becomes("web-1", Some(Standing::Ready)).await;
     drop(server);
     fixture.becomes("web-1", Some(Standing::Critical)).await;
+}
+
+/// A server behind TLS that speaks `protocol`, and says in the words of gRPC that it is well.
+async fn tls_server(folder: &Path, protocol: &'static str) -> (String, JoinSet<()>) {
+    let acceptor = fixture::acceptor(folder, protocol);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let asked = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            let io = TokioIo::new(stream);
+            // A client that goes is no failure.
+            match asked.as_deref() {
+                Some(b"http/1.1") => drop(
+                    http1::Builder::new()
+                        .serve_connection(io, service_fn(serving))
+                        .await,
+                ),
+                Some(b"h2") => drop(
+                    http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(io, service_fn(serving))
+                        .await,
+                ),
+                _ => {}
+            }
+        }
+    });
+    (address, task)
+}
+
+async fn serving(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = Full::new(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]));
+    let mut response = Response::new(body);
+    let fields = response.headers_mut();
+    fields.insert("grpc-status", HeaderValue::from_static("0"));
+    Ok(response)
+}
+
+#[tokio::test]
+async fn over_tls_a_check_believes_whom_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    fixture::make_certificates(folder.path());
+    let store = Arc::new(Store::in_memory());
+    let authority = folder.path().join("authority.pem");
+    let fixture = Fixture::trusting(store, Some(authority));
+    let (http, _http) = tls_server(folder.path(), "http/1.1").await;
+    let (grpc, _grpc) = tls_server(folder.path(), "h2").await;
+    let url = format!("https://{http}/");
+    for (name, target, tls) in [
+        ("http", json!({ "url": url }), json!({})),
+        (
+            "http",
+            json!({ "url": url }),
+            json!({"serverName": "server.test"}),
+        ),
+        (
+            "http",
+            json!({ "url": url }),
+            json!({"serverName": "elsewhere.test", "insecureSkipVerify": true}),
+        ),
+        ("grpc", json!({ "address": grpc }), json!({})),
+        ("tcp", json!({ "address": http }), json!({})),
+    ] {
+        let check = json!({"id": "tls", name: target, "tls": tls, "interval": "100ms"});
+        fixture.endpoint("web-1", &json!({ "checks": [check] }));
+        fixture.becomes("web-1", Some(Standing::Ready)).await;
+        fixture.endpoint("web-1", &json!({}));
+    }
+    let elsewhere = json!({"serverName": "elsewhere.test"});
+    for (name, target) in [
+        ("http", json!({ "url": url })),
+        ("tcp", json!({ "address": http })),
+    ] {
+        let check = json!({"id": "tls", name: target, "tls": elsewhere, "interval": "100ms", "initialStatus": "passing"});
+        fixture.endpoint("web-1", &json!({ "checks": [check] }));
+        fixture.becomes("web-1", Some(Standing::Critical)).await;
+        let snapshot = fixture.store.snapshot();
+        let output = &snapshot.endpoints[&key("web-1")].status.checks[0].output;
+        assert!(
+            output.contains("no TLS") && output.contains("elsewhere.test"),
+            "{output}"
+        );
+        fixture.endpoint("web-1", &json!({}));
+    }
 }
 
 #[tokio::test]

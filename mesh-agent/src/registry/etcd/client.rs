@@ -12,17 +12,16 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio_rustls::TlsConnector;
 
 use super::address::{Address, Member};
 use super::error::Error;
-use super::tls::{self, TlsError, TlsFiles};
 use super::transport::{self, Connection};
 use super::watch::Watch;
 use super::wire::{
     self, Authenticate, Authenticated, Grant, Lease, LeaseId, Number, Range, Ranged, Refused,
     Streamed, Text, Transacted, Transaction, WatchCreate, end_of,
 };
+use crate::net::tls::{Connector, TlsError, TlsFiles};
 
 /// How long one member may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,7 +33,7 @@ const MAX_IDLE: usize = 4;
 /// Asks the members of one cluster.
 pub(super) struct Client {
     address: Address,
-    connector: Option<TlsConnector>,
+    connector: Option<Connector>,
     /// The member that answered last.
     current: AtomicUsize,
     /// Open connections to it.
@@ -91,10 +90,9 @@ enum Repeat {
 impl Client {
     /// Connects to nobody yet.
     pub(super) fn new(address: Address, files: Option<&TlsFiles>) -> Result<Self, TlsError> {
-        let config = files.map(tls::configure).transpose()?;
         Ok(Self {
             address,
-            connector: config.map(transport::connector),
+            connector: files.map(Connector::new).transpose()?,
             current: AtomicUsize::new(0),
             idle: Mutex::default(),
             token: Mutex::default(),

@@ -1,7 +1,6 @@
 //! One HTTP/1.1 connection to a member of etcd. The gateway speaks nothing newer without TLS.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +10,14 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::Member;
 use super::error::Error;
-use super::tls;
+use crate::net::tls::Connector;
 
 /// How long a member may take to accept a connection, handshake included.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,7 +40,7 @@ impl Connection {
     /// Dials, within [`DIAL_TIMEOUT`].
     pub(super) async fn dial(
         member: &Member,
-        connector: Option<&TlsConnector>,
+        connector: Option<&Connector>,
     ) -> Result<Self, Error> {
         let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(member, connector)).await;
         dialled
@@ -69,7 +66,7 @@ impl Connection {
     }
 }
 
-async fn dial(member: &Member, connector: Option<&TlsConnector>) -> io::Result<Connection> {
+async fn dial(member: &Member, connector: Option<&Connector>) -> io::Result<Connection> {
     let stream = TcpStream::connect((member.host.as_str(), member.port)).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
@@ -81,9 +78,8 @@ async fn dial(member: &Member, connector: Option<&TlsConnector>) -> io::Result<C
     socket.set_tcp_keepalive(&probes)?;
     match connector {
         Some(connector) => {
-            let name = ServerName::try_from(member.host.clone());
-            let name = name.map_err(|_invalid| tls::bad_name(&member.host))?;
-            handshake(connector.connect(name, stream).await?).await
+            let stream = connector.connect(&member.host, stream).await?;
+            handshake(stream).await
         }
         None => handshake(stream).await,
     }
@@ -123,9 +119,4 @@ pub(super) fn request(
         request = request.header(AUTHORIZATION, token);
     }
     request.body(Full::new(body))
-}
-
-/// TLS with these settings.
-pub(super) fn connector(config: Arc<rustls::ClientConfig>) -> TlsConnector {
-    TlsConnector::from(config)
 }

@@ -1,12 +1,13 @@
 //! Rules of what services and endpoints say of themselves: tags, settings, weights, life cycle, checks.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{MAX_WEIGHT, bound, name};
 use crate::state::Refusal;
-use crate::state::check::{AliasTarget, Check, GrpcTarget, HttpTarget, OBSERVED};
+use crate::state::check::{AliasTarget, Check, GrpcTarget, HttpTarget, OBSERVED, TlsTarget};
 use crate::state::duration::Duration;
 use crate::state::endpoint::{EndpointSpec, Lifecycle, Weights};
 use crate::state::service::ServiceSpec;
@@ -191,6 +192,9 @@ fn check(field: &str, spec: &Check) -> Result<(), Refusal> {
     if let Some(target) = &spec.alias {
         alias(&of("alias"), target)?;
     }
+    if let Some(target) = &spec.tls {
+        tls(&of("tls"), target, spec)?;
+    }
     bound::time(&of("interval"), spec.interval, SHORTEST..=DAY)?;
     bound::time(&of("timeout"), spec.timeout, Duration::from_millis(1)..=DAY)?;
     if let Some(time) = spec.deregister_critical_after {
@@ -221,11 +225,8 @@ fn http(field: &str, target: &HttpTarget) -> Result<(), Refusal> {
     bound::length(&url, &target.url, 1..=MAX_NOTE)?;
     let parsed = target.url.parse::<Uri>().ok();
     let scheme = parsed.as_ref().and_then(Uri::scheme_str);
-    if scheme == Some("https") {
-        return Err(Refusal::not_supported(url, "checks do not speak TLS yet"));
-    }
     let has_host = |it: &Uri| it.host().is_some_and(|host| !host.is_empty());
-    if scheme != Some("http") || !parsed.as_ref().is_some_and(has_host) {
+    if !matches!(scheme, Some("http" | "https")) || !parsed.as_ref().is_some_and(has_host) {
         return Err(Refusal::invalid(
             url,
             "a URL such as http://10.0.0.3:8080/health",
@@ -256,6 +257,26 @@ fn grpc(field: &str, target: &GrpcTarget) -> Result<(), Refusal> {
     match &target.service {
         Some(service) => bound::length(&format!("{field}.service"), service, 1..=MAX_NOTE),
         None => Ok(()),
+    }
+}
+
+fn tls(field: &str, target: &TlsTarget, spec: &Check) -> Result<(), Refusal> {
+    let is_https = |target: &HttpTarget| target.url.starts_with("https:");
+    let asks_over_tls = spec
+        .http
+        .as_ref()
+        .map_or_else(|| spec.tcp.is_some() || spec.grpc.is_some(), is_https);
+    if !asks_over_tls {
+        return Err(Refusal::invalid(
+            field,
+            "is for https://, tcp and grpc only",
+        ));
+    }
+    match &target.server_name {
+        Some(name) if name.parse::<IpAddr>().is_err() => {
+            name::subdomain(&format!("{field}.serverName"), &name.to_ascii_lowercase())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -328,9 +349,27 @@ mod tests {
         assert_eq!(check_of(json!({"ttl": "1ms"})), "spec.checks[0].ttl");
         let http = |url: &str| check_of(json!({"http": {"url": url}}));
         assert_eq!(http("http://localhost:8080/health?deep=1"), "accepted");
-        for url in ["ftp://a/", "/health", "https://a/", "http:///", ""] {
+        for url in ["ftp://a/", "/health", "https:///", "http:///", ""] {
             assert_eq!(http(url), "spec.checks[0].http.url", "{url}");
         }
+        let tls = |mut check: Value, tls: Value| {
+            check["tls"] = tls;
+            check_of(check)
+        };
+        let https = json!({"http": {"url": "https://a/"}});
+        let named = json!({"serverName": "web.example", "insecureSkipVerify": true});
+        for check in [
+            https.clone(),
+            json!({"tcp": {"address": "a:1"}}),
+            json!({"grpc": {"address": "a:1"}}),
+        ] {
+            assert_eq!(tls(check, named.clone()), "accepted");
+        }
+        for check in [json!({"http": {"url": "http://a/"}}), json!({"ttl": "1s"})] {
+            assert_eq!(tls(check, json!({})), "spec.checks[0].tls");
+        }
+        let misnamed = tls(https, json!({"serverName": "a b"}));
+        assert_eq!(misnamed, "spec.checks[0].tls.serverName");
         let method = json!({"http": {"url": "http://a/", "method": "G T"}});
         assert_eq!(check_of(method), "spec.checks[0].http.method");
         let headers = json!({"http": {"url": "http://a/", "headers": {"a b": "c"}}});

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,8 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::super::{Config, Etcd, TlsFiles};
+use super::super::{Config, Etcd};
 use crate::metrics::Registry;
+use crate::net::tls::{TlsFiles, fixture};
 use crate::registry::Board;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::{Condition, Kind, ObjectKey};
@@ -80,7 +80,7 @@ impl Fleet {
             process: None,
         };
         if is_tls {
-            server.make_certificates();
+            fixture::make_certificates(server.folder.path());
         }
         server.start().await;
         Some(Self { server })
@@ -335,88 +335,12 @@ impl Server {
             own: None,
         }
     }
-
-    fn make_certificates(&self) {
-        let folder = self.folder.path();
-        for authority in ["authority", "other"] {
-            let (key, certificate) = (format!("{authority}.key"), format!("{authority}.pem"));
-            let subject = format!("/CN={authority}");
-            openssl(
-                folder,
-                &[
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "rsa:2048",
-                    "-nodes",
-                    "-days",
-                    "1",
-                    "-subj",
-                    &subject,
-                    "-keyout",
-                    &key,
-                    "-out",
-                    &certificate,
-                ],
-            );
-        }
-        std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
-        openssl(
-            folder,
-            &[
-                "req",
-                "-new",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-subj",
-                "/CN=etcd",
-                "-keyout",
-                "server.key",
-                "-out",
-                "server.csr",
-            ],
-        );
-        openssl(
-            folder,
-            &[
-                "x509",
-                "-req",
-                "-in",
-                "server.csr",
-                "-CA",
-                "authority.pem",
-                "-CAkey",
-                "authority.key",
-                "-CAcreateserial",
-                "-days",
-                "1",
-                "-extfile",
-                "names",
-                "-out",
-                "server.pem",
-            ],
-        );
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn openssl(folder: &Path, words: &[&str]) {
-    let made = Command::new("openssl")
-        .args(words)
-        .current_dir(folder)
-        .output();
-    let made = made.expect("openssl");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
 }
 
 /// A port that nobody listens on, below those that the kernel gives to clients.
