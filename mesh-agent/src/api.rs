@@ -8,6 +8,7 @@ mod consul;
 mod document;
 mod graph;
 mod guard;
+mod large;
 mod node;
 mod objects;
 mod problem;
@@ -37,6 +38,7 @@ pub use problem::Problem;
 pub use server::{Access, BindError, Server};
 
 use consul::Consul;
+use large::Large;
 
 use crate::state::decode::LATER_KINDS;
 use crate::state::{Store, Writer};
@@ -69,6 +71,7 @@ struct Context {
     node: Arc<dyn Node>,
     watchers: Arc<Semaphore>,
     consul: Arc<Consul>,
+    large: Large,
     stop: CancellationToken,
 }
 
@@ -79,6 +82,7 @@ impl Context {
             store,
             node,
             consul: Arc::new(Consul::new(consul)),
+            large: Large::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             stop: CancellationToken::new(),
         }

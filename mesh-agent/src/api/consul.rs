@@ -241,15 +241,16 @@ fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<C
         move |State(context): State<Context>, scope: Whose, path: Argument, Query(pairs): Pairs| async move {
             let answered = async {
                 let question = question(pairs, scope.as_deref())?;
-                let asked = blocking::Asked {
+                let asked = Arc::new(blocking::Asked {
                     path: path_in_table,
                     view,
                     topic,
                     argument: argument(path),
                     scope: scope.map(|Extension(scope)| scope),
-                };
-                let answer = blocking::answer(&context, &question, &asked).await?;
-                Ok::<_, Failure>(reply(&answer, &asked, &question))
+                    question,
+                });
+                let answer = blocking::answer(&context, &asked).await?;
+                blocking::run(&context, &asked, move |_, asked| reply(&answer, asked)).await
             };
             answered.await.unwrap_or_else(Failure::into_response)
         },
@@ -318,7 +319,8 @@ fn argument(path: Argument) -> String {
 }
 
 /// An answer as Consul clients expect it.
-fn reply(answer: &blocking::Answer, asked: &blocking::Asked, question: &Question) -> Response {
+fn reply(answer: &blocking::Answer, asked: &blocking::Asked) -> Response {
+    let question = &asked.question;
     let body = &answer.body;
     let status = status_of(asked, body);
     let mut headers = HeaderMap::new();

@@ -98,14 +98,18 @@ async fn list(
         let since = watch::since(query.resource_version.as_deref(), &headers)?;
         return watch::start(context, filter, since).await;
     }
-    let snapshot = context.store.snapshot();
-    let list = List {
-        items: snapshot.list(kind, namespace.as_deref()),
-        metadata: ListMetadata {
-            resource_version: snapshot.revision.to_string(),
-        },
-    };
-    Ok(Json(list).into_response())
+    let store = context.store;
+    let made = context.large.make(move || {
+        let snapshot = store.snapshot();
+        let list = List {
+            items: snapshot.list(kind, namespace.as_deref()),
+            metadata: ListMetadata {
+                resource_version: snapshot.revision.to_string(),
+            },
+        };
+        Json(list).into_response()
+    });
+    Ok(made.await?)
 }
 
 fn read(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 use utoipa::ToSchema;
 
+use super::large::LargeError;
 use super::node::NodeError;
 use crate::state::Refusal;
 
@@ -132,6 +133,17 @@ impl From<NodeError> for Problem {
                 "Unavailable",
                 error.to_string(),
             ),
+        }
+    }
+}
+
+impl From<LargeError> for Problem {
+    fn from(error: LargeError) -> Self {
+        match error {
+            LargeError::Busy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", error.to_string())
+            }
+            LargeError::Failed(error) => error.into(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod consul;
+mod large;
 mod objects;
 mod views;
 mod watching;

@@ -66,7 +66,7 @@ impl Connector {
             Some(path) => trusted(path)?,
             None => trusted_by_machine(&SYSTEM)?,
         };
-        let builder = builder(provider())?.with_root_certificates(roots);
+        let builder = builder()?.with_root_certificates(roots);
         let config = match &files.own {
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
@@ -84,7 +84,7 @@ impl Connector {
     /// Believes every certificate: hides what is sent from those who listen, not from one who stands in for the server.
     pub fn unverified() -> Result<Self, TlsError> {
         let anybody = Arc::new(Anybody(provider()));
-        let config = builder(provider())?
+        let config = builder()?
             .dangerous()
             .with_custom_certificate_verifier(anybody)
             .with_no_client_auth();
@@ -109,21 +109,19 @@ impl Connector {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-fn builder(
-    provider: Arc<CryptoProvider>,
-) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
-}
-
 impl PartialEq for Connector {
     /// Whether they are one and the same.
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// Takes any certificate, but only from who has its key.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use twox_hash::XxHash3_64;
 
@@ -59,6 +60,7 @@ pub(super) struct Asked {
     pub(super) topic: Topic,
     pub(super) argument: String,
     pub(super) scope: Option<Arc<Scope>>,
+    pub(super) question: Question,
 }
 
 impl Asked {
@@ -68,7 +70,8 @@ impl Asked {
     }
 
     /// Whose writes may change the answer.
-    fn subjects(&self, namespace: &str) -> Vec<Subject> {
+    fn subjects(&self) -> Vec<Subject> {
+        let namespace = &self.question.namespace;
         let service = |name: &str| Subject::Service(ObjectKey::new(namespace, name));
         match self.topic {
             Topic::Nothing => Vec::new(),
@@ -176,17 +179,14 @@ impl Seen {
 }
 
 /// Answers, at once or when the answer is another than at the index that the client knows.
-pub(super) async fn answer(
-    context: &Context,
-    question: &Question,
-    asked: &Asked,
-) -> Result<Arc<Answer>, Failure> {
+pub(super) async fn answer(context: &Context, asked: &Arc<Asked>) -> Result<Arc<Answer>, Failure> {
     let consul = &context.consul;
+    let question = &asked.question;
     let Some(known) = question.index.filter(|_| asked.topic != Topic::Nothing) else {
-        return look(context, question, asked);
+        return look(context, asked).await;
     };
-    let hearing = consul.wakeup.hear(asked.subjects(&question.namespace));
-    let first = look(context, question, asked)?;
+    let hearing = consul.wakeup.hear(asked.subjects());
+    let first = look(context, asked).await?;
     if first.index > known {
         return Ok(first);
     }
@@ -202,11 +202,11 @@ pub(super) async fn answer(
     let end = Instant::now() + question.wait + jitter;
     loop {
         tokio::select! {
-            () = tokio::time::sleep_until(end) => return look(context, question, asked),
-            () = context.stop.cancelled() => return look(context, question, asked),
+            () = tokio::time::sleep_until(end) => return look(context, asked).await,
+            () = context.stop.cancelled() => return look(context, asked).await,
             () = hearing.woken() => {}
         }
-        let answer = look(context, question, asked)?;
+        let answer = look(context, asked).await?;
         if answer.index > known {
             return Ok(answer);
         }
@@ -215,7 +215,32 @@ pub(super) async fn answer(
     }
 }
 
-fn look(context: &Context, question: &Question, asked: &Asked) -> Result<Arc<Answer>, Failure> {
+/// Does a part of the work at an answer where it is in nobody's way.
+pub(super) async fn run<T: Send + 'static>(
+    context: &Context,
+    asked: &Arc<Asked>,
+    work: impl FnOnce(&Context, &Asked) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    // The many who wait for one service get their answers from where they are.
+    if asked.topic == Topic::Service {
+        return Ok(work(context, asked));
+    }
+    let (owned, asked) = (context.clone(), Arc::clone(asked));
+    let is_large = asked.topic == Topic::All;
+    let work = move || work(&owned, &asked);
+    if is_large {
+        Ok(context.large.make(work).await?)
+    } else {
+        Ok(spawn_blocking(work).await?)
+    }
+}
+
+async fn look(context: &Context, asked: &Arc<Asked>) -> Result<Arc<Answer>, Failure> {
+    run(context, asked, make).await?
+}
+
+fn make(context: &Context, asked: &Asked) -> Result<Arc<Answer>, Failure> {
+    let question = &asked.question;
     let snapshot: Arc<Snapshot> = context.store.snapshot();
     let seen = &context.consul.seen;
     let whose = asked.scope.as_ref().map(|it| &it.addresses);

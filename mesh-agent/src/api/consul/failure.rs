@@ -5,6 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use tokio::task::JoinError;
 
+use crate::api::large::LargeError;
 use crate::state::Refusal;
 
 /// Why a request failed.
@@ -55,6 +56,15 @@ impl From<Refusal> for Failure {
             Refusal::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         };
         Self::new(status, refusal.to_string())
+    }
+}
+
+impl From<LargeError> for Failure {
+    fn from(error: LargeError) -> Self {
+        match error {
+            LargeError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            LargeError::Failed(error) => error.into(),
+        }
     }
 }
 
