@@ -40,6 +40,7 @@ impl Large {
     ) -> Result<T, LargeError> {
         let turn = timeout(PATIENCE, Arc::clone(&self.0).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
+            tracing::warn!("too many ask for large answers of the API");
             return Err(LargeError::Busy);
         };
         let made = spawn_blocking(move || {

@@ -110,13 +110,13 @@ pub struct Options {
     #[arg(long, env = "MESH_REGISTRY_KEY", value_name = "FILE")]
     pub registry_key: Option<PathBuf>,
 
-    /// Certificates of the authorities that checks of registrations over TLS trust; read at the start [default: those that this machine trusts]
-    #[arg(long, env = "MESH_CHECK_CA", value_name = "FILE")]
-    pub check_ca: Option<PathBuf>,
-
     /// How long endpoints of this node outlive its agent in the shared registry [default: 15s]
     #[arg(long, env = "MESH_REGISTRY_TTL", value_name = "TIME")]
     pub registry_ttl: Option<Span>,
+
+    /// Certificates of the authorities that checks of registrations over TLS trust; read at the start [default: those that this machine trusts]
+    #[arg(long, env = "MESH_CHECK_CA", value_name = "FILE")]
+    pub check_ca: Option<PathBuf>,
 
     /// Where objects come from beside the API.
     #[command(flatten)]
@@ -266,10 +266,10 @@ impl Options {
             virtual_range: self.virtual_range.or(below.virtual_range),
             registry: self.registry.or(below.registry),
             registry_ca: self.registry_ca.or(below.registry_ca),
-            check_ca: self.check_ca.or(below.check_ca),
             registry_cert: self.registry_cert.or(below.registry_cert),
             registry_key: self.registry_key.or(below.registry_key),
             registry_ttl: self.registry_ttl.or(below.registry_ttl),
+            check_ca: self.check_ca.or(below.check_ca),
             sources: SourceOptions {
                 files: self.sources.files.or(below.sources.files),
             },

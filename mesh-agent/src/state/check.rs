@@ -81,6 +81,15 @@ pub struct HttpTarget {
     pub body: Option<String>,
 }
 
+impl HttpTarget {
+    /// Whether it is requested over TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        let scheme = self.url.split(':').next();
+        scheme.is_some_and(|it| it.eq_ignore_ascii_case("https"))
+    }
+}
+
 /// What is connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

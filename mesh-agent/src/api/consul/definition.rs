@@ -262,8 +262,7 @@ fn tls(fields: &mut Fields, check: &Check) -> Result<Option<TlsTarget>, Failure>
         insecure_skip_verify: fields.flag("TLSSkipVerify")?,
     };
     let (tcp, grpc) = (fields.flag("TCPUseTLS")?, fields.flag("GRPCUseTLS")?);
-    let is_https = |it: &HttpTarget| it.url.starts_with("https:");
-    let is_tls = check.http.as_ref().is_some_and(is_https)
+    let is_tls = check.http.as_ref().is_some_and(HttpTarget::is_https)
         || (tcp && check.tcp.is_some())
         || (grpc && check.grpc.is_some());
     Ok(is_tls.then_some(target))
@@ -366,7 +365,7 @@ mod tests {
             spec.checks.remove(0).tls
         };
         let plain = Some(TlsTarget::default());
-        assert_eq!(tls(json!({"HTTP": "https://a/"})), plain);
+        assert_eq!(tls(json!({"HTTP": "HTTPS://a/"})), plain);
         assert_eq!(tls(json!({"TCP": "a:1", "TCPUseTLS": true})), plain);
         let named = TlsTarget {
             server_name: Some("web".to_owned()),

@@ -39,11 +39,12 @@ impl Target {
     pub(super) fn of(check: &Check) -> Option<Self> {
         if let Some(target) = &check.http {
             let uri: Uri = target.url.parse().ok()?;
-            let is_tls = uri.scheme_str() == Some("https");
             return Some(Self {
                 authority: uri.authority()?.clone(),
                 question: http(target, &uri)?,
-                tls: is_tls.then(|| check.tls.clone().unwrap_or_default()),
+                tls: target
+                    .is_https()
+                    .then(|| check.tls.clone().unwrap_or_default()),
             });
         }
         if let Some(target) = &check.tcp {

@@ -261,11 +261,10 @@ fn grpc(field: &str, target: &GrpcTarget) -> Result<(), Refusal> {
 }
 
 fn tls(field: &str, target: &TlsTarget, spec: &Check) -> Result<(), Refusal> {
-    let is_https = |target: &HttpTarget| target.url.starts_with("https:");
-    let asks_over_tls = spec
-        .http
-        .as_ref()
-        .map_or_else(|| spec.tcp.is_some() || spec.grpc.is_some(), is_https);
+    let asks_over_tls = spec.http.as_ref().map_or_else(
+        || spec.tcp.is_some() || spec.grpc.is_some(),
+        HttpTarget::is_https,
+    );
     if !asks_over_tls {
         return Err(Refusal::invalid(
             field,
@@ -356,7 +355,7 @@ mod tests {
             check["tls"] = tls;
             check_of(check)
         };
-        let https = json!({"http": {"url": "https://a/"}});
+        let https = json!({"http": {"url": "HTTPS://a/"}});
         let named = json!({"serverName": "web.example", "insecureSkipVerify": true});
         for check in [
             https.clone(),
