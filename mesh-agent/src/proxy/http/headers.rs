@@ -21,28 +21,14 @@ pub(crate) use request::{Wish, admit};
 pub(crate) use response::{After, clean_response, interim_head};
 pub(crate) use trace::Additions;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Why the proxy itself answered.
 pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");
-
-/// Headers that speak of one connection and end with it.
-static HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HTTP2_SETTINGS,
-    header::TE,
-];
 
 /// Takes off what ends with a connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // To look at the few that there are costs less than to look for each that there might be.
-    while let Some(name) = headers.keys().find_map(hop_by_hop) {
-        if *name == header::CONNECTION {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
+        if name == header::CONNECTION {
             let listed: Vec<HeaderName> = connection_tokens(headers)
                 // What most say, and what goes anyway.
                 .filter(|token| *token != "keep-alive")
@@ -57,8 +43,19 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn hop_by_hop(name: &HeaderName) -> Option<&'static HeaderName> {
-    HOP_BY_HOP.iter().find(|it| *it == name)
+/// Whether a field speaks of one connection and ends with it.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    // By its text: that tells most names apart by their length alone.
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Headers that a client cannot have removed by listing them in `connection`.
