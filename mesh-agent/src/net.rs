@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod conn;
 pub mod copy;
+pub mod gather;
 pub mod netns;
 pub mod pace;
 pub mod peek;

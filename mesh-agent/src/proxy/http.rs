@@ -37,6 +37,7 @@ use super::caller::Caller;
 use super::config::Timeouts;
 use super::error::Error;
 use super::worker::Worker;
+use crate::net::gather::Gathering;
 use crate::net::peek::Prefixed;
 use crate::net::seldom::{Bell, Either};
 use crate::traffic::admission::Lane;
@@ -57,6 +58,9 @@ const RESERVED_HTTP1: usize = 32 * 1024;
 const RESERVED_HTTP2: usize = 1024 * 1024;
 /// How often a connection is looked at for time limits.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 });
+
+/// The bytes of a client.
+type Stream = Beating<Gathering<Prefixed<TcpStream>>>;
 
 /// One HTTP connection of a client.
 #[derive(Debug)]
@@ -97,7 +101,7 @@ pub(crate) fn serve(
         pulse: Arc::clone(&pulse),
         is_http2,
     });
-    let stream = Beating::new(stream, pulse);
+    let stream = Beating::new(Gathering(stream), pulse);
     if is_http2 {
         Box::pin(serve_http2(connection, stream))
     } else {
@@ -199,10 +203,7 @@ macro_rules! drive {
 }
 
 /// Serves requests, and rests where none come: hyper keeps 16 KiB for a connection that has nothing to say.
-async fn serve_http1(
-    connection: Arc<Connection>,
-    mut stream: Beating<Prefixed<TcpStream>>,
-) -> Result<(), Error> {
+async fn serve_http1(connection: Arc<Connection>, mut stream: Stream) -> Result<(), Error> {
     loop {
         let mut serving = Box::new(begin_http1(&connection, stream));
         if Box::pin(async { drive!(&connection, &mut *serving) }).await == Course::Over {
@@ -212,7 +213,7 @@ async fn serve_http1(
             return Ok(());
         };
         stream = parts.io.into_inner();
-        stream.get_mut().put_back(parts.read_buf);
+        stream.get_mut().0.put_back(parts.read_buf);
         if rest(&connection, &stream).await == Course::Over {
             return Ok(());
         }
@@ -220,12 +221,12 @@ async fn serve_http1(
 }
 
 /// Waits for more of a connection that rests.
-async fn rest(connection: &Connection, stream: &Beating<Prefixed<TcpStream>>) -> Course {
+async fn rest(connection: &Connection, stream: &Stream) -> Course {
     let mut looks = looks();
     loop {
         tokio::select! {
             // What is wrong with it is found when it is read.
-            _ = stream.get_ref().readable() => return Course::Resting,
+            _ = stream.get_ref().0.readable() => return Course::Resting,
             signal = signal(&connection.worker, &mut looks, false) => {
                 if !matches!(signal, Signal::Look) || connection.pulse.look() != Verdict::Resting {
                     return Course::Over;
@@ -239,9 +240,9 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>
 
 fn begin_http1(
     connection: &Arc<Connection>,
-    stream: Beating<Prefixed<TcpStream>>,
+    stream: Stream,
 ) -> http1::UpgradeableConnection<
-    TokioIo<Beating<Prefixed<TcpStream>>>,
+    TokioIo<Stream>,
     impl HttpService<Incoming, ResBody = Reply, Error = Infallible, Future = Answering> + Unpin + use<>,
 > {
     let service = service_fn({
@@ -259,10 +260,7 @@ fn begin_http1(
         .with_upgrades()
 }
 
-async fn serve_http2(
-    connection: Arc<Connection>,
-    stream: Beating<Prefixed<TcpStream>>,
-) -> Result<(), Error> {
+async fn serve_http2(connection: Arc<Connection>, stream: Stream) -> Result<(), Error> {
     let service = service_fn({
         let connection = Arc::clone(&connection);
         // A task is moved several times before it runs.

@@ -5,7 +5,7 @@ mod body;
 mod sending;
 mod tunnel;
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::TryFutureExt as _;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::{Method, Request, Response};
@@ -26,6 +27,7 @@ use super::http::received::Received;
 use super::http::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::policy::breaker::Place;
 use super::worker::Worker;
+use crate::net::gather::Gathering;
 use crate::net::seldom::{Bell, Either};
 use sending::Sending;
 
@@ -70,7 +72,7 @@ pub(crate) async fn open(
         .initial_max_send_streams(0)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .max_local_error_reset_streams(Some(MAX_ERRONEOUS_STREAMS))
-        .handshake(stream)
+        .handshake(Gathering(stream))
         .await?;
     let streams = Arc::new(Streams::default());
     let (tell, told) = oneshot::channel();
@@ -88,7 +90,7 @@ pub(crate) async fn open(
 
 /// Moves the frames of a connection to its end. Tells once when the peer has said how many streams it allows.
 async fn drive(
-    mut connection: Connection<TcpStream, Bytes>,
+    mut connection: Connection<Gathering<TcpStream>, Bytes>,
     streams: &Streams,
     tell: oneshot::Sender<Result<(), h2::Error>>,
 ) {
@@ -189,10 +191,8 @@ impl Stream {
         request: Box<Request<Outgoing>>,
     ) -> impl Future<Output = Result<Response<Received>, h2::Error>> + use<> {
         let begun = self.begin(worker, *request);
-        async {
-            let (response, rest) = begun?;
-            answer(response, rest).await
-        }
+        // An async block keeps what it is given beside what it makes of it.
+        ready(begun).and_then(|(response, rest)| answer(response, rest))
     }
 
     fn begin(
@@ -219,7 +219,8 @@ impl Stream {
 async fn answer(response: ResponseFuture, rest: Rest) -> Result<Response<Received>, h2::Error> {
     let response = match rest {
         Rest::Nothing => response.await?,
-        Rest::Body(sending) => sending.beside(response).await?,
+        // Large beside the others.
+        Rest::Body(sending) => Box::pin(sending.beside(response)).await?,
         Rest::Tunnel(mut sender) => {
             let response = response.await?;
             if response.status().is_success() {

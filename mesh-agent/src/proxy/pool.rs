@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::Either;
+use futures_util::future::{Either, FutureExt as _, TryFutureExt as _};
 use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
 use mesh_common::workload::Caller as Identity;
@@ -76,6 +76,7 @@ impl Default for Entry {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Outgoing>,
+    key: Arc<Key>,
     since: Instant,
     place: Option<Arc<Place>>,
 }
@@ -94,7 +95,7 @@ pub(crate) enum Lease {
         /// Goes back to the pool when the response has ended.
         sender: SendRequest<Outgoing>,
         /// Where it belongs.
-        key: Key,
+        key: Arc<Key>,
         /// Its place, where connections are limited; also of what the connection has become.
         place: Option<Arc<Place>>,
     },
@@ -118,27 +119,24 @@ impl Lease {
         worker: &Arc<Worker>,
         request: Box<Request<Outgoing>>,
     ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
+        // An async block keeps what it awaits twice.
         match self {
             Self::Http1 { sender, .. } => {
                 let sending = sender.try_send_request(*request);
-                Either::Left(async {
-                    match sending.await {
-                        Ok(response) => Ok(response.map(Received::Hyper)),
-                        Err(mut error) => Err(Unanswered {
-                            unsent: error.take_message().map(Box::new),
-                            source: error.into_error().into(),
-                        }),
-                    }
-                })
+                Either::Left(sending.map(|result| match result {
+                    Ok(response) => Ok(response.map(Received::Hyper)),
+                    Err(mut error) => Err(Unanswered {
+                        unsent: error.take_message().map(Box::new),
+                        source: error.into_error().into(),
+                    }),
+                }))
             }
             Self::Http2(stream) => {
                 let sending = stream.send(worker, request);
-                Either::Right(async {
-                    sending.await.map_err(|error| Unanswered {
-                        source: error.into(),
-                        unsent: None,
-                    })
-                })
+                Either::Right(sending.map_err(|error| Unanswered {
+                    source: error.into(),
+                    unsent: None,
+                }))
             }
         }
     }
@@ -153,14 +151,13 @@ impl Pool {
     fn take_idle(&self, worker: &Worker, key: &Key) -> Option<Lease> {
         let mut entries = self.entries();
         let idle = &mut entries.get_mut(key)?.idle;
-        while let Some(Idle { sender, place, .. }) = idle.pop() {
+        while let Some(idle) = idle.pop() {
             worker.metrics.pool_idle.dec();
+            let Idle {
+                sender, key, place, ..
+            } = idle;
             if sender.is_ready() {
-                return Some(Lease::Http1 {
-                    sender,
-                    key: *key,
-                    place,
-                });
+                return Some(Lease::Http1 { sender, key, place });
             }
         }
         None
@@ -183,11 +180,12 @@ impl Pool {
             return;
         }
         let mut entries = self.entries();
-        let idle = &mut entries.entry(key).or_default().idle;
+        let idle = &mut entries.entry(*key).or_default().idle;
         if idle.len() < worker.config.limits.idle_connections {
             worker.metrics.pool_idle.inc();
             idle.push(Idle {
                 sender,
+                key,
                 since: Instant::now(),
                 place,
             });

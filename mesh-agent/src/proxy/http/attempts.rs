@@ -152,7 +152,9 @@ impl<'a> Attempts<'a> {
         let result = match delay {
             None => first.await,
             Some(delay) => {
-                let (result, side) = hedged::race(self, Box::pin(first), delay).await;
+                // Rare and large.
+                let race = Box::pin(hedged::race(self, Box::pin(first), delay));
+                let (result, side) = race.await;
                 if let Side::Second(active) = side {
                     self.is_asked(active);
                 }

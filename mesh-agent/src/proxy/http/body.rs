@@ -140,8 +140,8 @@ pub(crate) enum Outgoing {
     Empty,
     /// A copy of the client's.
     Copied(Copied),
-    /// The client's, frame by frame.
-    Streamed(Upload),
+    /// The client's, frame by frame. In a box: most requests have none, and are moved many times.
+    Streamed(Box<Upload>),
     /// The client's, kept so that it can be sent again.
     Kept(Reader),
 }

@@ -96,11 +96,7 @@ async fn answer(
     let connection = Arc::clone(&exchange.connection);
     let port = service_port(&connection).await;
     let (parts, _) = coming.as_mut().ok_or(GONE)?;
-    let wish = headers::admit(parts, &connection, port.as_deref());
-    exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
-    note(exchange, parts, wish.as_ref().ok());
-    exchange.port.clone_from(&port);
-    let mut wish = wish?;
+    let mut wish = judge(exchange, parts, port.as_ref())?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
     let routed = match routes::choose(exchange, &port, parts, &wish, rand::random())? {
         Way::To(routed) => routed,
@@ -137,6 +133,20 @@ async fn answer(
     sent.answered(exchange, response)
 }
 
+/// Judges a request, and notes what is told of it whatever becomes of it.
+fn judge(
+    exchange: &mut Exchange,
+    parts: &mut Parts,
+    port: Option<&Arc<ServicePort>>,
+) -> Result<Wish, Error> {
+    let connection = Arc::clone(&exchange.connection);
+    let wish = headers::admit(parts, &connection, port.map(|port| &**port));
+    exchange.is_grpc = wish.as_ref().is_ok_and(|wish| wish.is_grpc);
+    note(exchange, parts, wish.as_ref().ok());
+    exchange.port = port.map(Arc::clone);
+    wish
+}
+
 /// Makes the request that the endpoint gets.
 fn prepare(
     exchange: &mut Exchange,
@@ -159,7 +169,7 @@ fn prepare(
     headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
     note(exchange, &parts, Some(wish));
     let body = if has_body {
-        Outgoing::Streamed(exchange.upload(body, tees))
+        Outgoing::Streamed(Box::new(exchange.upload(body, tees)))
     } else {
         Outgoing::Empty
     };

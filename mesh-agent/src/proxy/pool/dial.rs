@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::{Key, Lease, Shared};
+use crate::net::gather::Gathering;
 use crate::proxy::caller::Caller;
 use crate::proxy::connect;
 use crate::proxy::error::Error;
@@ -87,7 +88,7 @@ pub(crate) async fn http1(
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
         .max_header_size(worker.config.limits.header_bytes)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Gathering(stream)))
         .await
         .map_err(|source| Error::Handshake {
             endpoint: endpoint.address,
@@ -99,6 +100,7 @@ pub(crate) async fn http1(
         drop(connection.with_upgrades().await);
         drop(held);
     });
+    let key = Arc::new(key);
     Ok(Lease::Http1 { sender, key, place })
 }
 

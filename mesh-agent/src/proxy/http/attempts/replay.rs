@@ -25,7 +25,7 @@ impl Original {
         let (is_kept, body) = match mem::replace(request.body_mut(), Outgoing::Empty) {
             Outgoing::Empty => (true, None),
             Outgoing::Streamed(upload) if is_short(&upload, max_body) => {
-                let kept = Arc::new(Mutex::new(Kept::new(upload, max_body)));
+                let kept = Arc::new(Mutex::new(Kept::new(*upload, max_body)));
                 *request.body_mut() = Outgoing::Kept(Reader::new(&kept));
                 (true, Some(kept))
             }

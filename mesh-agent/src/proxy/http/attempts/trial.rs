@@ -1,7 +1,7 @@
 //! One attempt: a connection, the request, the head of the response; and what it says about the endpoint.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) struct Trial {
     port: Arc<ServicePort>,
     endpoint: Arc<Endpoint>,
     visit: Visit,
+    /// How the request's body fares.
+    fate: Option<Arc<Fate>>,
     started: Instant,
     is_over: bool,
 }
@@ -54,22 +56,20 @@ struct Waiting {
     limit: Instant,
     deadline: Option<Deadline>,
     patience: Option<Duration>,
-    fate: Option<Arc<Fate>>,
 }
 
 impl Waiting {
-    fn of(question: &Question) -> Self {
+    const fn of(question: &Question) -> Self {
         Self {
             limit: question.limit,
             deadline: question.deadline,
             patience: question.patience,
-            fate: question.fate.clone(),
         }
     }
 
     /// The limit has passed: whether the body has moved so lately that it is too soon to give up.
-    fn goes_on(&mut self) -> bool {
-        let (Some(patience), Some(fate)) = (self.patience, &self.fate) else {
+    fn goes_on(&mut self, fate: Option<&Fate>) -> bool {
+        let (Some(patience), Some(fate)) = (self.patience, fate) else {
             return false;
         };
         let later = fate.last_moved() + patience;
@@ -122,48 +122,19 @@ impl Trial {
             port: Arc::clone(port),
             endpoint: Arc::clone(endpoint),
             visit: Visit::default(),
+            fate: None,
             started: Instant::now(),
             is_over: false,
         }
     }
 
-    /// Asks the endpoint.
-    pub(super) async fn run(mut self, question: Question) -> Result<Answer, Failure> {
+    /// Asks the endpoint. No async function: that would keep twice what it is given.
+    pub(super) fn run(
+        self,
+        question: Question,
+    ) -> impl Future<Output = Result<Answer, Failure>> + Send + use<> {
+        let mut trial = self;
         let mut waiting = Waiting::of(&question);
-        let worker = &self.connection.worker;
-        match Visit::enter(worker, &self.policy, &self.port, &self.endpoint) {
-            Ok(visit) => self.visit = visit,
-            Err(error) => {
-                // Others have come first since it was picked.
-                self.is_over = true;
-                let mut failure = Failure::new(error, Some(question.request));
-                failure.outcome = Some(Outcome::ConnectFailure);
-                return Err(failure);
-            }
-        }
-        let result = {
-            let mut asking = pin!(self.ask(question));
-            let mut timer = worker.timers.at(waiting.limit);
-            poll_fn(|cx| {
-                if let Poll::Ready(result) = asking.as_mut().poll(cx) {
-                    return Poll::Ready(result);
-                }
-                loop {
-                    ready!(timer.poll(cx));
-                    if !waiting.goes_on() {
-                        let error = Error::ResponseTimeout(self.endpoint.address);
-                        return Poll::Ready(Err(Failure::new(error, None)));
-                    }
-                    timer.set(waiting.limit);
-                }
-            })
-            .await
-        };
-        self.end(&result, waiting.is_ours());
-        result
-    }
-
-    async fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let Question {
             request,
             is_http2,
@@ -171,6 +142,56 @@ impl Trial {
             fate,
             ..
         } = question;
+        trial.fate = fate;
+        async move {
+            if let Err(error) = trial.enter() {
+                return Err(Failure {
+                    outcome: Some(Outcome::ConnectFailure),
+                    ..Failure::new(error, Some(request))
+                });
+            }
+            let result = {
+                let asking = pin!(trial.ask(request, is_http2, is_grpc));
+                trial.answer_within(&mut waiting, asking).await
+            };
+            trial.end(&result, waiting.is_ours());
+            result
+        }
+    }
+
+    /// Passes the endpoint's breakers. Others may have come first since it was picked.
+    fn enter(&mut self) -> Result<(), Error> {
+        let worker = &self.connection.worker;
+        let entered = Visit::enter(worker, &self.policy, &self.port, &self.endpoint);
+        self.is_over = entered.is_err();
+        self.visit = entered?;
+        Ok(())
+    }
+
+    /// Waits for an answer for as long as may be.
+    async fn answer_within(
+        &self,
+        waiting: &mut Waiting,
+        mut asking: Pin<&mut impl Future<Output = Result<Answer, Failure>>>,
+    ) -> Result<Answer, Failure> {
+        let mut timer = self.connection.worker.timers.at(waiting.limit);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = asking.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            loop {
+                ready!(timer.poll(cx));
+                if !waiting.goes_on(self.fate.as_deref()) {
+                    let error = Error::ResponseTimeout(self.endpoint.address);
+                    return Poll::Ready(Err(Failure::new(error, None)));
+                }
+                timer.set(waiting.limit);
+            }
+        })
+        .await
+    }
+
+    async fn ask(&self, request: Asked, is_http2: bool, is_grpc: bool) -> Result<Answer, Failure> {
         let Connection { worker, caller, .. } = &*self.connection;
         let mut lease = match pool::at_hand(worker, caller, &self.endpoint, is_http2) {
             Some(lease) => lease,
@@ -184,7 +205,7 @@ impl Trial {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(Unanswered { source, unsent }) => {
                 // A body that breaks off is no fault of the endpoint.
-                let blamed = fate.and_then(|fate| fate.error());
+                let blamed = self.fate.as_ref().and_then(|fate| fate.error());
                 let error = blamed.unwrap_or_else(|| Error::Upstream {
                     endpoint: self.endpoint.address,
                     source,
