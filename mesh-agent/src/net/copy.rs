@@ -155,8 +155,8 @@ enum Failure {
 struct Direction<'a> {
     kept: Vec<u8>,
     left: std::ops::Range<usize>,
+    /// Which of the sizes has been granted.
     step: usize,
-    taken: usize,
     is_flushed: bool,
     has_ended: bool,
     is_done: bool,
@@ -170,7 +170,6 @@ impl<'a> Direction<'a> {
             kept: Vec::new(),
             left: 0..0,
             step: 0,
-            taken: 0,
             is_flushed: true,
             has_ended: false,
             is_done: false,
@@ -219,7 +218,7 @@ impl<'a> Direction<'a> {
         reader: &mut R,
         scratch: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let size = SIZES.get(self.step).copied().unwrap_or(MOST);
+        let size = self.size();
         let room = scratch.get_mut(..size).unwrap_or_default();
         let mut buffer = ReadBuf::new(room);
         ready!(Pin::new(reader).poll_read(cx, &mut buffer))?;
@@ -298,14 +297,15 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
+    fn size(&self) -> usize {
+        SIZES.get(self.step).copied().unwrap_or(MOST)
+    }
+
     /// The next size, if it is granted.
     fn grow(&mut self) {
-        let (Some(size), Some(next)) = (SIZES.get(self.step), SIZES.get(self.step + 1)) else {
-            return;
-        };
-        let more = next - size;
-        if self.allowance.take(more) {
-            self.taken += more;
+        if let Some(next) = SIZES.get(self.step + 1)
+            && self.allowance.take(next - self.size())
+        {
             self.step += 1;
         }
     }
@@ -313,15 +313,16 @@ impl<'a> Direction<'a> {
     /// Back to the smallest size while nothing flows.
     fn shrink(&mut self) {
         if self.kept.is_empty() {
-            self.step = 0;
             self.give_back();
         }
     }
 
     fn give_back(&mut self) {
-        if self.taken > 0 {
-            self.allowance.give(self.taken);
-            self.taken = 0;
+        let [smallest, ..] = SIZES;
+        let granted = self.size() - smallest;
+        if granted > 0 {
+            self.allowance.give(granted);
+            self.step = 0;
         }
     }
 }

@@ -40,7 +40,8 @@ fn take(count: &AtomicUsize, more: usize, limit: usize) -> bool {
 /// The right to one connection, and the buffers set aside for it. Given back on drop.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    limits: Limits,
+    /// Bytes in buffers for all workloads, and for this one.
+    buffered_bytes: [usize; 2],
     all: Arc<Usage>,
     workload: Arc<Usage>,
     reserved: AtomicUsize,
@@ -61,7 +62,7 @@ impl Permit {
             return Err(Error::ConnectionLimit);
         }
         Ok(Self {
-            limits: *limits,
+            buffered_bytes: [limits.buffered_bytes, limits.workload_buffered_bytes],
             all: Arc::clone(all),
             workload: Arc::clone(workload),
             reserved: AtomicUsize::new(0),
@@ -80,11 +81,11 @@ impl Permit {
 
 impl Allowance for Permit {
     fn take(&self, bytes: usize) -> bool {
-        if !take(&self.all.buffered, bytes, self.limits.buffered_bytes) {
+        let [of_all, of_workload] = self.buffered_bytes;
+        if !take(&self.all.buffered, bytes, of_all) {
             return false;
         }
-        let limit = self.limits.workload_buffered_bytes;
-        let taken = take(&self.workload.buffered, bytes, limit);
+        let taken = take(&self.workload.buffered, bytes, of_workload);
         if !taken {
             self.all.buffered.fetch_sub(bytes, Ordering::Relaxed);
         }

@@ -26,24 +26,31 @@ use crate::net::socket;
 /// What is left of the life of a connection once it is known what it is.
 type Rest = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
+/// What is known of a connection after its begin; nothing, if it has ended by then.
+type Begun = Option<(SocketAddr, Result<Rest, Error>)>;
+
 /// Serves one accepted connection to its end. A connection that cannot be served is reset, counted and logged.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     worker: Arc<Worker>,
     stream: TcpStream,
     netns: Arc<Netns>,
     peer: SocketAddr,
-) {
+) -> impl Future<Output = ()> + Send {
     // In boxes of their own: an idle connection costs as much memory as the largest thing that it may do in place.
-    let begun = Box::pin(begin(worker, stream, netns, peer)).await;
-    let Some((original, rest)) = begun else {
-        return;
-    };
-    let result = match rest {
-        Ok(rest) => rest.await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
+    go_on(Box::pin(begin(worker, stream, netns, peer)))
+}
+
+async fn go_on(begin: Pin<Box<impl Future<Output = Begun> + Send>>) {
+    let ended = |original: SocketAddr, error: Error| {
         tracing::debug!(%original, reason = error.reason(), %error, "connection ended");
+    };
+    let (original, rest) = match begin.await {
+        Some((original, Ok(rest))) => (original, rest),
+        Some((original, Err(error))) => return ended(original, error),
+        None => return,
+    };
+    if let Err(error) = rest.await {
+        ended(original, error);
     }
 }
 
@@ -52,7 +59,7 @@ async fn begin(
     stream: TcpStream,
     netns: Arc<Netns>,
     peer: SocketAddr,
-) -> Option<(SocketAddr, Result<Rest, Error>)> {
+) -> Begun {
     // 1. Who calls, and where did they want to go? The kernel remembers. And is there room for them?
     let caller = match Caller::identify(&worker, &stream, netns, peer).await {
         Ok(caller) => Box::new(caller),

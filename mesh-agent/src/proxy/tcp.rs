@@ -212,7 +212,6 @@ where
         place,
     } = dialled;
     async move {
-        let _place = place;
         let counts = Counts::default();
         let mut record = Record::new(&worker, &caller, &port, &counts);
         record.route = routed.route.as_deref();
@@ -220,10 +219,12 @@ where
         record.endpoint = Some(active.endpoint());
         record.attempts = attempts;
         record.open();
-        let result = match Meter::new(&caller, &routed) {
+        // In a box as most connections have none.
+        let meter = Meter::new(&caller, &routed).map(Box::new);
+        let result = match &meter {
             None => copy(&mut record, &mut stream, &mut endpoint).await,
             // Rare and large.
-            Some(meter) => Box::pin(paced(&mut record, &mut stream, &mut endpoint, &meter)).await,
+            Some(meter) => Box::pin(paced(&mut record, &mut stream, &mut endpoint, meter)).await,
         };
         if result.is_err() {
             // Both learn that this was no orderly end. They are closing either way.
@@ -231,6 +232,8 @@ where
             drop(socket::reset_on_close(stream.get_ref()));
         }
         record.close(result.as_ref().err());
+        // Held until now.
+        drop(place);
         result
     }
 }
