@@ -61,6 +61,19 @@ fn everything_is_pinned_under_the_version_of_the_schema() {
 }
 
 #[test]
+fn an_agent_that_cannot_read_its_files_leaves_nothing_in_the_kernel() {
+    let missing = "/nonexistent/authorities.pem";
+    let Some(mut node) = Node::without_agent_yet(&["--check-ca", missing]) else {
+        return;
+    };
+    node.start_agent_unready();
+    assert_eq!(node.agent().wait(), 1);
+    let log = node.agent().log();
+    assert!(log.contains("--check-ca") && log.contains(missing), "{log}");
+    assert!(!node.pin_dir().exists());
+}
+
+#[test]
 fn check_has_a_line_for_everything_it_tests() {
     let Some(node) = Node::start() else { return };
     let output = node.command(&["check"]).output().unwrap();

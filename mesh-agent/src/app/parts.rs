@@ -70,6 +70,9 @@ impl Parts {
         runtimes: &Runtimes,
     ) -> Result<Self> {
         let store = open_store(settings)?;
+        // Before anything is loaded into the kernel, where it would stay.
+        let trust = Trust::new(settings.check_ca.clone());
+        let trust = trust.context("checks cannot use the authorities of --check-ca")?;
         let host = Arc::new(Netns::current().context("cannot open the agent's network namespace")?);
         let datapath = Arc::new(Datapath::open(&datapath_config(settings))?);
         let access_log = access_log(settings);
@@ -97,7 +100,7 @@ impl Parts {
         let programmed = Programmed::new(Arc::clone(&store));
         let progress = progress(settings, &store, &enrolment);
         let parts = (&store, &datapath, &proxy, &host);
-        let checks = checks_config(settings, parts, &sources.writer)?;
+        let checks = checks_config(settings, parts, &sources.writer, trust);
         let checks = Checks::new(checks, &mut registry);
         let node = Arc::new(Node {
             heartbeats: checks.heartbeats(),
@@ -264,7 +267,8 @@ fn checks_config(
     settings: &Settings,
     (store, datapath, proxy, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Proxy>, &Arc<Netns>),
     writer: &Writer,
-) -> Result<checks::Config> {
+    trust: Trust,
+) -> checks::Config {
     let (writer, judge) = (writer.clone(), writer.clone());
     let table: Arc<dyn ConnTable> = Arc::<Datapath>::clone(datapath);
     let (reader, datapath, proxy) = (Arc::clone(store), Arc::clone(datapath), Arc::clone(proxy));
@@ -282,17 +286,16 @@ fn checks_config(
         let is_open = |number| matches!(open.get(&number), Ok(Some(count)) if count > 0);
         numbers.any(|number| proxy.is_busy(number) || is_open(number))
     };
-    let trust = Trust::new(settings.check_ca.clone());
-    Ok(checks::Config {
+    checks::Config {
         store: Arc::clone(store),
         write: Arc::new(move |change| writer.apply_blocking(change)),
         is_ours: Arc::new(move |metadata| judge.is_responsible(metadata)),
         table,
         host: Arc::clone(host),
-        trust: Arc::new(trust.context("checks cannot use the authorities of --check-ca")?),
+        trust: Arc::new(trust),
         node: settings.locality.node.clone(),
         busy: Arc::new(is_busy),
-    })
+    }
 }
 
 fn datapath_config(settings: &Settings) -> ebpf::Config {
