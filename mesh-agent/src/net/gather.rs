@@ -1,7 +1,7 @@
 //! Writes short pieces as one.
 //!
 //! A head and a short body are two pieces of memory. To copy both into one and to `send` that costs less than `writev`, which
-//! goes the way of files: 3.5 instead of 3.7 us for 1,224 bytes over loopback on Linux 6.18, a part of it at each end.
+//! goes the way of files: 3.5 instead of 3.7 us to send and receive 1,224 bytes over loopback, on Linux 6.18.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
