@@ -42,6 +42,7 @@ use crate::net::peek::Prefixed;
 use crate::net::seldom::{Bell, Either};
 use crate::traffic::admission::Lane;
 use body::Reply;
+use headers::LastHost;
 use pulse::{Beating, Pulse, Verdict};
 
 /// What one stream may hold in flight. Bounds the memory that a slow reader costs.
@@ -75,6 +76,8 @@ pub(crate) struct Connection {
     pub(crate) is_http2: bool,
     /// Its workload's requests at this worker.
     pub(crate) lane: Arc<Lane>,
+    /// Whom its requests name.
+    pub(crate) last_host: LastHost,
 }
 
 /// Serves a connection to its end.
@@ -100,6 +103,7 @@ pub(crate) fn serve(
         caller,
         pulse: Arc::clone(&pulse),
         is_http2,
+        last_host: LastHost::default(),
     });
     let stream = Beating::new(Gathering(stream), pulse);
     if is_http2 {

@@ -100,7 +100,7 @@ fn pick(
     route: Option<&Arc<StreamRoute>>,
 ) -> Result<Routed, Error> {
     let route = route.ok_or(Error::NoRoute)?;
-    let target = route.backends.pick(rand::random()).and_then(Option::as_ref);
+    let target = route.backends.pick(rand::random).and_then(Option::as_ref);
     let view = worker.views.load();
     let port = target.and_then(|target| view.backend(target));
     Ok(Routed {

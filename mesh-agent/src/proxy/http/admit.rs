@@ -1,11 +1,9 @@
 //! Whether a request may go on: rate limits, a place at the worker, the concurrency of its service. In this order: what
 //! is refused holds no place, and who waits for a rate holds none either.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::sleep;
@@ -59,15 +57,13 @@ impl Admitted {
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         let Some(quota) = &self.quota else { return };
         let seconds = quota.wait_ns.div_ceil(1_000_000_000);
-        let mut field = String::with_capacity(64);
-        // A string takes all.
-        let _ok = write!(
-            field,
-            "\"{}\";r={};t={seconds}",
-            quota.limit.name, quota.remaining
-        );
+        let (mut left, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (left, time) = (left.format(quota.remaining), time.format(seconds));
+        let field = ["\"", &quota.limit.name, "\";r=", left, ";t=", time].concat();
         headers.append(RATE_LIMIT_POLICY, quota.limit.field.clone());
-        if let Ok(field) = HeaderValue::from_maybe_shared(Bytes::from(field)) {
+        if let Ok(mut field) = HeaderValue::try_from(field) {
+            // Different each time: HTTP/2 is not to keep it in its table of fields.
+            field.set_sensitive(true);
             headers.append(RATE_LIMIT, field);
         }
         if quota.is_refused {

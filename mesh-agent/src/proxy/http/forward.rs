@@ -98,7 +98,7 @@ async fn answer(
     let (parts, _) = coming.as_mut().ok_or(GONE)?;
     let mut wish = judge(exchange, parts, port.as_ref())?;
     let port = port.ok_or(Error::NoService(connection.caller.original))?;
-    let routed = match routes::choose(exchange, &port, parts, &wish, rand::random())? {
+    let routed = match routes::choose(exchange, &port, parts, &wish, rand::random)? {
         Way::To(routed) => routed,
         Way::Answer(status, headers) => return Ok(Answer::Own(status, headers)),
     };

@@ -16,6 +16,7 @@ use http::{Method, Uri, Version};
 
 use crate::proxy::error::Error;
 
+pub(crate) use authority::LastHost;
 pub(crate) use fields::clean_trailers;
 pub(crate) use request::{Wish, admit};
 pub(crate) use response::{After, clean_response, interim_head};
@@ -92,7 +93,7 @@ pub(crate) fn rewrite(
     fields::remove_claims(&mut parts.headers);
     fields::merge_lengths(&mut parts.headers);
     // The proxy has answered the expectation by reading on.
-    parts.headers.remove(header::EXPECT);
+    fields::remove_rare(&mut parts.headers, &header::EXPECT);
     if takes_trailers && is_http2 {
         parts
             .headers

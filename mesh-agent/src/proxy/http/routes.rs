@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 
 use super::exchange::Exchange;
@@ -47,17 +46,17 @@ pub(crate) struct Ruled {
     pub(crate) prefix: Option<usize>,
 }
 
-/// Chooses for a request to `port`, which `random` puts into a share.
+/// Chooses for a request to `port`, which `dice` put into a share.
 pub(crate) fn choose(
     exchange: &mut Exchange,
     port: &Arc<ServicePort>,
     parts: &Parts,
     wish: &Wish,
-    random: u64,
+    dice: fn() -> u64,
 ) -> Result<Way, Error> {
     let connection = Arc::clone(&exchange.connection);
     match port.http_routes(&connection.caller.workload.key.namespace) {
-        Some(http) => choose_rule(exchange, port, http, (parts, wish), random),
+        Some(http) => choose_rule(exchange, port, http, (parts, wish), dice),
         None => Ok(Way::To(Routed {
             port: Arc::clone(port),
             policy: Arc::clone(&port.policy),
@@ -71,10 +70,10 @@ fn choose_rule(
     port: &Arc<ServicePort>,
     routes: &HttpRoutes,
     (parts, wish): (&Parts, &Wish),
-    random: u64,
+    dice: fn() -> u64,
 ) -> Result<Way, Error> {
     let request = Request {
-        host: wish.authority.as_ref().map(Authority::host),
+        host: wish.host(),
         path: parts.uri.path(),
         query: parts.uri.query(),
         method: &parts.method,
@@ -92,7 +91,7 @@ fn choose_rule(
         return Ok(Way::Answer(status, headers));
     }
     let backend = session_backend(exchange, rule, parts)
-        .or_else(|| rule.backends.pick(random))
+        .or_else(|| rule.backends.pick(dice))
         .ok_or(Error::BadBackend)?;
     if backend.is_broken {
         return Err(Error::BadFilter);

@@ -52,10 +52,14 @@ impl<T> Split<T> {
         split
     }
 
-    /// Picks a share by a random number; `None` where no share has a weight.
+    /// Picks a share by a random number, which is asked for where there is a choice; `None` where no share has a weight.
     #[must_use]
-    pub fn pick(&self, random: u64) -> Option<&T> {
+    pub fn pick(&self, dice: impl FnOnce() -> u64) -> Option<&T> {
         let total = *self.bounds.last()?;
+        if let ([only], true) = (self.shares.as_slice(), total > 0) {
+            return Some(only);
+        }
+        let random = dice();
         // Lemire, "Fast random integer generation in an interval" (2019), without the rejection: the bias is below
         // one in 10^9.
         let point = u64::try_from((u128::from(random) * u128::from(total)) >> 64).ok()?;
@@ -91,17 +95,23 @@ mod tests {
         let mut counts = std::collections::BTreeMap::new();
         for step in 0..1000_u64 {
             let random = step * (u64::MAX / 1000);
-            *counts.entry(*split.pick(random).unwrap()).or_insert(0) += 1;
+            *counts.entry(*split.pick(|| random).unwrap()).or_insert(0) += 1;
         }
         assert_eq!(counts.len(), 2, "{counts:?}");
         assert!((899..=901).contains(&counts["a"]), "{counts:?}");
-        assert_eq!(split.pick(u64::MAX), Some(&"b"));
-        assert_eq!(split.pick(0), Some(&"a"));
+        assert_eq!(split.pick(|| u64::MAX), Some(&"b"));
+        assert_eq!(split.pick(|| 0), Some(&"a"));
     }
 
     #[test]
     fn without_weight_there_is_no_share() {
-        assert_eq!(Split::new([("a", 0)]).pick(1), None);
-        assert_eq!(Split::<u8>::default().pick(0), None);
+        assert_eq!(Split::new([("a", 0)]).pick(|| 1), None);
+        assert_eq!(Split::<u8>::default().pick(|| 0), None);
+    }
+
+    #[test]
+    fn where_there_is_no_choice_no_dice_are_thrown() {
+        let split = Split::new([("a", 1)]);
+        assert_eq!(split.pick(|| panic!("thrown")), Some(&"a"));
     }
 }

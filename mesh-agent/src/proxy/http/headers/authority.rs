@@ -5,6 +5,7 @@
 //! with leading zeros, other scripts (their names travel as `xn--`).
 
 use std::net::Ipv6Addr;
+use std::sync::{Mutex, PoisonError};
 
 use http::uri::Authority;
 
@@ -88,6 +89,33 @@ impl<'t> Target<'t> {
     }
 }
 
+/// The host of an authority that is in its one spelling, without the port.
+pub(super) fn host(canonical: &Authority) -> &str {
+    let text = canonical.as_str();
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if is_port { host } else { text }
+}
+
+/// The host that a connection has named last. Most name one only: what was found sound once is so again.
+#[derive(Debug, Default)]
+pub(crate) struct LastHost(Mutex<Option<Authority>>);
+
+impl LastHost {
+    /// The host of this text, if it is the last one.
+    pub(super) fn recall(&self, text: &[u8]) -> Option<Authority> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |last: &&Authority| last.as_str().as_bytes() == text;
+        last.as_ref().filter(is_same).cloned()
+    }
+
+    /// Remembers a host that is in its one spelling. A copy: what was received may be a part of a large buffer.
+    pub(super) fn remember(&self, canonical: &Authority) {
+        let copy = Authority::try_from(canonical.as_str()).ok();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = copy;
+    }
+}
+
 fn parse_name(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     // As if a dot stood before it.
@@ -111,7 +139,7 @@ fn parse_port(digits: &str) -> Option<u16> {
 mod tests {
     use http::uri::Authority;
 
-    use super::Target;
+    use super::{LastHost, Target, host};
 
     fn canonical(text: &str) -> Option<String> {
         let target = Target::parse(text)?;
@@ -139,6 +167,24 @@ mod tests {
             ("xn--bcher-kva.example", "xn--bcher-kva.example"),
         ] {
             assert_eq!(canonical(text).as_deref(), Some(expected), "{text}");
+            let expected = Authority::try_from(expected).expect("an authority");
+            assert_eq!(host(&expected), expected.host(), "{expected}");
+        }
+    }
+
+    #[test]
+    fn only_the_host_that_was_named_last_is_recalled() {
+        let last = LastHost::default();
+        assert_eq!(last.recall(b"web"), None);
+        for name in ["web", "web:80"] {
+            last.remember(&Authority::from_static(name));
+            assert_eq!(
+                last.recall(name.as_bytes()),
+                Some(Authority::from_static(name))
+            );
+        }
+        for other in ["web", "WEB:80", "web:8", "web:800", ""] {
+            assert_eq!(last.recall(other.as_bytes()), None, "{other}");
         }
     }
 

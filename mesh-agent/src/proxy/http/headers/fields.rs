@@ -80,6 +80,18 @@ fn collides(name: &str, headers: &HeaderMap) -> bool {
     is_claim(&dashed) || RESERVED.contains(&&*dashed) || headers.contains_key(&dashed)
 }
 
+/// Takes off a field that is seldom there: to look at the few that there are costs less than to look for this one.
+pub(super) fn remove_rare(headers: &mut HeaderMap, name: &HeaderName) {
+    if headers.keys().any(|it| it == name) {
+        headers.remove(name);
+    }
+}
+
+/// Whether some field has more than one value.
+pub(super) fn has_repeated(headers: &HeaderMap) -> bool {
+    headers.len() > headers.keys_len()
+}
+
 /// Takes off what only a proxy may say, and what could be taken for that.
 pub(super) fn remove_claims(headers: &mut HeaderMap) {
     let claims: Vec<HeaderName> = headers
@@ -127,6 +139,10 @@ pub(super) struct Unclear(pub(super) &'static str);
 /// Whether a head tells the length of its body in exactly one way: `transfer-encoding` absent or once exactly `chunked`,
 /// `content-length` absent or one number, never both. RFC 9112, 6.
 pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Unclear> {
+    let has_coding = headers.contains_key(header::TRANSFER_ENCODING);
+    if !has_coding && !headers.contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
+    }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let coding = codings.next();
     let is_one = codings.next().is_none();
@@ -153,6 +169,9 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Unclear> {
 
 /// Writes a length that was said several times once. Called after [`check_framing`].
 pub(super) fn merge_lengths(headers: &mut HeaderMap) {
+    if !has_repeated(headers) {
+        return;
+    }
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let (Some(length), Some(_)) = (lengths.next().cloned(), lengths.next()) {
         headers.insert(header::CONTENT_LENGTH, length);

@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
 
-use super::authority::Target;
+use super::authority::{self, LastHost, Target};
 use super::{connection_tokens, fields};
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
@@ -31,6 +31,11 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
+    /// The host that it names, without the port.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.authority.as_ref().map(authority::host)
+    }
+
     /// Whether it may turn the connection into a tunnel. Such a connection serves no other request, whatever the answer.
     pub(crate) const fn may_tunnel(&self) -> bool {
         self.is_connect || self.upgrade.is_some()
@@ -49,7 +54,7 @@ pub(crate) fn admit(
             "both transfer-encoding and content-length",
         ));
     }
-    let wish = check(parts)?;
+    let wish = check(parts, &connection.last_host)?;
     let routes = port.and_then(|it| it.http_routes(&connection.caller.workload.key.namespace));
     let tells_paths_apart = routes.is_some_and(HttpRoutes::tells_paths_apart);
     let mode = connection.worker.config.path_normalization;
@@ -58,7 +63,7 @@ pub(crate) fn admit(
 }
 
 /// Refuses heads that two servers could read in two ways.
-pub(super) fn check(parts: &Parts) -> Result<Wish, Error> {
+pub(super) fn check(parts: &Parts, last: &LastHost) -> Result<Wish, Error> {
     let headers = &parts.headers;
     if !fields::are_trimmed(headers) {
         return Err(Error::BadRequest("white space around the value of a field"));
@@ -68,7 +73,7 @@ pub(super) fn check(parts: &Parts) -> Result<Wish, Error> {
     }
     fields::check_framing(headers).map_err(|unclear| Error::BadRequest(unclear.0))?;
     check_target(parts)?;
-    let authority = check_authority(parts)?;
+    let authority = check_authority(parts, last)?;
     Ok(Wish {
         authority,
         upgrade: upgrade(parts),
@@ -104,20 +109,29 @@ fn check_target(parts: &Parts) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_authority(parts: &Parts) -> Result<Option<Authority>, Error> {
+fn check_authority(parts: &Parts, last: &LastHost) -> Result<Option<Authority>, Error> {
     const BAD: Error = Error::BadRequest("the host is not a name or address with a port");
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = match hosts.next() {
-        Some(value) => Some(Authority::try_from(value.as_bytes()).ok().ok_or(BAD)?),
-        None => None,
-    };
-    if hosts.next().is_some() {
+    let headers = &parts.headers;
+    let host = headers.get(header::HOST);
+    if fields::has_repeated(headers) && headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(Error::BadRequest("more than one host"));
     }
     if host.is_none() && parts.version == Version::HTTP_11 {
         return Err(Error::BadRequest("no host"));
     }
     let target = parts.uri.authority();
+    let known = match (target, host) {
+        (Some(target), None) => last.recall(target.as_str().as_bytes()),
+        (None, Some(host)) => last.recall(host.as_bytes()),
+        _ => None,
+    };
+    if known.is_some() {
+        return Ok(known);
+    }
+    let host = match host {
+        Some(value) => Some(Authority::try_from(value.as_bytes()).ok().ok_or(BAD)?),
+        None => None,
+    };
     let Some(text) = target.or(host.as_ref()) else {
         return Ok(None);
     };
@@ -131,7 +145,9 @@ fn check_authority(parts: &Parts) -> Result<Option<Authority>, Error> {
             ));
         }
     }
-    named.canonical(text).ok_or(BAD).map(Some)
+    let canonical = named.canonical(text).ok_or(BAD)?;
+    last.remember(&canonical);
+    Ok(Some(canonical))
 }
 
 fn default_port(scheme: Option<&Scheme>) -> u16 {
@@ -166,10 +182,10 @@ fn normalize(parts: &mut Parts, mode: path::Mode) -> Result<(), Error> {
 
 /// The protocol to switch to. Never HTTP/2: that would smuggle requests past the proxy.
 fn upgrade(parts: &Parts) -> Option<HeaderValue> {
+    let wanted = parts.headers.get(header::UPGRADE)?;
     if parts.version != Version::HTTP_11 || !lists(&parts.headers, "upgrade") {
         return None;
     }
-    let wanted = parts.headers.get(header::UPGRADE)?;
     let is_http2 = wanted
         .as_bytes()
         .get(..2)

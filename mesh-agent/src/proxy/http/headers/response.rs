@@ -69,7 +69,7 @@ pub(crate) fn clean_response<B>(
         // What follows is no body: RFC 9110, 9.3.6.
         headers.remove(header::CONTENT_LENGTH);
     }
-    headers.remove(MESH_ERROR);
+    fields::remove_rare(headers, &MESH_ERROR);
     if after == After::Close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

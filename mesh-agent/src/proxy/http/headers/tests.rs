@@ -5,7 +5,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 
 use super::request::check;
 use super::trace::is_traceparent;
-use super::{Additions, After, Wish, clean_response, clean_trailers, is_idempotent, rewrite};
+use super::{
+    Additions, After, LastHost, Wish, clean_response, clean_trailers, is_idempotent, rewrite,
+};
 
 const ADDITIONS: Additions<'_> = Additions {
     caller: None,
@@ -21,7 +23,7 @@ fn parts(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) 
 }
 
 fn checked(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) -> Option<Wish> {
-    check(&parts(version, uri, headers)).ok()
+    check(&parts(version, uri, headers), &LastHost::default()).ok()
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn what_only_a_proxy_may_say_is_removed() {
             ("x-forward", "kept"),
         ],
     );
-    let wish = check(&head).expect("sound");
+    let wish = check(&head, &LastHost::default()).expect("sound");
     rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -305,7 +307,7 @@ fn what_belongs_to_one_connection_stays_there() {
             ("x-forwarded-client-cert", "By=me"),
         ],
     );
-    let wish = check(&head).expect("sound");
+    let wish = check(&head, &LastHost::default()).expect("sound");
     rewrite(&mut head, &wish, "web.shop.mesh", true, ADDITIONS).expect("rewrites");
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -328,7 +330,7 @@ fn what_belongs_to_one_connection_stays_there() {
 #[test]
 fn a_request_that_names_nobody_names_the_service() {
     let mut head = parts(Version::HTTP_10, "/x", &[]);
-    let wish = check(&head).expect("sound");
+    let wish = check(&head, &LastHost::default()).expect("sound");
     rewrite(&mut head, &wish, "web.shop.mesh", false, ADDITIONS).expect("rewrites");
     assert_eq!(head.headers["host"], "web.shop.mesh");
     assert_eq!(
@@ -341,7 +343,7 @@ fn a_request_that_names_nobody_names_the_service() {
 fn a_connect_names_its_target() {
     let mut head = parts(Version::HTTP_11, "db:5432", &[("host", "db:5432")]);
     head.method = Method::CONNECT;
-    let wish = check(&head).expect("sound");
+    let wish = check(&head, &LastHost::default()).expect("sound");
     assert!(wish.is_connect && wish.may_tunnel());
     rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
     assert_eq!(head.uri.to_string(), "db:5432");
@@ -363,7 +365,7 @@ fn a_connect_without_a_host_and_a_port_is_refused() {
     ] {
         let mut head = parts(Version::HTTP_11, uri, headers);
         head.method = Method::CONNECT;
-        assert!(check(&head).is_err(), "{uri}");
+        assert!(check(&head, &LastHost::default()).is_err(), "{uri}");
     }
 }
 
@@ -425,4 +427,24 @@ fn a_response_says_what_becomes_of_the_connection() {
 fn only_what_makes_no_difference_is_idempotent() {
     assert!(is_idempotent(&Method::GET) && is_idempotent(&Method::DELETE));
     assert!(!is_idempotent(&Method::POST) && !is_idempotent(&Method::PATCH));
+}
+
+#[test]
+fn a_host_that_was_named_before_is_judged_no_less() {
+    let last = LastHost::default();
+    let check = |uri, headers: &[_]| {
+        let wish = check(&parts(Version::HTTP_11, uri, headers), &last).ok()?;
+        Some(wish.authority?.to_string())
+    };
+    for _ in 0..2 {
+        assert_eq!(check("/", &[("host", "web:80")]).as_deref(), Some("web:80"));
+        assert_eq!(check("/", &[("host", "web:80"), ("host", "web:80")]), None);
+        assert_eq!(check("http://other/", &[("host", "web:80")]), None);
+        assert_eq!(check("http://web:80/", &[]), None);
+        assert_eq!(
+            check("/", &[("host", "WEB.:80")]).as_deref(),
+            Some("web:80")
+        );
+        assert_eq!(check("/", &[("host", "web,80")]), None);
+    }
 }

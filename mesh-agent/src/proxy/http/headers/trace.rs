@@ -1,8 +1,10 @@
 //! What the proxy adds to a request: who sent it, and names by which it can be followed.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 use uuid::fmt::{Hyphenated, Simple};
 use uuid::{Builder, Uuid};
+
+use super::fields;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -28,51 +30,55 @@ pub(super) fn add(headers: &mut HeaderMap, additions: Additions<'_>) {
         headers.insert(FORWARDED_FOR, caller.clone());
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    let is_sound = |id: &HeaderValue| !id.is_empty() && id.len() <= MAX_REQUEST_ID;
-    match headers.get_mut(REQUEST_ID) {
-        Some(id) if is_sound(id) => id.set_sensitive(true),
-        _ => {
-            let id = Builder::from_random_bytes((additions.random)().to_ne_bytes()).into_uuid();
-            let mut text = [0; Hyphenated::LENGTH];
-            let text = id.as_hyphenated().encode_lower(&mut text);
-            if let Some(value) = once(text.as_bytes().to_vec()) {
-                headers.insert(REQUEST_ID, value);
-            }
-        }
-    }
-    match headers.get_mut(TRACEPARENT) {
-        Some(context) if is_traceparent(context.as_bytes()) => context.set_sensitive(true),
-        _ => {
-            headers.remove(TRACESTATE);
-            let trace = (additions.random)().max(1);
-            let parent = u64::try_from((additions.random)() >> 64)
-                .unwrap_or(1)
-                .max(1);
-            if let Some(value) = once(traceparent(trace, parent)) {
-                headers.insert(TRACEPARENT, value);
-            }
-        }
+    let is_sound = |id: &[u8]| !id.is_empty() && id.len() <= MAX_REQUEST_ID;
+    keep_or_make(headers.entry(REQUEST_ID), is_sound, || {
+        let id = Builder::from_random_bytes((additions.random)().to_ne_bytes()).into_uuid();
+        let mut text = [0; Hyphenated::LENGTH];
+        HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)).ok()
+    });
+    let is_new = keep_or_make(headers.entry(TRACEPARENT), is_traceparent, || {
+        let trace = (additions.random)().max(1);
+        let parent = u64::try_from((additions.random)() >> 64).unwrap_or(1);
+        HeaderValue::try_from(traceparent(trace, parent.max(1))).ok()
+    });
+    if is_new {
+        fields::remove_rare(headers, &TRACESTATE);
     }
 }
 
-/// A value that no other request has. Unmarked, HTTP/2 would keep it in its table of fields, in the place of those that come
-/// again, and compare it with all of its kind that are there; what is marked stays out of the table (RFC 7541, 6.2.3).
-fn once(text: Vec<u8>) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+/// Keeps a value that is sound, else makes one; tells whether it did. No other request has this value. Unmarked, HTTP/2
+/// would keep it in its table of fields, in the place of those that come again, and compare it with all of its kind that
+/// are there; what is marked stays out of the table (RFC 7541, 6.2.3).
+fn keep_or_make(
+    entry: Entry<'_, HeaderValue>,
+    is_sound: impl Fn(&[u8]) -> bool,
+    make: impl FnOnce() -> Option<HeaderValue>,
+) -> bool {
+    let made = || {
+        let mut value = make()?;
+        value.set_sensitive(true);
+        Some(value)
+    };
+    match entry {
+        Entry::Occupied(mut entry) if is_sound(entry.get().as_bytes()) => {
+            entry.get_mut().set_sensitive(true);
+            false
+        }
+        Entry::Occupied(mut entry) => made().map(|value| entry.insert(value)).is_some(),
+        Entry::Vacant(entry) => made().map(|value| entry.insert(value)).is_some(),
+    }
 }
 
 /// A context of version 00, not sampled: whoever records traces decides for itself.
-fn traceparent(trace: u128, parent: u64) -> Vec<u8> {
-    let (trace, parent) = (Uuid::from_u128(trace), Uuid::from_u128(parent.into()));
+fn traceparent(trace: u128, parent: u64) -> String {
+    let (trace, parent) = (Uuid::from_u128(trace), Uuid::from_u64_pair(parent, 0));
     let mut digits = [[0; Simple::LENGTH]; 2];
     let [trace_digits, parent_digits] = &mut digits;
     let trace = trace.as_simple().encode_lower(trace_digits);
     let parent = parent.as_simple().encode_lower(parent_digits);
-    // The lower half.
-    let parent = parent.get(Simple::LENGTH / 2..).unwrap_or_default();
-    ["00-", trace, "-", parent, "-00"].concat().into_bytes()
+    // The upper half.
+    let parent = parent.get(..Simple::LENGTH / 2).unwrap_or_default();
+    ["00-", trace, "-", parent, "-00"].concat()
 }
 
 /// Version 00 of the W3C trace context: `00-TRACE-PARENT-FLAGS`, neither id zero.
