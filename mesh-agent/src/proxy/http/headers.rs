@@ -29,7 +29,7 @@ pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error"
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // To look at the few that there are costs less than to look for each that there might be.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
-        if name == header::CONNECTION {
+        if name == header::CONNECTION && !lists_nothing(headers) {
             let listed: Vec<HeaderName> = connection_tokens(headers)
                 // What most say, and what goes anyway.
                 .filter(|token| *token != "keep-alive")
@@ -42,6 +42,14 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(name);
     }
+}
+
+/// Whether `connection` says only what most say, and lists no field that would not go anyway.
+fn lists_nothing(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONNECTION)
+        .is_some_and(|value| value == "keep-alive")
+        && !fields::has_repeated(headers)
 }
 
 /// Whether a field speaks of one connection and ends with it.
@@ -85,16 +93,14 @@ pub(crate) fn rewrite(
     is_http2: bool,
     additions: Additions<'_>,
 ) -> Result<(), Error> {
-    let takes_trailers = parts
-        .headers
-        .get(header::TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let says_trailers = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
+    let takes_trailers = is_http2 && parts.headers.get(header::TE).is_some_and(says_trailers);
     remove_hop_by_hop(&mut parts.headers);
     fields::remove_claims(&mut parts.headers);
     fields::merge_lengths(&mut parts.headers);
     // The proxy has answered the expectation by reading on.
     fields::remove_rare(&mut parts.headers, &header::EXPECT);
-    if takes_trailers && is_http2 {
+    if takes_trailers {
         parts
             .headers
             .insert(header::TE, HeaderValue::from_static("trailers"));

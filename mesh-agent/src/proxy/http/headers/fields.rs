@@ -80,9 +80,14 @@ fn collides(name: &str, headers: &HeaderMap) -> bool {
     is_claim(&dashed) || RESERVED.contains(&&*dashed) || headers.contains_key(&dashed)
 }
 
-/// Takes off a field that is seldom there: to look at the few that there are costs less than to look for this one.
+/// Whether a field is there that seldom is: to look at the few that there are costs less than to look for this one.
+fn is_there(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|it| it == name)
+}
+
+/// Takes off a field that is seldom there.
 pub(super) fn remove_rare(headers: &mut HeaderMap, name: &HeaderName) {
-    if headers.keys().any(|it| it == name) {
+    if is_there(headers, name) {
         headers.remove(name);
     }
 }
@@ -139,8 +144,8 @@ pub(super) struct Unclear(pub(super) &'static str);
 /// Whether a head tells the length of its body in exactly one way: `transfer-encoding` absent or once exactly `chunked`,
 /// `content-length` absent or one number, never both. RFC 9112, 6.
 pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Unclear> {
-    let has_coding = headers.contains_key(header::TRANSFER_ENCODING);
-    if !has_coding && !headers.contains_key(header::CONTENT_LENGTH) {
+    if !is_there(headers, &header::TRANSFER_ENCODING) && !is_there(headers, &header::CONTENT_LENGTH)
+    {
         return Ok(());
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();

@@ -68,7 +68,7 @@ pub(super) fn check(parts: &Parts, last: &LastHost) -> Result<Wish, Error> {
     if !fields::are_trimmed(headers) {
         return Err(Error::BadRequest("white space around the value of a field"));
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) && parts.version != Version::HTTP_11 {
+    if parts.version != Version::HTTP_11 && headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Error::BadRequest("transfer-encoding belongs to HTTP/1.1"));
     }
     fields::check_framing(headers).map_err(|unclear| Error::BadRequest(unclear.0))?;
@@ -182,8 +182,11 @@ fn normalize(parts: &mut Parts, mode: path::Mode) -> Result<(), Error> {
 
 /// The protocol to switch to. Never HTTP/2: that would smuggle requests past the proxy.
 fn upgrade(parts: &Parts) -> Option<HeaderValue> {
+    if parts.version != Version::HTTP_11 {
+        return None;
+    }
     let wanted = parts.headers.get(header::UPGRADE)?;
-    if parts.version != Version::HTTP_11 || !lists(&parts.headers, "upgrade") {
+    if !lists(&parts.headers, "upgrade") {
         return None;
     }
     let is_http2 = wanted
