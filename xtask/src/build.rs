@@ -13,9 +13,13 @@ pub(crate) fn agent(is_release: bool) -> Result<()> {
         arguments.extend(["--release", "--features", "jemalloc"]);
     }
     process::run(&mut cargo(&arguments))?;
-    let folder = if is_release { "release" } else { "debug" };
-    println!("built: target/{folder}/mesh-agent");
+    println!("built: target/{}/mesh-agent", folder(is_release));
     Ok(())
+}
+
+/// Where cargo puts what it builds, below its target directory.
+pub(crate) const fn folder(is_release: bool) -> &'static str {
+    if is_release { "release" } else { "debug" }
 }
 
 /// Reads the arguments of `build`.
