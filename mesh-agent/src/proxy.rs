@@ -290,6 +290,12 @@ impl Proxy {
         self.shared.views.load().is_held(endpoint)
     }
 
+    /// The revision of the registry that it follows.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.shared.views.load().revision()
+    }
+
     /// Connections of clients that are open.
     pub fn connections(&self) -> u64 {
         u64::try_from(self.shared.usage.connections()).unwrap_or(u64::MAX)

@@ -328,10 +328,10 @@ impl Node {
         self.settle();
     }
 
-    /// Waits until the kernel knows what the registry knows.
+    /// Waits until kernel and proxy know what the registry knows.
     #[track_caller]
     pub fn settle(&self) {
-        eventually("the kernel knows the registry", DEADLINE, || {
+        eventually("kernel and proxy know the registry", DEADLINE, || {
             let status = self.api().get("/api/v1/status");
             let revision = |name: &str| status[name].as_u64();
             (revision("programmedRevision")? >= revision("revision")?).then_some(())

@@ -165,6 +165,12 @@ impl Node {
         Numbers::of(self.store.snapshot())
     }
 
+    /// The last revision that kernel and proxy both follow.
+    fn programmed_revision(&self) -> u64 {
+        let programmed = self.progress.programmed.load(Ordering::Relaxed);
+        programmed.saturating_sub(1).min(self.proxy.revision())
+    }
+
     fn objects(&self) -> BTreeMap<String, u64> {
         let snapshot = self.store.snapshot();
         Kind::ALL
@@ -184,11 +190,7 @@ impl api::Node for Node {
             draining: self.progress.is_draining(),
             uptime_seconds: self.progress.started.elapsed().as_secs(),
             revision: self.store.snapshot().revision,
-            programmed_revision: self
-                .progress
-                .programmed
-                .load(Ordering::Relaxed)
-                .saturating_sub(1),
+            programmed_revision: self.programmed_revision(),
             cgroup: self.settings.cgroup.display().to_string(),
             pin_dir: self.settings.pin_dir.display().to_string(),
             kernel: kernel_release(),

@@ -260,7 +260,7 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Revision of the registry.
     pub revision: u64,
-    /// The last revision that is wholly in the kernel.
+    /// The last revision that is wholly in the kernel, and that the proxy follows.
     pub programmed_revision: u64,
     /// The hooked cgroup.
     pub cgroup: String,
