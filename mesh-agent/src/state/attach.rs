@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::grpc_route::GrpcRoute;
+use super::http_route::HttpRoute;
 use super::links::Role;
 use super::object::{Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
@@ -18,6 +19,14 @@ use super::service::{Mode, Port, Protocol, Service};
 use super::stream_route::{TcpRoute, TlsRoute};
 use super::traffic_policy::TrafficPolicy;
 use super::{Objects, Snapshot};
+
+/// Kinds of routes, the most specific first: it alone is in force for a port (GEP-1294, "Route types").
+pub(super) const ROUTE_KINDS: [Kind; 4] = [
+    Kind::GrpcRoute,
+    Kind::HttpRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
+];
 
 /// Why a reference or an object is not in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +46,8 @@ impl Problem {
 impl Snapshot {
     /// The routes of a kind that are in force for a port of a service, in the order of their keys: for all callers
     /// those of the service's own namespace; for callers of another namespace that has routes of its own for the
-    /// service those, if `namespace` is that one (GEP-1426: consumer routes). Where routes for gRPC are in force, those for
-    /// HTTP are not (GEP-1426: route types).
+    /// service those, if `namespace` is that one (GEP-1426: consumer routes). Only routes of one kind are in force: the
+    /// first in [`ROUTE_KINDS`].
     pub fn routes_of<'a, R: Route>(
         &'a self,
         service: &'a Service,
@@ -60,8 +69,8 @@ impl Snapshot {
         let key = service.key();
         let may = R::suits(port.protocol) && service.spec.mode != Mode::Direct;
         self.links()
-            .referrers(Role::Parent, Kind::Service, &key)
-            .filter(move |it| may && it.kind == R::KIND && it.key.namespace == namespace)
+            .referrers_of(R::KIND, Role::Parent, (Kind::Service, &key))
+            .filter(move |it| may && it.key.namespace == namespace)
             .filter_map(|it| R::all(self).get(&it.key))
             .filter(move |route| {
                 let namespace = &route.metadata().namespace;
@@ -70,16 +79,33 @@ impl Snapshot {
             })
     }
 
-    /// The route of a more specific kind that has a port to itself (GEP-1426, "Route types").
+    /// The kind and key of a route of a more specific kind, which has a port to itself.
     fn rival<R: Route>(
         &self,
         service: &Service,
         port: &Port,
         namespace: &str,
+    ) -> Option<(Kind, ObjectKey)> {
+        let mut kinds = ROUTE_KINDS.iter().take_while(|kind| **kind != R::KIND);
+        kinds.find_map(|kind| {
+            let first = match kind {
+                Kind::GrpcRoute => self.first_bound::<GrpcRoute>(service, port, namespace),
+                Kind::HttpRoute => self.first_bound::<HttpRoute>(service, port, namespace),
+                _ => self.first_bound::<TlsRoute>(service, port, namespace),
+            };
+            Some((*kind, first?))
+        })
+    }
+
+    fn first_bound<R: Route>(
+        &self,
+        service: &Service,
+        port: &Port,
+        namespace: &str,
     ) -> Option<ObjectKey> {
-        let mut rivals = self.bound_routes::<GrpcRoute>(service, port, namespace);
-        let rival = (R::KIND == Kind::HttpRoute).then(|| rivals.next())?;
-        rival.map(|it| it.key())
+        let mut routes = self.bound_routes::<R>(service, port, namespace);
+        let metadata = routes.next()?.metadata();
+        Some(ObjectKey::new(&metadata.namespace, &metadata.name))
     }
 
     /// The other namespaces that have routes for a service, for their own callers.
@@ -101,8 +127,7 @@ impl Snapshot {
         section: Option<&str>,
     ) -> Option<&Arc<TrafficPolicy>> {
         self.links()
-            .referrers(Role::Target, kind, key)
-            .filter(|it| it.kind == Kind::TrafficPolicy)
+            .referrers_of(Kind::TrafficPolicy, Role::Target, (kind, key))
             .filter_map(|it| self.traffic_policies.get(&it.key))
             .filter(|it| it.spec.target.section_name.as_deref() == section)
             .filter(|it| self.applies(it).is_ok())
@@ -116,8 +141,7 @@ impl Snapshot {
         key: &ObjectKey,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a AuthorizationPolicy)> + use<'a> {
         self.links()
-            .referrers(Role::Target, kind, key)
-            .filter(|it| it.kind == Kind::AuthorizationPolicy)
+            .referrers_of(Kind::AuthorizationPolicy, Role::Target, (kind, key))
             .filter_map(|it| self.policies.get_key_value(&it.key))
             .map(|(key, policy)| (key, &**policy))
     }
@@ -227,8 +251,8 @@ impl Snapshot {
         let namespace = &route.metadata().namespace;
         let rival = |port: &Port| self.rival::<R>(service, port, namespace);
         match rival(first).filter(|_| suited.all(|port| rival(port).is_some())) {
-            Some(rival) => {
-                let message = format!("GRPCRoute {rival} goes before it at Service {key}");
+            Some((kind, rival)) => {
+                let message = format!("{kind} {rival} goes before it at Service {key}");
                 Err(Problem::new("Conflicted", message))
             }
             None => Ok(()),

@@ -138,6 +138,22 @@ impl Links {
             .map(|it| &**it)
     }
 
+    /// Those of them that are of one kind, in the order of their keys.
+    pub(super) fn referrers_of(
+        &self,
+        kind: Kind,
+        role: Role,
+        target: (Kind, &ObjectKey),
+    ) -> impl Iterator<Item = &Node> + use<'_> {
+        let referrers = self.objects.get(&(role, Node::new(target.0, target.1)));
+        let first = Node::new(kind, &ObjectKey::new("", ""));
+        referrers
+            .into_iter()
+            .flat_map(move |it| it.range::<Node, _>(&first..))
+            .map(|it| &**it)
+            .take_while(move |it| it.kind == kind)
+    }
+
     /// Who of other namespaces sends to services of `namespace`.
     pub(super) fn foreign_referrers(&self, namespace: &str) -> BTreeSet<&Node> {
         let first = ObjectKey::new(namespace, "");

@@ -186,9 +186,9 @@ pub(in crate::command) fn status(status: &Status) -> String {
         format!("off: {}", status.acceleration.reason)
     };
     let programmed = if status.programmed_revision >= status.revision {
-        "all in the kernel".to_owned()
+        "all in force".to_owned()
     } else {
-        format!("{} in the kernel", status.programmed_revision)
+        format!("{} in force", status.programmed_revision)
     };
     let objects = status.objects.iter();
     let faults = status

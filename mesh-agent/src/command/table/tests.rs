@@ -65,7 +65,7 @@ fn a_status_says_what_readiness_waits_for() {
     };
     let shown = status(&report);
     assert!(shown.contains("no, waits for: the first sync"), "{shown}");
-    assert!(shown.contains("revision 3, 1 in the kernel"), "{shown}");
+    assert!(shown.contains("revision 3, 1 in force"), "{shown}");
 }
 
 #[test]

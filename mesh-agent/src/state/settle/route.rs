@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::state::attach::Problem;
+use crate::state::attach::{Problem, ROUTE_KINDS};
 use crate::state::draft::{Draft, upsert};
 use crate::state::grpc_route::GrpcRoute;
 use crate::state::http_route::HttpRoute;
-use crate::state::links::Role;
+use crate::state::links::{Node, Role};
 use crate::state::object::{Condition, Kind};
 use crate::state::reference::{Referrer, Route};
 use crate::state::resource::Resource as _;
@@ -15,7 +15,7 @@ use crate::state::store::Config;
 use crate::state::stream_route::{TcpRoute, TlsRoute};
 use crate::state::{Refusal, Snapshot};
 
-use super::{ACCEPTED, RESOLVED_REFS, Settle, condition, tell_referrers};
+use super::{ACCEPTED, RESOLVED_REFS, Settle, condition, tell_all, tell_referrers};
 
 macro_rules! settle_route {
     ($type:ident) => {
@@ -46,16 +46,20 @@ settle_route!(GrpcRoute);
 settle_route!(TcpRoute);
 settle_route!(TlsRoute);
 
-/// The HTTP routes at the same services as a gRPC route, which goes before them.
+/// The routes of less specific kinds at the same services, before which a route goes.
 fn tell_rivals<R: Route>(route: &R, draft: &mut Draft) {
-    if R::KIND != Kind::GrpcRoute {
-        return;
-    }
     let namespace = &route.metadata().namespace;
     let parents = route.parent_refs().iter();
     let services: BTreeSet<_> = parents.filter_map(|it| it.service(namespace)).collect();
-    for service in services {
-        tell_referrers(draft, Role::Parent, Kind::Service, &service);
+    let mut kinds = ROUTE_KINDS.into_iter();
+    let _itself = kinds.find(|kind| *kind == R::KIND);
+    for kind in kinds {
+        for service in &services {
+            let target = (Kind::Service, service);
+            let rivals = draft.next.links().referrers_of(kind, Role::Parent, target);
+            let rivals: Vec<Node> = rivals.cloned().collect();
+            tell_all(draft, &rivals);
+        }
     }
 }
 

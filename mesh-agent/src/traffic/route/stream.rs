@@ -9,15 +9,13 @@ use jiff::Timestamp;
 use super::compiled;
 use super::host::{self, HostPattern};
 use super::split::{Split, Target};
-use crate::state::object::{Kind, Metadata, ObjectKey};
+use crate::state::object::{Metadata, ObjectKey};
 use crate::state::reference::Referrer;
 use crate::state::stream_route::{StreamRouteRule, TcpRoute, TlsRoute};
 
 /// A TCP or TLS route, ready to be merged into a table.
 #[derive(Clone, Debug)]
 pub struct StreamRoute {
-    /// `TCPRoute` or `TLSRoute`.
-    pub kind: Kind,
     /// What names it.
     pub key: ObjectKey,
     created: Timestamp,
@@ -52,9 +50,9 @@ impl StreamRoute {
         )
     }
 
-    /// Smaller goes first where two routes are for the same names. TLS routes go before TCP routes.
+    /// Smaller goes first where two routes are for the same names.
     pub fn seniority(&self) -> impl Ord + '_ {
-        (self.kind != Kind::TlsRoute, self.created, &self.key)
+        (self.created, &self.key)
     }
 
     fn new(
@@ -71,7 +69,6 @@ impl StreamRoute {
             .map(|backend| (compiled::target(from, &backend.into()), backend.weight));
         let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or("0");
         Self {
-            kind: from.kind,
             created: compiled::created(metadata),
             hosts: hosts.iter().map(|host| HostPattern::new(host)).collect(),
             label: format!("{key}/{name}").into(),
@@ -89,7 +86,7 @@ pub struct StreamTable {
     exact: Hosts,
     /// By what names end in.
     wildcard: Hosts,
-    /// TLS routes without hosts go before TCP routes.
+    /// That of routes without names.
     any: Option<Arc<StreamRoute>>,
     routes: Vec<Arc<StreamRoute>>,
 }

@@ -80,7 +80,7 @@ fn collides(name: &str, headers: &HeaderMap) -> bool {
     is_claim(&dashed) || RESERVED.contains(&&*dashed) || headers.contains_key(&dashed)
 }
 
-/// Whether a field is there that seldom is: to look at the few that there are costs less than to look for this one.
+/// Whether a field is there: to look at the few that there are costs less than to hash the name of this one.
 fn is_there(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|it| it == name)
 }

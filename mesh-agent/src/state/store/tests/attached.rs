@@ -184,6 +184,56 @@ fn grpc_routes_have_a_port_to_themselves() {
 }
 
 #[test]
+fn only_routes_of_the_most_specific_kind_are_in_force_for_a_port() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("any", 80, "auto"), ("tls", 81, "tls")]);
+    let kinds = [
+        Kind::TcpRoute,
+        Kind::TlsRoute,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+    ];
+    let told = || kinds.map(|kind| reason(&store, kind, "r", "Accepted"));
+    let in_force = || {
+        [
+            routes::<TcpRoute>(&store, "web"),
+            routes::<TlsRoute>(&store, "web"),
+            routes::<HttpRoute>(&store, "web"),
+            routes::<GrpcRoute>(&store, "web"),
+        ]
+        .map(|it| it.len())
+    };
+    let mut first = web();
+    first["port"] = json!(80);
+    for kind in kinds {
+        let name = if kind == Kind::TcpRoute { "s" } else { "r" };
+        put_route(&store, kind, name, &first, &["web"]);
+    }
+    // This one comes last, and has the other port too.
+    put_route(&store, Kind::TcpRoute, "r", &web(), &["web"]);
+    let conflicted = "!Conflicted";
+    assert_eq!(told(), ["Accepted", conflicted, conflicted, "Accepted"]);
+    assert_eq!(in_force(), [0, 0, 0, 1]);
+    delete(&store, Kind::GrpcRoute, "r");
+    assert_eq!(in_force(), [0, 0, 1, 0]);
+    delete(&store, Kind::HttpRoute, "r");
+    assert_eq!(in_force(), [0, 1, 0, 0]);
+    let of_first = || reason(&store, Kind::TcpRoute, "s", "Accepted");
+    assert_eq!(of_first(), conflicted);
+    let snapshot = store.snapshot();
+    let message = &snapshot.tcp_routes[&key("s")].status.conditions[0].message;
+    assert!(
+        message.contains("TLSRoute shop/r goes before it"),
+        "{message}"
+    );
+    put_route(&store, Kind::TlsRoute, "r", &web(), &["web"]);
+    assert_eq!(reason(&store, Kind::TcpRoute, "r", "Accepted"), conflicted);
+    delete(&store, Kind::TlsRoute, "r");
+    assert_eq!(in_force(), [2, 0, 0, 0]);
+    assert_eq!(of_first(), "Accepted");
+}
+
+#[test]
 fn parents_that_are_no_services_of_the_namespace_attach_nothing() {
     let store = Store::in_memory();
     put_service(&store, "web", &[("http", 80, "http")]);

@@ -26,7 +26,7 @@ fn the_most_specific_name_decides() {
         tls("exact", 1, &["a.b.c"]),
         tls("wild", 0, &["*.b.c", "*.c"]),
         tls("longer", 2, &["*.a.b.c"]),
-        tcp("rest", 0),
+        tls("rest", 0, &[]),
     ]);
     for (name, expected) in [
         (Some("A.b.c"), "exact"),
@@ -46,9 +46,8 @@ fn without_a_route_for_all_other_names_have_none() {
     let table = StreamTable::new(vec![tls("exact", 1, &["a"])]);
     assert_eq!(chosen(&table, Some("b")), "none");
     assert_eq!(chosen(&table, None), "none");
-    let table = StreamTable::new(vec![tcp("b", 1), tcp("a", 1), tls("tls", 2, &[])]);
-    assert_eq!(chosen(&table, Some("b")), "tls");
-    assert!(!table.needs_name());
-    let table = StreamTable::new(vec![tcp("b", 1), tcp("a", 1)]);
+    let table = StreamTable::new(vec![tcp("b", 1), tcp("a", 1), tcp("late", 2)]);
+    assert_eq!(chosen(&table, Some("b")), "a");
     assert_eq!(chosen(&table, None), "a");
+    assert!(!table.needs_name());
 }
