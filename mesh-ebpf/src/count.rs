@@ -23,11 +23,12 @@ pub(crate) fn add(subject: u32, counter: u16, reason: u16, amount: u64) {
         counter,
         reason,
     };
-    if STATS.get_ptr_mut(key).is_none() {
-        // Another CPU may have been faster; what counts is the look-up below.
+    let value = STATS.get_ptr_mut(key).or_else(|| {
+        // Another CPU may be faster; what counts is the look-up that follows.
         let _raced = STATS.insert(key, 0, u64::from(BPF_NOEXIST));
-    }
-    if let Some(value) = STATS.get_ptr_mut(key) {
+        STATS.get_ptr_mut(key)
+    });
+    if let Some(value) = value {
         add_to(value, amount);
     }
 }
