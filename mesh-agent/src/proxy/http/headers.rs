@@ -117,8 +117,8 @@ pub(crate) fn rewrite(
     rewrite_target(parts, wish, fallback, is_http2)
 }
 
-/// Fields that the proxy adds.
-const ADDED: usize = 5;
+/// Fields that the proxy adds to most heads: what [`trace::add`] does. `host` is there, or goes.
+const ADDED: usize = 4;
 
 fn rewrite_target(
     parts: &mut Parts,
