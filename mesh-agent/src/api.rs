@@ -9,6 +9,7 @@ mod document;
 mod graph;
 mod guard;
 mod large;
+mod metrics;
 mod node;
 mod objects;
 mod problem;
@@ -33,6 +34,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub use consul::{Config as ConsulConfig, Scope};
 pub use guard::TokenError;
+pub use metrics::Metrics;
 pub use node::{Node, NodeError};
 pub use problem::Problem;
 pub use server::{Access, BindError, Server};
@@ -58,6 +60,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// What Consul clients are told of this node.
     pub consul: ConsulConfig,
+    /// What it counts.
+    pub counts: Metrics,
 }
 
 /// Watchers at a time.
@@ -72,17 +76,19 @@ struct Context {
     watchers: Arc<Semaphore>,
     consul: Arc<Consul>,
     large: Large,
+    counts: Metrics,
     stop: CancellationToken,
 }
 
 impl Context {
-    fn new(store: Arc<Store>, node: Arc<dyn Node>, consul: ConsulConfig) -> Self {
+    fn new(config: &Config, store: Arc<Store>, node: Arc<dyn Node>) -> Self {
         Self {
             writer: Writer::local(Arc::clone(&store)),
             store,
             node,
-            consul: Arc::new(Consul::new(consul)),
-            large: Large::default(),
+            consul: Arc::new(Consul::new(config.consul.clone())),
+            large: Large::new(config.counts.clone()),
+            counts: config.counts.clone(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             stop: CancellationToken::new(),
         }

@@ -1,19 +1,29 @@
 //! Answers that may be as large as the registry: made one at a time, on a thread that may block, so that they hold up no
-//! small answer and take no second processor from the traffic.
+//! small answer and take no second processor from the traffic; and of the one only a share, however many ask.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::metrics::{Excess, Metrics};
 
 /// Longest wait for the turn.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// In the long run large answers get one part in so many of a processor: clients that watch the whole catalog ask anew
+/// at every change of it.
+const SHARE: u32 = 4;
+/// Work that is done without a pause.
+const BURST: Duration = Duration::from_secs(2);
 
 /// Whose turn it is.
 #[derive(Clone)]
-pub(super) struct Large(Arc<Semaphore>);
+pub(super) struct Large {
+    spent: Arc<Mutex<Spent>>,
+    counts: Metrics,
+}
 
 /// Why an answer was not made.
 #[derive(Debug, thiserror::Error)]
@@ -26,27 +36,52 @@ pub(super) enum LargeError {
     Failed(#[from] JoinError),
 }
 
-impl Default for Large {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
+/// What the answers of late have taken of the processor, less what was theirs since.
+#[derive(Debug)]
+struct Spent {
+    debt: Duration,
+    at: Instant,
+}
+
+impl Spent {
+    /// How long to wait before the next answer is begun.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let earned = now.saturating_duration_since(self.at) / SHARE;
+        self.debt = self.debt.saturating_sub(earned);
+        self.at = now;
+        self.debt.saturating_sub(BURST) * SHARE
     }
 }
 
 impl Large {
+    pub(super) fn new(counts: Metrics) -> Self {
+        let (debt, at) = (Duration::ZERO, Instant::now());
+        let spent = Arc::new(Mutex::new(Spent { debt, at }));
+        Self { spent, counts }
+    }
+
     /// Makes an answer when it is its turn, within [`PATIENCE`].
     pub(super) async fn make<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LargeError> {
-        let turn = timeout(PATIENCE, Arc::clone(&self.0).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            tracing::warn!("too many ask for large answers of the API");
+        let turn = async {
+            let mut spent = Arc::clone(&self.spent).lock_owned().await;
+            let pause = spent.pause(Instant::now());
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            spent
+        };
+        let Ok(mut spent) = timeout(PATIENCE, turn).await else {
+            self.counts.refuse(Excess::LargeAnswers);
             return Err(LargeError::Busy);
         };
         let made = spawn_blocking(move || {
+            let begun = Instant::now();
             let made = work();
             // Also where nobody waits for it any more, the next one waits for its end.
-            drop(turn);
+            spent.debt += begun.elapsed();
             made
         });
         Ok(made.await?)
@@ -59,9 +94,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever() {
-        let large = Large::default();
-        let _turn = large.0.acquire().await;
+        let large = Large::new(Metrics::default());
+        let _turn = large.spent.lock().await;
         let refused = large.make(|| ()).await;
         assert!(matches!(refused, Err(LargeError::Busy)), "{refused:?}");
+        assert_eq!(large.counts.refused("large-answers"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_in_a_row_get_their_share_of_the_processor_and_no_more() {
+        let begun = Instant::now();
+        let (debt, at) = (Duration::ZERO, begun);
+        let mut spent = Spent { debt, at };
+        let cost = Duration::from_millis(500);
+        for made in 1..=100 {
+            sleep(spent.pause(Instant::now())).await;
+            sleep(cost).await;
+            spent.debt += cost;
+            let used = cost * made;
+            let allowed = begun.elapsed() / SHARE + BURST + cost;
+            assert!(used <= allowed, "{made}: {used:?} of {allowed:?}");
+        }
+        let took = begun.elapsed();
+        assert!(
+            took <= (cost * 100) * SHARE,
+            "no longer than that: {took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_do_not_wait() {
+        let (debt, at) = (BURST, Instant::now());
+        let mut spent = Spent { debt, at };
+        assert_eq!(spent.pause(Instant::now()), Duration::ZERO);
+        spent.debt += Duration::from_secs(1);
+        assert_eq!(spent.pause(Instant::now()), Duration::from_secs(4));
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(spent.pause(Instant::now()), Duration::ZERO);
     }
 }

@@ -120,7 +120,7 @@ impl Server {
             }
             None => None,
         };
-        let context = Context::new(store, node, config.consul.clone());
+        let context = Context::new(&config, store, node);
         Ok(Self {
             api,
             unix,

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::objects::paths as objects_paths;
-use super::{Config, ConsulConfig, Node, NodeError, Server};
+use super::{Config, ConsulConfig, Metrics, Node, NodeError, Server};
 use crate::state::endpoint::HealthStatus;
 use crate::state::graph::{self, Graph, Observed};
 use crate::state::object::{Kind, ObjectKey};
@@ -148,6 +148,8 @@ impl Node for FixedNode {
 struct Fixture {
     address: SocketAddr,
     metrics: SocketAddr,
+    /// What the server counts.
+    counted: Metrics,
     store: Arc<Store>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -190,6 +192,7 @@ fn config() -> Config {
             address: || "10.0.0.9".parse().ok(),
             locality: None,
         },
+        counts: Metrics::default(),
     }
 }
 
@@ -204,12 +207,14 @@ impl Fixture {
             store: Some(Arc::clone(&store)),
             ..FixedNode::default()
         });
+        let counted = config.counts.clone();
         let server = Server::bind(config, Arc::clone(&store), node).await;
         let server = server.unwrap();
         let stop = CancellationToken::new();
         Self {
             address: server.address(),
             metrics: server.metrics_address().unwrap(),
+            counted,
             store,
             stop: stop.clone(),
             task: tokio::spawn(server.run(stop)),

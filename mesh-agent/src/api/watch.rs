@@ -17,6 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::metrics::Excess;
 use super::problem::Problem;
 use crate::state::change::NoticeKind;
 use crate::state::object::Kind;
@@ -62,6 +63,7 @@ pub(super) async fn start(
     since: Option<u64>,
 ) -> Result<Response, Problem> {
     let Ok(permit) = Arc::clone(&context.watchers).try_acquire_owned() else {
+        context.counts.refuse(Excess::Watches);
         return Err(Problem::new(
             StatusCode::TOO_MANY_REQUESTS,
             "TooManyWatchers",

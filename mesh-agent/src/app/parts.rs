@@ -97,14 +97,14 @@ impl Parts {
             mirror,
             Arc::clone(&host),
         );
-        let programmed = Programmed::new(Arc::clone(&store));
+        let api = api_config(settings, api::Metrics::register(&mut registry));
         let progress = progress(settings, &store, &enrolment);
         let parts = (&store, &datapath, &proxy, &host);
         let checks = checks_config(settings, parts, &sources.writer, trust);
         let checks = Checks::new(checks, &mut registry);
         let node = Arc::new(Node {
             heartbeats: checks.heartbeats(),
-            store,
+            store: Arc::clone(&store),
             datapath,
             proxy: Arc::clone(&proxy),
             telemetry,
@@ -123,12 +123,12 @@ impl Parts {
         Ok(Self {
             proxy,
             node,
-            api: api_config(settings),
+            api,
             access_log,
             lookups,
             checks,
             sources,
-            enrolment: Mutex::new((enrolment, programmed)),
+            enrolment: Mutex::new((enrolment, Programmed::new(store))),
         })
     }
 
@@ -306,8 +306,9 @@ fn datapath_config(settings: &Settings) -> ebpf::Config {
     }
 }
 
-fn api_config(settings: &Settings) -> api::Config {
+fn api_config(settings: &Settings, counts: api::Metrics) -> api::Config {
     api::Config {
+        counts,
         consul: facts::of(&settings.locality),
         listen: settings.api,
         unix: settings.unix_socket.clone(),

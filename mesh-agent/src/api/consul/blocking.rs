@@ -23,6 +23,7 @@ use super::scope::Scope;
 use super::views::{Look, View};
 use super::wakeup::Subject;
 use crate::api::Context;
+use crate::api::metrics::Excess;
 use crate::state::Snapshot;
 use crate::state::object::ObjectKey;
 
@@ -194,7 +195,7 @@ pub(super) async fn answer(context: &Context, asked: &Arc<Asked>) -> Result<Arc<
     drop(first);
     let Ok(_permit) = Arc::clone(&consul.seen.blocked).try_acquire_owned() else {
         let text = "too many queries wait already: come back later";
-        tracing::warn!(path = asked.path, "too many queries of the API wait");
+        context.counts.refuse(Excess::BlockingQueries);
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, text));
     };
     // Spread by up to a sixteenth, as Consul does, so that clients do not come back all at once.

@@ -19,7 +19,7 @@ async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
 
 #[tokio::test]
 async fn one_is_made_at_a_time_and_this_thread_goes_on() {
-    let large = Large::default();
+    let large = Large::new(Metrics::default());
     let (go, wait) = mpsc::channel::<&str>();
     let mut first = Box::pin(large.make(move || wait.recv()));
     assert!(is_pending(&mut first).await);
@@ -32,7 +32,7 @@ async fn one_is_made_at_a_time_and_this_thread_goes_on() {
 
 #[tokio::test]
 async fn who_goes_away_keeps_the_turn_until_the_work_is_done() {
-    let large = Large::default();
+    let large = Large::new(Metrics::default());
     let (go, wait) = mpsc::channel::<()>();
     let mut gone = Box::pin(large.make(move || wait.recv()));
     assert!(is_pending(&mut gone).await);
@@ -46,7 +46,7 @@ async fn who_goes_away_keeps_the_turn_until_the_work_is_done() {
 #[tokio::test]
 async fn small_answers_do_not_wait_for_large_ones() {
     let store = Arc::new(Store::in_memory());
-    let context = Context::new(store, Arc::new(FixedNode::default()), config().consul);
+    let context = Context::new(&config(), store, Arc::new(FixedNode::default()));
     let router = TowerToHyperService::new(router(context.clone()));
     let get = |path: &str| Box::pin(router.call(Request::get(path).body(Body::empty()).unwrap()));
     let (go, wait) = mpsc::channel::<()>();

@@ -183,5 +183,6 @@ async fn number_of_watchers_is_bounded() {
 
     assert_eq!(refused.problem().2, "TooManyWatchers");
     assert_eq!(refused.status, 429);
+    assert_eq!(fixture.counted.refused("watches"), 1);
     fixture.stop().await;
 }
