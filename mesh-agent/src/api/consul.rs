@@ -124,7 +124,7 @@ pub(super) fn routes(router: Router<Context>) -> Router<Context> {
     let router = WRITES.iter().fold(router, |router, (path, change)| {
         router.route(path, write(*change))
     });
-    let key = read(kv::PATH, kv::read, Topic::Services)
+    let key = read(kv::PATH, kv::read, Topic::Keys)
         .merge(write(settings::put))
         .delete(
             |state: State<Context>,

@@ -47,8 +47,8 @@ pub(super) enum Topic {
     Nothing,
     /// The service in the path, and its endpoints.
     Service,
-    /// Services.
-    Services,
+    /// The services that have the keys that begin as the path says.
+    Keys,
     /// Services and endpoints.
     All,
 }
@@ -78,9 +78,16 @@ impl Asked {
             Topic::Nothing => Vec::new(),
             // The checks of nodes are part of what is said of every service.
             Topic::Service => vec![service(&name::of(&self.argument)), service(NODES)],
-            Topic::Services => vec![Subject::Services],
+            Topic::Keys => kv::subjects(&self.question, &self.argument),
             Topic::All => vec![Subject::All],
         }
+    }
+
+    /// Whether it is about a service or two.
+    fn is_small(&self) -> bool {
+        let subjects = self.subjects();
+        let is_one = |it: &Subject| matches!(it, Subject::Service(_));
+        !subjects.is_empty() && subjects.iter().all(is_one)
     }
 }
 
@@ -223,7 +230,7 @@ pub(super) async fn run<T: Send + 'static>(
     work: impl FnOnce(&Context, &Asked) -> T + Send + 'static,
 ) -> Result<T, Failure> {
     // The many who wait for one service get their answers from where they are.
-    if asked.topic == Topic::Service {
+    if asked.is_small() {
         return Ok(work(context, asked));
     }
     let (owned, asked) = (context.clone(), Arc::clone(asked));

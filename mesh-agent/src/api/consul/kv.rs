@@ -5,13 +5,17 @@
 //! that was written before its service came is found all the same.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use super::question::Question;
 use super::views::Look;
+use super::wakeup::Subject;
 use crate::state::Snapshot;
 use crate::state::object::ObjectKey;
 use crate::state::service::{Service, SettingStatus};
@@ -67,22 +71,50 @@ pub(super) fn settings(
     if let Some(holder) = snapshot.services.get(&ObjectKey::new(namespace, HOLDER)) {
         collect(&mut found, holder, "", prefix);
     }
-    for (key, service) in &snapshot.services {
-        let before = format!("{}/{}/", key.namespace, key.name);
-        let is_met = before.starts_with(prefix) || prefix.starts_with(&before);
-        if is_met && key.name != HOLDER {
+    for service in services(snapshot, prefix) {
+        let before = format!("{}/{}/", service.metadata.namespace, service.metadata.name);
+        if service.metadata.name != HOLDER {
             collect(&mut found, service, &before, prefix);
         }
     }
     found
 }
 
-fn collect(found: &mut BTreeMap<String, Setting>, service: &Service, before: &str, prefix: &str) {
-    for (name, value) in &service.spec.configuration {
-        let key = format!("{before}{name}");
-        if !key.starts_with(prefix) {
-            continue;
+/// The services that have the keys of a prefix.
+fn services<'a>(snapshot: &'a Snapshot, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Service>> {
+    let mut parts = prefix.splitn(3, '/');
+    let namespace = parts.next().unwrap_or_default();
+    let (name, rest) = (parts.next(), parts.next());
+    let first = ObjectKey::new(namespace, name.unwrap_or_default());
+    let is_met = move |key: &ObjectKey| match (name, rest) {
+        (None, _) => key.namespace.starts_with(namespace),
+        (Some(name), None) => key.namespace == namespace && key.name.starts_with(name),
+        (Some(name), Some(_)) => key.namespace == namespace && key.name == name,
+    };
+    let services = snapshot.services.range(first..);
+    let met = services.take_while(move |(key, _)| is_met(key));
+    met.map(|(_, service)| service)
+}
+
+/// Whose writes may change what a question is answered.
+pub(super) fn subjects(question: &Question, key: &str) -> Vec<Subject> {
+    let holder = Subject::Service(ObjectKey::new(&question.namespace, HOLDER));
+    let mut parts = key.splitn(3, '/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(namespace), Some(name), Some(_)) => {
+            vec![holder, Subject::Service(ObjectKey::new(namespace, name))]
         }
+        _ if question.flag("keys") || question.flag("recurse") => vec![Subject::Services],
+        _ => vec![holder],
+    }
+}
+
+fn collect(found: &mut BTreeMap<String, Setting>, service: &Service, before: &str, prefix: &str) {
+    // What is left of the prefix, where it says more than the service.
+    let begin = prefix.strip_prefix(before).unwrap_or_default();
+    let range = (Bound::Included(begin), Bound::Unbounded);
+    let settings = service.spec.configuration.range::<str, _>(range);
+    for (name, value) in settings.take_while(|(name, _)| name.starts_with(begin)) {
         let status = service.status.configuration.get(name).copied();
         let setting = Setting {
             place: Place {
@@ -95,7 +127,7 @@ fn collect(found: &mut BTreeMap<String, Setting>, service: &Service, before: &st
                 modified: 1,
             }),
         };
-        found.insert(key, setting);
+        found.insert(format!("{before}{name}"), setting);
     }
 }
 
@@ -179,6 +211,61 @@ pub(super) fn raw(body: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::object::Kind;
+    use crate::state::{Change, Store, decode};
+
+    fn put(store: &Store, namespace: &str, name: &str, settings: &[&str]) {
+        let settings: BTreeMap<_, _> = settings.iter().map(|it| (*it, "1")).collect();
+        let spec = json!({"portless": true, "ports": [], "configuration": settings});
+        let key = ObjectKey::new(namespace, name);
+        let manifest = decode::manifest(Kind::Service, &key, json!({ "spec": spec }));
+        let change = Change::Put(manifest.expect("it is right"));
+        store.apply(change).expect("it is right");
+    }
+
+    #[test]
+    fn a_prefix_finds_what_begins_so() {
+        let store = Store::in_memory();
+        put(&store, "shop", HOLDER, &["a", "shop/late/x", "shopping"]);
+        put(&store, "shop", "web", &["a", "b/c", "b"]);
+        put(&store, "shop", "web-2", &["a"]);
+        put(&store, "shopper", "web", &["a"]);
+        let snapshot = store.snapshot();
+        let found = |prefix: &str| -> Vec<String> {
+            settings(&snapshot, "shop", prefix).into_keys().collect()
+        };
+        let all = found("");
+        assert_eq!(all.len(), 8, "{all:?}");
+        for key in &all {
+            for end in 0..=key.len() {
+                let prefix = &key[..end];
+                let begins = all.iter().filter(|it| it.starts_with(prefix));
+                assert_eq!(
+                    found(prefix),
+                    begins.cloned().collect::<Vec<_>>(),
+                    "{prefix}"
+                );
+            }
+        }
+        assert!(found("shop/web/c").is_empty() && found("other").is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_a_key_waits_for_its_services_only() {
+        let ask = |key: &str, flag: &str| {
+            let pairs = vec![(flag.to_owned(), String::new())];
+            let question = Question::read(pairs, "default").map_err(|it| it.text);
+            subjects(&question.expect("it is right"), key)
+        };
+        let service = |namespace, name| Subject::Service(ObjectKey::new(namespace, name));
+        let holder = service("default", HOLDER);
+        let both = [holder.clone(), service("shop", "web")];
+        assert_eq!(ask("shop/web/a/b", ""), both);
+        assert_eq!(ask("shop/web/", "recurse"), both);
+        assert_eq!(ask("shop/web", ""), [holder]);
+        assert_eq!(ask("shop/web", "recurse"), [Subject::Services]);
+        assert_eq!(ask("", "keys"), [Subject::Services]);
+    }
 
     #[test]
     fn keys_are_cut_after_the_separator() {

@@ -408,6 +408,30 @@ async fn a_query_waits_for_its_own_answer_only() {
 }
 
 #[tokio::test]
+async fn a_query_for_a_key_waits_for_it() {
+    let fixture = Fixture::new().await;
+    fixture.shop("shop-1", &json!({})).await;
+    for key in ["default/shop/timeout", "colour"] {
+        let path = format!("/v1/kv/{key}");
+        fixture.raw("PUT", &path, "1").await;
+        let known = index(&fixture.get(&path).await);
+        fixture.raw("PUT", "/v1/kv/default/shop/other", key).await;
+        let asked = format!("{path}?index={known}&wait=100ms");
+        assert_eq!(index(&fixture.get(&asked).await), known, "another key");
+        let asked = format!("{path}?index={known}&wait=60s");
+        let (address, began) = (fixture.address, std::time::Instant::now());
+        let waiting = tokio::spawn(async move {
+            send(address, Request::get(asked).body(Body::empty()).unwrap()).await
+        });
+        fixture.raw("PUT", &path, "2").await;
+        let answer = waiting.await.unwrap();
+        assert!(index(&answer) > known && began.elapsed() < Duration::from_secs(30));
+        assert_eq!(answer.json()[0]["Value"], "Mg==");
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn a_token_is_taken_from_the_header_of_consul() {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "0123456789abcdef").unwrap();
