@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SHARE: u32 = 4;
 /// Work that is done without a pause.
 const BURST: Duration = Duration::from_secs(2);
+/// Longest pause.
+const MOST: Duration = Duration::from_secs(15);
 
 /// Whose turn it is.
 #[derive(Clone)]
@@ -44,10 +46,10 @@ struct Spent {
 }
 
 impl Spent {
-    /// How long to wait before the next answer is begun.
+    /// How long to wait before the next answer is begun: not so long that it alone would try the patience.
     fn pause(&mut self, now: Instant) -> Duration {
         let earned = now.saturating_duration_since(self.at) / SHARE;
-        self.debt = self.debt.saturating_sub(earned);
+        self.debt = self.debt.saturating_sub(earned).min(BURST + MOST / SHARE);
         self.at = now;
         self.debt.saturating_sub(BURST) * SHARE
     }
@@ -130,6 +132,10 @@ mod tests {
         spent.debt += Duration::from_secs(1);
         assert_eq!(spent.pause(Instant::now()), Duration::from_secs(4));
         sleep(Duration::from_secs(4)).await;
+        assert_eq!(spent.pause(Instant::now()), Duration::ZERO);
+        spent.debt += Duration::from_mins(1);
+        assert_eq!(spent.pause(Instant::now()), MOST);
+        sleep(MOST).await;
         assert_eq!(spent.pause(Instant::now()), Duration::ZERO);
     }
 }
