@@ -1,6 +1,6 @@
 //! One line per connection or request, written by a thread of its own: a slow reader of stdout never delays traffic.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -23,10 +23,10 @@ impl AccessLog {
         Self(None)
     }
 
-    /// A log on stdout.
+    /// A log on stdout: the lines that wait together are written together.
     #[must_use]
     pub fn stdout() -> Self {
-        Self::to(io::stdout())
+        Self::to(BufWriter::with_capacity(BUFFER, io::stdout()))
     }
 
     /// A log that writes to `out`.
@@ -67,6 +67,8 @@ impl AccessLog {
     }
 }
 
+/// Bytes that are written at once.
+const BUFFER: usize = 32 << 10;
 /// Lines that may wait: at 300 bytes a line, some 2.5 MB. The queue itself takes 32 bytes for each from the start.
 const QUEUED_LINES: usize = 8_192;
 

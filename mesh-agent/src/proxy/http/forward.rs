@@ -25,7 +25,6 @@ use super::received::Received;
 use super::reply;
 use super::routes::{self, Routed, Ruled, Way};
 use super::upgrade;
-use crate::proxy::access_log::Head;
 use crate::proxy::error::Error;
 use crate::proxy::view::ServicePort;
 use crate::state::service::Protocol;
@@ -245,8 +244,8 @@ pub(crate) fn speaks_http2(port: &ServicePort, connection: &Connection) -> bool 
 fn note(exchange: &mut Exchange, parts: &Parts, wish: Option<&Wish>) {
     if exchange.connection.worker.config.access_log.is_enabled() {
         let authority = wish.and_then(|wish| wish.authority.as_ref());
-        let head = Head::new(parts, authority.map(Authority::as_str));
-        exchange.head = Some(Box::new(head));
+        let head = exchange.head.get_or_insert_default();
+        head.note(parts, authority.map(Authority::as_str));
     }
 }
 

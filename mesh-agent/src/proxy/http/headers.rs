@@ -20,7 +20,7 @@ pub(crate) use authority::LastHost;
 pub(crate) use fields::clean_trailers;
 pub(crate) use request::{Wish, admit};
 pub(crate) use response::{After, clean_response, interim_head};
-pub(crate) use trace::Additions;
+pub(crate) use trace::{Additions, REQUEST_ID};
 
 /// Why the proxy itself answered.
 pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");

@@ -2,6 +2,7 @@
 //! at times.
 
 use std::io;
+use std::net::SocketAddr;
 
 use mesh_tests::protocol::ServerKind;
 use mesh_tests::registry::{endpoint, object, service, with};
@@ -22,7 +23,8 @@ fn sample(value: io::Result<f64>) -> io::Result<Sample> {
     })
 }
 
-/// 100 requests a second of one workload, alone and while another sends as many as it can.
+/// 100 requests a second of one workload, alone and while another sends as many as it can: through the proxy, or directly
+/// to the server.
 pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
     const ALONE: &str = "alone";
     let folder = tempfile::tempdir()?;
@@ -43,7 +45,7 @@ pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
     ]);
     let millis = millis * LONGER;
     let tail = || loads::tail(&modest, address, 100, millis);
-    let beside = || {
+    let beside = |flooded: SocketAddr| {
         let mut flood = on(LOAD_CPU, "wrk");
         flood.args([
             "-t1",
@@ -51,7 +53,7 @@ pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
             "-d",
             &format!("{}s", millis.div_ceil(1_000) + 2),
         ]);
-        flood.arg(format!("http://{address}/"));
+        flood.arg(format!("http://{flooded}/"));
         flood.stdout(std::process::Stdio::null());
         let _flood = Running::new(greedy.spawn(&mut flood)?);
         tail()
@@ -61,7 +63,12 @@ pub(crate) fn fairness(rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
         unit: "us",
         paths: vec![
             Path::new(ALONE, || sample(tail())),
-            Path::new("beside a flood", || sample(beside())).reaching(&[Goal::at_most(2.0, ALONE)]),
+            Path::new("beside a flood", || sample(beside(address)))
+                .reaching(&[Goal::at_most(2.0, ALONE)]),
+            // The same processor has the modest client, the flood and the server: what it takes them to share that.
+            Path::new("beside one past the proxy", || {
+                sample(beside((server.v4(), BACKEND).into()))
+            }),
         ],
     };
     let outcomes = subject.measure(rounds);
