@@ -103,6 +103,25 @@ mod tests {
         assert_eq!(large.counts.refused("large-answers"), 1);
     }
 
+    #[tokio::test]
+    async fn what_an_answer_takes_is_remembered() {
+        let large = Large::new(Metrics::default());
+        let cost = Duration::from_millis(5);
+        let (_silent, wait) = std::sync::mpsc::channel::<()>();
+        let work = move || wait.recv_timeout(cost).is_err();
+        assert!(large.make(work).await.unwrap());
+        assert!(large.spent.lock().await.debt >= cost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_for_what_those_before_it_took() {
+        let large = Large::new(Metrics::default());
+        large.spent.lock().await.debt = BURST + Duration::from_secs(1);
+        let begun = Instant::now();
+        large.make(|| ()).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(4));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn many_in_a_row_get_their_share_of_the_processor_and_no_more() {
         let begun = Instant::now();

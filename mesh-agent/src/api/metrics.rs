@@ -51,3 +51,19 @@ impl Metrics {
         self.refused.get_or_create(&[("excess", excess)]).get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_tells_what_was_refused() {
+        let mut registry = Registry::new();
+        Metrics::register(&mut registry).refuse(Excess::Watches);
+        let text = registry.encode().expect("it encodes");
+        assert!(
+            text.contains("mesh_api_refused_total{excess=\"watches\"} 1"),
+            "{text}"
+        );
+    }
+}

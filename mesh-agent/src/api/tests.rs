@@ -36,7 +36,7 @@ use crate::state::{Change, Refusal, Snapshot, Store};
 
 /// A node that has fixed answers.
 #[derive(Default)]
-struct FixedNode {
+pub(super) struct FixedNode {
     is_draining: AtomicBool,
     store: Option<Arc<Store>>,
 }
@@ -180,7 +180,7 @@ impl Answer {
     }
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         unix: None,

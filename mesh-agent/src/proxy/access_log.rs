@@ -142,7 +142,7 @@ struct Exchange<'a> {
 
 impl Line<'_> {
     /// The line, without its end.
-    pub(crate) fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let request = self.request();
         let fields = Fields {
             time: clock::timestamp(),
@@ -167,9 +167,8 @@ impl Line<'_> {
         };
         let mut line = Vec::with_capacity(USUAL);
         // Strings and numbers: there is nothing that could fail.
-        let written = serde_json::to_writer(&mut line, &fields);
-        let line = written.map(|()| String::from_utf8(line).unwrap_or_default());
-        line.unwrap_or_default()
+        drop(serde_json::to_writer(&mut line, &fields));
+        line
     }
 
     fn ends(&self) -> Ends<'_> {

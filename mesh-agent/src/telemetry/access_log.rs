@@ -51,11 +51,12 @@ impl AccessLog {
     }
 
     /// Writes one line, given without its end. When the queue is full the line is lost, and counted.
-    pub fn write(&self, mut line: String) {
+    pub fn write(&self, line: impl Into<Vec<u8>>) {
         let Some(lines) = &self.0 else { return };
-        line.push('\n');
+        let mut line = line.into();
+        line.push(b'\n');
         // In lossy mode the writer takes everything or counts a loss: it never fails.
-        drop(lines.writer.clone().write_all(line.as_bytes()));
+        drop(lines.writer.clone().write_all(&line));
     }
 
     /// Lines lost since the start.

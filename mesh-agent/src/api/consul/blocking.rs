@@ -85,9 +85,11 @@ impl Asked {
 
     /// Whether it is about a service or two.
     fn is_small(&self) -> bool {
-        let subjects = self.subjects();
-        let is_one = |it: &Subject| matches!(it, Subject::Service(_));
-        !subjects.is_empty() && subjects.iter().all(is_one)
+        match self.topic {
+            Topic::Service => true,
+            Topic::Keys => !self.subjects().contains(&Subject::Services),
+            Topic::Nothing | Topic::All => false,
+        }
     }
 }
 
@@ -282,6 +284,35 @@ fn make(context: &Context, asked: &Asked) -> Result<Arc<Answer>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::consul::views;
+    use crate::api::tests::{FixedNode, config};
+    use crate::state::Store;
+
+    #[tokio::test]
+    async fn number_of_queries_that_wait_is_bounded() {
+        let node = Arc::new(FixedNode::default());
+        let context = Context::new(&config(), Arc::new(Store::in_memory()), node);
+        let pairs = [("index", "1000"), ("wait", "1ms")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let question = Question::read(pairs.into(), "shop").map_err(|it| it.text);
+        let asked = Arc::new(Asked {
+            path: "/v1/health/service/{argument}",
+            view: views::services,
+            topic: Topic::Service,
+            argument: "web".to_owned(),
+            scope: None,
+            question: question.unwrap(),
+        });
+        assert!(answer(&context, &asked).await.is_ok());
+        let blocked = Arc::clone(&context.consul.seen.blocked);
+        let _all = blocked
+            .acquire_many(u32::try_from(MAX_BLOCKED).unwrap())
+            .await
+            .unwrap();
+        let refused = answer(&context, &asked).await;
+        assert!(refused.is_err_and(|it| it.status == StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(context.counts.refused("blocking-queries"), 1);
+    }
 
     #[test]
     fn an_index_stays_with_its_answer_and_never_falls() {
