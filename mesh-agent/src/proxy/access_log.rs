@@ -14,9 +14,7 @@ use super::http::headers::REQUEST_ID;
 use super::view::{Endpoint, ServicePort, Workload};
 use crate::net::clock;
 use crate::state::object::ObjectKey;
-
-/// Room for most lines, so that they need not grow.
-const USUAL: usize = 1024;
+use crate::telemetry::access_log::LineText;
 
 /// What a line tells of a request's head. Kept, because the head itself travels on.
 #[derive(Debug, Default)]
@@ -73,18 +71,66 @@ pub(crate) struct Line<'a> {
     pub(crate) reason: Option<&'a str>,
 }
 
-/// The line as it is written. What the kernel's lines tell too has the names it has there, which are those of ztunnel.
+// A line begins with `Start` and ends with `Exchange`. What the kernel's lines tell too has the names it has there, which
+// are those of ztunnel.
+
 #[derive(Serialize)]
-struct Fields<'a> {
+struct Start<'a> {
     time: String,
     event: &'a str,
-    #[serde(flatten)]
-    ends: Ends<'a>,
-    #[serde(flatten)]
-    request: Option<Exchange<'a>>,
+}
+
+/// Who spoke, and to what: known for a connection.
+#[derive(Serialize)]
+struct Source<'a> {
     direction: &'a str,
     verdict: &'a str,
+    #[serde(rename = "src.addr", skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(rename = "src.workload")]
+    workload: &'a str,
+    #[serde(rename = "src.namespace")]
+    namespace: &'a str,
+    #[serde(rename = "src.identity")]
+    identity: String,
+    original: String,
+}
+
+/// Who was spoken to: known for an endpoint.
+#[derive(Serialize)]
+struct Destination<'a> {
+    #[serde(rename = "dst.addr")]
+    address: String,
+    #[serde(rename = "dst.workload", skip_serializing_if = "Option::is_none")]
+    workload: Option<&'a str>,
+    #[serde(rename = "dst.namespace", skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(rename = "dst.identity", skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    #[serde(rename = "dst.endpoint", skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+}
+
+/// What passed between them. Only requests have a head, and with it a status.
+#[derive(Serialize)]
+struct Exchange<'a> {
+    #[serde(rename = "dst.service", skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
     protocol: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
     bytes_sent: u64,
@@ -97,65 +143,45 @@ struct Fields<'a> {
     error: Option<&'a str>,
 }
 
-/// Who spoke with whom.
-#[derive(Serialize)]
-struct Ends<'a> {
-    #[serde(rename = "src.addr", skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-    #[serde(rename = "src.workload")]
-    source_workload: &'a str,
-    #[serde(rename = "src.namespace")]
-    source_namespace: &'a str,
-    #[serde(rename = "src.identity")]
-    source_identity: String,
-    #[serde(rename = "dst.addr")]
-    destination: String,
-    #[serde(rename = "dst.workload", skip_serializing_if = "Option::is_none")]
-    destination_workload: Option<&'a str>,
-    #[serde(rename = "dst.namespace", skip_serializing_if = "Option::is_none")]
-    destination_namespace: Option<&'a str>,
-    #[serde(rename = "dst.identity", skip_serializing_if = "Option::is_none")]
-    destination_identity: Option<String>,
-    #[serde(rename = "dst.service", skip_serializing_if = "Option::is_none")]
-    service: Option<String>,
-    #[serde(rename = "dst.endpoint", skip_serializing_if = "Option::is_none")]
-    endpoint: Option<String>,
-    original: String,
-}
-
-/// What only a request has.
-#[derive(Serialize)]
-struct Exchange<'a> {
-    method: &'a str,
-    path: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authority: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_agent: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grpc_status: Option<u8>,
-}
-
 impl Line<'_> {
     /// The line, without its end.
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let request = self.request();
-        let fields = Fields {
+        let mut line = LineText::new();
+        line.add(&self.start());
+        line.add_known(&self.caller.logged, || source(self.caller));
+        if let Some(endpoint) = self.endpoint {
+            let members = || destination(endpoint.address, self.endpoint);
+            line.add_known(&endpoint.logged, members);
+        } else {
+            // What was dialled stands for it.
+            line.add(&destination(self.caller.original, None));
+        }
+        line.add(&self.exchange());
+        line.into_json()
+    }
+
+    fn start(&self) -> Start<'_> {
+        Start {
             time: clock::timestamp(),
-            event: if request.is_some() {
+            event: if self.head.is_some() {
                 "request"
             } else {
                 "closed"
             },
-            ends: self.ends(),
-            request,
-            direction: "outbound",
-            verdict: Verdict::Proxy.as_str(),
+        }
+    }
+
+    fn exchange(&self) -> Exchange<'_> {
+        Exchange {
+            service: self.port.map(|port| path(&port.service)),
             protocol: self.protocol,
+            method: self.head.map(|head| &*head.method),
+            path: self.head.map(|head| &*head.path),
+            authority: self.head.and_then(|head| head.authority.as_deref()),
+            request_id: self.head.and_then(|head| head.request_id.as_deref()),
+            user_agent: self.head.and_then(|head| head.user_agent.as_deref()),
+            status: self.status,
+            grpc_status: self.grpc_status,
             route: self.route,
             bytes_sent: self.bytes_sent,
             bytes_recv: self.bytes_received,
@@ -164,48 +190,32 @@ impl Line<'_> {
             flags: self.flags,
             reason: self.reason.unwrap_or("ok"),
             error: self.reason,
-        };
-        let mut line = Vec::with_capacity(USUAL);
-        // Strings and numbers: there is nothing that could fail.
-        drop(serde_json::to_writer(&mut line, &fields));
-        line
-    }
-
-    fn ends(&self) -> Ends<'_> {
-        let source = &*self.caller.workload;
-        let original = self.caller.original;
-        let workload = self
-            .endpoint
-            .and_then(|endpoint| endpoint.workload.as_deref());
-        Ends {
-            source: self
-                .caller
-                .address()
-                .map(|address| text(SocketAddr::new(address, self.caller.source_port))),
-            source_workload: &source.key.name,
-            source_namespace: &source.key.namespace,
-            source_identity: identity(source),
-            destination: text(self.endpoint.map_or(original, |it| it.address)),
-            destination_workload: workload.map(|workload| workload.key.name.as_str()),
-            destination_namespace: workload.map(|workload| workload.key.namespace.as_str()),
-            destination_identity: workload.map(identity),
-            service: self.port.map(|port| path(&port.service)),
-            endpoint: self.endpoint.map(|endpoint| path(&endpoint.key)),
-            original: text(original),
         }
     }
+}
 
-    fn request(&self) -> Option<Exchange<'_>> {
-        let head = self.head?;
-        Some(Exchange {
-            method: &head.method,
-            path: &head.path,
-            authority: head.authority.as_deref(),
-            request_id: head.request_id.as_deref(),
-            user_agent: head.user_agent.as_deref(),
-            status: self.status,
-            grpc_status: self.grpc_status,
-        })
+fn source(caller: &Caller) -> Source<'_> {
+    let workload = &*caller.workload;
+    let address = caller.address();
+    Source {
+        direction: "outbound",
+        verdict: Verdict::Proxy.as_str(),
+        address: address.map(|it| text(SocketAddr::new(it, caller.source_port))),
+        workload: &workload.key.name,
+        namespace: &workload.key.namespace,
+        identity: identity(workload),
+        original: text(caller.original),
+    }
+}
+
+fn destination(address: SocketAddr, endpoint: Option<&Endpoint>) -> Destination<'_> {
+    let workload = endpoint.and_then(|endpoint| endpoint.workload.as_deref());
+    Destination {
+        address: text(address),
+        workload: workload.map(|workload| workload.key.name.as_str()),
+        namespace: workload.map(|workload| workload.key.namespace.as_str()),
+        identity: workload.map(identity),
+        endpoint: endpoint.map(|endpoint| path(&endpoint.key)),
     }
 }
 

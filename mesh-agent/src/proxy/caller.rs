@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use http::HeaderValue;
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::verdict::Verdict;
@@ -16,6 +15,7 @@ use super::metrics::End;
 use super::view::Workload;
 use super::worker::Worker;
 use crate::net::netns::Netns;
+use crate::telemetry::access_log::Known;
 
 /// The facts of one client connection.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub(crate) struct Caller {
     pub(crate) permit: Permit,
     /// Whether a rate limit of its service refuses the connection. HTTP is told so.
     pub(crate) is_turned_away: bool,
-    forwarded_for: OnceLock<Option<HeaderValue>>,
+    /// How the access log has it.
+    pub(crate) logged: Known,
 }
 
 impl Caller {
@@ -77,7 +78,7 @@ impl Caller {
             source_port: peer.port(),
             permit,
             is_turned_away: false,
-            forwarded_for: OnceLock::new(),
+            logged: Known::default(),
         })
     }
 
@@ -94,12 +95,6 @@ impl Caller {
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let source = self.source_towards(self.original);
         (!source.is_unspecified()).then(|| source.into())
-    }
-
-    /// The same for `x-forwarded-for`: written once for all requests of the connection.
-    pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
-        let write = || HeaderValue::try_from(self.address()?.to_string()).ok();
-        self.forwarded_for.get_or_init(write).as_ref()
     }
 }
 

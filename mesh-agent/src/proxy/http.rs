@@ -22,10 +22,10 @@ use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::ready;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderValue, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -78,6 +78,15 @@ pub(crate) struct Connection {
     pub(crate) lane: Arc<Lane>,
     /// Whom its requests name.
     pub(crate) last_host: LastHost,
+    forwarded_for: OnceLock<Option<HeaderValue>>,
+}
+
+impl Connection {
+    /// The caller's address for `x-forwarded-for`: written once for all requests.
+    pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
+        let write = || HeaderValue::try_from(self.caller.address()?.to_string()).ok();
+        self.forwarded_for.get_or_init(write).as_ref()
+    }
 }
 
 /// Serves a connection to its end.
@@ -104,6 +113,7 @@ pub(crate) fn serve(
         pulse: Arc::clone(&pulse),
         is_http2,
         last_host: LastHost::default(),
+        forwarded_for: OnceLock::new(),
     });
     let stream = Beating::new(Gathering(stream), pulse);
     if is_http2 {

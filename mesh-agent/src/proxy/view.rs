@@ -24,6 +24,7 @@ use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
+use crate::telemetry::access_log::Known;
 use crate::traffic::authz;
 use crate::traffic::route::split::{Stranger, Target};
 use crate::traffic::route::stream::StreamTable;
@@ -290,6 +291,8 @@ pub(crate) struct Endpoint {
     pub(crate) workload: Option<Arc<Workload>>,
     /// What it remembers.
     pub(crate) live: Arc<Live>,
+    /// How the access log has it.
+    pub(crate) logged: Known,
     /// What it was compiled from.
     object: Arc<endpoint::Endpoint>,
 }

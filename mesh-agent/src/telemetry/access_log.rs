@@ -1,9 +1,13 @@
 //! One line per connection or request, written by a thread of its own: a slow reader of stdout never delays traffic.
 
+mod line;
+
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+pub(crate) use line::{Known, LineText};
 
 /// Writes ready-made lines without waiting. Clones write to the same place; the last one to go writes out what is left.
 #[derive(Clone, Debug, Default)]

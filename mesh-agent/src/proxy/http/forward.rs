@@ -162,7 +162,7 @@ fn prepare(
         tees = mirror::send(&connection, ruled, &parts, wish, has_body);
     }
     let additions = Additions {
-        caller: connection.caller.forwarded_for(),
+        caller: connection.forwarded_for(),
         random: rand::random,
     };
     headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;

@@ -189,7 +189,7 @@ fn copy(
     let is_http2 = super::forward::speaks_http2(&port, connection);
     let mut parts = parts.clone();
     let additions = Additions {
-        caller: connection.caller.forwarded_for(),
+        caller: connection.forwarded_for(),
         random: rand::random,
     };
     headers::rewrite(&mut parts, wish, &port.host, is_http2, additions).ok()?;

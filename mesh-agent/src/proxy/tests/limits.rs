@@ -192,9 +192,9 @@ fn an_opaque_connection_costs_little_memory() {
     ) -> usize {
         size_of::<F>()
     }
-    // The allocator's classes are of 768 and of 256 bytes.
+    // The allocator's classes are of 768 and of 224 bytes.
     let size = size(crate::proxy::tcp::serve::<tokio::net::TcpStream>);
     assert!(size <= 768, "{size} bytes");
     let size = size_of::<crate::proxy::caller::Caller>();
-    assert!(size <= 256, "{size} bytes");
+    assert!(size <= 224, "{size} bytes");
 }

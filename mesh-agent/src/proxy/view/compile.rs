@@ -20,6 +20,7 @@ use crate::state::id::Subject;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::service::{Port, Protocol, Service};
 use crate::state::workload;
+use crate::telemetry::access_log::Known;
 
 impl View {
     /// Compiles the view that follows `self`: anew is only what the step concerns.
@@ -229,6 +230,7 @@ impl View {
             version: source.spec.version.clone(),
             workload: from.workload(source).map(Arc::clone),
             live,
+            logged: Known::default(),
             object: Arc::clone(source),
         })
     }
