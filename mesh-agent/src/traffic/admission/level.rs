@@ -103,7 +103,7 @@ impl Level {
 }
 
 /// A worker that takes longer to come round has too much at once. A request comes round about four times on its way.
-const MOST_LAG_NS: u64 = 500_000;
+const MOST_LAG_NS: u64 = 250_000;
 /// Always that many places.
 const FEWEST: usize = 4;
 /// After so long without need there is no limit.

@@ -33,6 +33,18 @@ pub(crate) fn pin(pid: u32, cpu: usize) -> io::Result<()> {
     }
 }
 
+/// Lets a process and its children, with all their threads, run whenever they can: as if on a processor of their own.
+pub(crate) fn prefer(pid: u32) -> io::Result<()> {
+    for pid in family(pid) {
+        let mut command = Command::new("chrt");
+        command.args(["--all-tasks", "--fifo", "--pid", "1", &pid.to_string()]);
+        if !command.output()?.status.success() {
+            return Err(io::Error::other(format!("cannot prefer process {pid}")));
+        }
+    }
+    Ok(())
+}
+
 /// A process that ends with this value.
 pub(crate) struct Running(Child);
 
