@@ -69,13 +69,15 @@ impl Concurrency {
     }
 
     /// One more request, if there is room.
-    pub fn enter(&self) -> bool {
+    pub fn enter(&self, now_ns: u64) -> bool {
         let active = self
             .active
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1);
         if active > self.limit.load(Ordering::Relaxed) {
             self.active.fetch_sub(1, Ordering::Relaxed);
+            // Perhaps nobody leaves for long: the limit must not stay for want of that.
+            self.look(now_ns);
             return false;
         }
         if active > self.peak.load(Ordering::Relaxed) {
@@ -84,7 +86,7 @@ impl Concurrency {
         true
     }
 
-    /// A request has ended that began at `started_ns`, and was answered after `latency_ns`, if it was.
+    /// A request that began at `started_ns` is answered after `latency_ns`, or has ended without an answer.
     pub fn leave(&self, started_ns: u64, now_ns: u64, latency_ns: Option<u64>) {
         self.active.fetch_sub(1, Ordering::Relaxed);
         // Who began before the limit was low has seen the load.
@@ -93,6 +95,11 @@ impl Concurrency {
         if let Some(latency) = latency_ns.filter(|_| is_valid) {
             self.latencies.record(latency);
         }
+        self.look(now_ns);
+    }
+
+    /// Closes the window if it is over.
+    fn look(&self, now_ns: u64) {
         let end = self.window_end_ns.load(Ordering::Relaxed);
         if now_ns < end {
             return;
@@ -117,7 +124,7 @@ impl Concurrency {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Requests under way.
+    /// Requests that are not answered yet.
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
     }

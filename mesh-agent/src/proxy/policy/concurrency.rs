@@ -29,10 +29,11 @@ impl Adaptive {
 
     /// One more request, if there is room.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Running> {
-        self.concurrency.enter().then(|| Running {
+        let started_ns = clock::monotonic_ns();
+        self.concurrency.enter(started_ns).then(|| Running {
             adaptive: Arc::clone(self),
-            started_ns: clock::monotonic_ns(),
-            answered_ns: None,
+            started_ns,
+            is_answered: false,
         })
     }
 
@@ -42,27 +43,28 @@ impl Adaptive {
     }
 }
 
-/// A request under way at a service. Dropped, it has ended.
+/// A request that a service has not answered yet. Dropped before that, it will not be.
+///
+/// What follows the head does not count: a stream that lives for hours says nothing about what the service can do.
 #[derive(Debug)]
 pub(crate) struct Running {
     adaptive: Arc<Adaptive>,
     started_ns: u64,
-    answered_ns: Option<u64>,
+    is_answered: bool,
 }
 
 impl Running {
     /// The head of an endpoint's answer has come.
-    pub(crate) fn answered(&mut self) {
-        self.answered_ns = Some(clock::monotonic_ns());
+    pub(crate) fn answered(mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let latency = self
-            .answered_ns
-            .map(|it| it.saturating_sub(self.started_ns));
         let now_ns = clock::monotonic_ns();
+        let latency = now_ns.saturating_sub(self.started_ns);
+        let latency = self.is_answered.then_some(latency);
         self.adaptive
             .concurrency
             .leave(self.started_ns, now_ns, latency);

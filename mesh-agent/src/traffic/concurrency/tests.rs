@@ -40,7 +40,7 @@ impl Simulation {
         let end = self.now + millis * MILLISECOND;
         while self.now < end {
             while self.active.len() < self.clients {
-                if !self.concurrency.enter() {
+                if !self.concurrency.enter(self.now) {
                     self.refused += 1;
                     break;
                 }
@@ -124,4 +124,25 @@ fn nobody_is_refused_below_the_limit_and_counts_come_back_to_zero() {
         simulation.concurrency.leave(began, done, None);
     }
     assert_eq!(simulation.concurrency.active(), 0);
+}
+
+#[test]
+fn a_limit_that_nobody_can_pass_goes_by_itself() {
+    let mut simulation = Simulation::new(4, 40, "10s");
+    simulation.run(9_000);
+    let Simulation { concurrency, .. } = &simulation;
+    let mut now = simulation.now + 2_000 * MILLISECOND;
+    for _ in 0..10 {
+        assert!(concurrency.enter(now));
+    }
+    // The latency without load is to be measured, and none of the others is answered for long.
+    concurrency.leave(now, now + MILLISECOND, Some(MILLISECOND));
+    assert_eq!(concurrency.limit(), 3);
+    let mut refused = 0;
+    while !concurrency.enter(now) {
+        now += 10 * MILLISECOND;
+        refused += 1;
+        assert!(refused < 1_000, "nobody is let in any more");
+    }
+    assert!(refused > 100, "{refused}");
 }
