@@ -87,6 +87,7 @@ impl MetricConstructor<Histogram> for Bounds {
 
 /// Makes and registers the families.
 pub(crate) fn register(registry: &mut Registry) -> Metrics {
+    let dropped = Counter::default();
     let metrics = Metrics {
         requests: Family::default(),
         durations: Family::new_with_constructor(Bounds(MILLISECONDS)),
@@ -99,7 +100,6 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         http_leases: Arc::default(),
         tcp_leases: Arc::default(),
         choices: Choices::default(),
-        dropped: Counter::default(),
         refused: Family::default(),
         errors: Family::default(),
         retries: Family::default(),
@@ -112,7 +112,8 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         detected: Family::default(),
         mirrored: Family::default(),
         worker_connections: Family::default(),
-        shaping: Shaping::register(registry),
+        shaping: Shaping::register(registry, &dropped),
+        dropped,
         audited: Counter::default(),
         pool_idle: Gauge::default(),
         pool_dialled: Counter::default(),

@@ -5,6 +5,9 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
 /// Label sets that one family has at most.
 pub(super) const MAX_SERIES: usize = 10_000;
 
@@ -86,6 +89,48 @@ impl<L: Clone + Eq + Hash> Leases<L> {
                 }
                 stays
             }
+        });
+    }
+}
+
+/// A family of counters in which nobody holds a series: one goes when it has not been counted in for a while.
+#[derive(Clone, Debug)]
+pub(super) struct Counts<L: Clone + Eq + Hash> {
+    family: Family<L, Counter>,
+    leases: Arc<Leases<L>>,
+    /// What was not counted because there are too many label sets.
+    dropped: Counter,
+}
+
+impl<L: Clone + Eq + Hash> Counts<L> {
+    pub(super) fn new(dropped: &Counter) -> Self {
+        Self {
+            family: Family::default(),
+            leases: Arc::default(),
+            dropped: dropped.clone(),
+        }
+    }
+
+    /// For the registry.
+    pub(super) fn family(&self) -> Family<L, Counter> {
+        self.family.clone()
+    }
+
+    /// One more; tells whether there was room for the label set.
+    pub(super) fn inc(&self, labels: &L) -> bool {
+        let count = |labels: &L| self.family.get_or_create(labels).inc();
+        let is_counted = self.leases.take(labels, count).is_some();
+        if !is_counted {
+            self.dropped.inc();
+        }
+        is_counted
+    }
+
+    /// Removes what was not counted in for [`KEEP`], and tells what that was.
+    pub(super) fn sweep(&self, now_ns: u64, mut removed: impl FnMut(&L)) {
+        self.leases.sweep(now_ns, |labels| {
+            self.family.remove(labels);
+            removed(labels);
         });
     }
 }

@@ -139,6 +139,7 @@ impl Metrics {
             self.tcp_closed.remove(labels);
         });
         self.choices.sweep(now_ns);
+        self.shaping.sweep(now_ns);
     }
 }
 
@@ -150,6 +151,7 @@ mod tests {
     use super::super::leases::{KEEP, MAX_SERIES};
     use super::*;
     use crate::metrics::Registry;
+    use crate::state::object::ObjectKey;
 
     fn series(metrics: &Metrics, service: &str) -> Series {
         let ends = Ends {
@@ -183,6 +185,25 @@ mod tests {
             panic!("one is left");
         };
         assert!(line.contains("held") && line.ends_with(" 1"), "{line}");
+    }
+
+    #[test]
+    fn what_was_shed_long_ago_is_forgotten() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let keep = u64::try_from(KEEP.as_nanos()).expect("it fits");
+        let key = |name| ObjectKey::new("shop", name);
+        metrics.shaping.shed(&key("gone"), "timeout");
+        metrics.shaping.saturated(&key("web"), 3);
+        metrics.sweep(1);
+        metrics.shaping.shed(&key("there"), "timeout");
+        metrics.sweep(keep);
+        metrics.sweep(keep + 1);
+        let [line] = &lines(&registry, "mesh_proxy_shed_total")[..] else {
+            panic!("one is left");
+        };
+        assert!(line.contains("there") && line.ends_with(" 1"), "{line}");
+        assert!(lines(&registry, "mesh_proxy_concurrency_").is_empty());
     }
 
     #[test]

@@ -3,23 +3,24 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::Counter;
+use super::leases::Counts;
 use crate::metrics::Registry;
 use crate::state::object::ObjectKey;
 use crate::traffic::admission::level::Level;
 
-/// Families of shaping.
-#[derive(Clone, Debug, Default)]
+/// Families of shaping. Those that name workloads, services and policies lose the series of what is gone.
+#[derive(Clone, Debug)]
 pub(crate) struct Shaping {
-    limited: Family<Limited, Counter>,
-    shed: Family<Shed, Counter>,
-    queued: Family<Of, Counter>,
-    refused: Family<Service, Counter>,
+    limited: Counts<Limited>,
+    shed: Counts<Shed>,
+    queued: Counts<Of>,
+    refused: Counts<Service>,
     limits: Family<Service, Gauge<u64, AtomicU64>>,
-    faults: Family<Injected, Counter>,
+    faults: Counts<Injected>,
     lags: Family<Worker, Gauge<f64, AtomicU64>>,
     places: Family<Worker, Gauge>,
 }
@@ -65,27 +66,36 @@ struct Worker {
 
 impl Shaping {
     /// Makes and registers the families.
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let it = Self::default();
+    pub(super) fn register(registry: &mut Registry, dropped: &Counter) -> Self {
+        let it = Self {
+            limited: Counts::new(dropped),
+            shed: Counts::new(dropped),
+            queued: Counts::new(dropped),
+            refused: Counts::new(dropped),
+            limits: Family::default(),
+            faults: Counts::new(dropped),
+            lags: Family::default(),
+            places: Family::default(),
+        };
         registry.register(
             "mesh_proxy_rate_limited",
             "Requests, connections and pieces of opaque streams that a rate limit refused or delayed, by policy",
-            it.limited.clone(),
+            it.limited.family(),
         );
         registry.register(
             "mesh_proxy_shed",
             "Requests that were refused because the worker was overloaded, by caller and reason",
-            it.shed.clone(),
+            it.shed.family(),
         );
         registry.register(
             "mesh_proxy_queued",
             "Requests that waited for a place because the worker was overloaded, by caller",
-            it.queued.clone(),
+            it.queued.family(),
         );
         registry.register(
             "mesh_proxy_concurrency_refused",
             "Requests beyond the adaptive concurrency of a service",
-            it.refused.clone(),
+            it.refused.family(),
         );
         registry.register(
             "mesh_proxy_concurrency_limit",
@@ -95,7 +105,7 @@ impl Shaping {
         registry.register(
             "mesh_proxy_faults",
             "Delays and failures that were injected, by policy",
-            it.faults.clone(),
+            it.faults.family(),
         );
         registry.register(
             "mesh_proxy_lag_seconds",
@@ -118,7 +128,7 @@ impl Shaping {
             limit,
             outcome,
         };
-        self.limited.get_or_create(&labels).inc();
+        self.limited.inc(&labels);
     }
 
     /// Counts a request that was shed.
@@ -128,7 +138,7 @@ impl Shaping {
             source_workload: workload.name.clone(),
             reason,
         };
-        self.shed.get_or_create(&labels).inc();
+        self.shed.inc(&labels);
     }
 
     /// Counts a request that waited.
@@ -137,7 +147,7 @@ impl Shaping {
             source_workload_namespace: workload.namespace.clone(),
             source_workload: workload.name.clone(),
         };
-        self.queued.get_or_create(&labels).inc();
+        self.queued.inc(&labels);
     }
 
     /// Counts a request that its service could not take, and shows how many it can.
@@ -146,8 +156,9 @@ impl Shaping {
             service_namespace: service.namespace.clone(),
             service_name: service.name.clone(),
         };
-        self.refused.get_or_create(&labels).inc();
-        self.limits.get_or_create(&labels).set(limit.into());
+        if self.refused.inc(&labels) {
+            self.limits.get_or_create(&labels).set(limit.into());
+        }
     }
 
     /// Counts a delay or an abort.
@@ -157,7 +168,17 @@ impl Shaping {
             policy_name: policy.name.clone(),
             kind,
         };
-        self.faults.get_or_create(&labels).inc();
+        self.faults.inc(&labels);
+    }
+
+    pub(super) fn sweep(&self, now_ns: u64) {
+        self.limited.sweep(now_ns, |_| {});
+        self.shed.sweep(now_ns, |_| {});
+        self.queued.sweep(now_ns, |_| {});
+        self.refused.sweep(now_ns, |labels| {
+            self.limits.remove(labels);
+        });
+        self.faults.sweep(now_ns, |_| {});
     }
 
     /// The gauges of a worker.
