@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::error::Error;
 use super::metrics::WorkerGauges;
@@ -90,11 +90,12 @@ impl Places {
         lane
     }
 
-    /// Takes a place for a request, and waits for it if it must.
+    /// Takes a place for a request, and waits for it if it must, until the deadline at most.
     pub(crate) async fn enter(
         self: &Arc<Self>,
         lane: &Arc<Lane>,
         priority: Priority,
+        deadline: Option<Instant>,
     ) -> Result<(Place, Entry), Error> {
         let is_free = self.load.enter(lane);
         if self.load.active() >= BUSY || !is_free {
@@ -111,7 +112,14 @@ impl Places {
             drop(victim.send(Turn::Displaced));
         }
         self.dispatch();
-        match receiver.await {
+        let turn = match deadline {
+            None => receiver.await,
+            Some(deadline) => match timeout_at(deadline, receiver).await {
+                Ok(turn) => turn,
+                Err(_) => return Err(Error::Deadline),
+            },
+        };
+        match turn {
             Ok(Turn::Place(place)) => Ok((place, Entry::Queued)),
             Ok(Turn::Late) => Err(Error::Overload("timeout")),
             Ok(Turn::Displaced) | Err(_) => Err(Error::Overload("queue-full")),
@@ -306,7 +314,7 @@ mod tests {
         let lane = places.lane(1);
         let enter = |places: &Arc<Places>| {
             let (places, lane) = (Arc::clone(places), Arc::clone(&lane));
-            async move { places.enter(&lane, Priority::Normal).await }
+            async move { places.enter(&lane, Priority::Normal, None).await }
         };
         let (held, entry) = enter(&places).await.unwrap();
         assert_eq!(entry, Entry::Direct);

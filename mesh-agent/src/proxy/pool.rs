@@ -3,6 +3,7 @@
 //! The lock is never contended (one thread) and never held across an await; it only makes the pool `Sync`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{Either, FutureExt as _, TryFutureExt as _};
@@ -59,8 +60,15 @@ pub(crate) struct Pool {
 struct Entry {
     idle: Vec<Idle>,
     shared: Vec<Shared>,
-    /// One dials HTTP/2; the others wait and share.
-    dialling: Arc<Semaphore>,
+    dialling: Arc<Dialling>,
+}
+
+/// One dials HTTP/2; the others wait and share what comes of it.
+#[derive(Debug)]
+struct Dialling {
+    turn: Semaphore,
+    /// When it last took longer than it may; zero: never.
+    timed_out_ns: AtomicU64,
 }
 
 impl Default for Entry {
@@ -68,7 +76,10 @@ impl Default for Entry {
         Self {
             idle: Vec::new(),
             shared: Vec::new(),
-            dialling: Arc::new(Semaphore::new(1)),
+            dialling: Arc::new(Dialling {
+                turn: Semaphore::new(1),
+                timed_out_ns: AtomicU64::new(0),
+            }),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How an endpoint is, as its answers and the checks show. Shared by all cores, and kept from view to view.
 
+use std::borrow::Borrow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -52,15 +53,19 @@ impl Vitals {
             || self.is_registered_critical.load(Ordering::Relaxed)
     }
 
-    /// Whether a breaker of its own would refuse a request now.
-    pub(crate) fn is_broken(&self) -> bool {
+    /// Whether a breaker of its own would refuse a request now that passes these guards.
+    pub(crate) fn is_broken(
+        &self,
+        mut guards: impl Iterator<Item = impl Borrow<Arc<Guard>>>,
+    ) -> bool {
         let breakers = self.breakers.load();
         if breakers.is_empty() {
             return false;
         }
         let now = clock::monotonic_ns();
-        let mut breakers = breakers.iter();
-        breakers.any(|(guard, breaker)| guard.strong_count() > 0 && breaker.refuses(now))
+        guards.any(|guard| {
+            find(&breakers, guard.borrow()).is_some_and(|breaker| breaker.refuses(now))
+        })
     }
 
     /// Checks of the agent's own have found it well, or not; tells whether that is new.
@@ -100,16 +105,17 @@ impl Vitals {
         until != before
     }
 
-    /// It has accepted a connection; tells whether it was put aside before.
+    /// It has accepted a connection; tells whether it is back by this after it was put aside.
     pub(crate) fn accepted(&self) -> bool {
         if self.ejected_until_ns.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let mut ejections = self.ejections();
         ejections.refused = ejections.refused.forgotten();
+        ejections.outlier = ejections.outlier.ended(clock::monotonic_ns());
         let until = ejections.until_ns();
         self.ejected_until_ns.store(until, Ordering::Relaxed);
-        true
+        until == 0
     }
 
     /// An interval of outlier detection has passed.
@@ -128,25 +134,20 @@ impl Vitals {
 
     /// Its breaker for a policy; the first who asks makes it.
     pub(crate) fn breaker(&self, guard: &Arc<Guard>, settings: Settings) -> Arc<Breaker> {
-        let find = |list: &[(Weak<Guard>, Arc<Breaker>)]| {
-            list.iter()
-                .find(|(owner, _)| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(guard)))
-                .map(|(_, breaker)| Arc::clone(breaker))
-        };
-        if let Some(breaker) = find(&self.breakers.load()) {
+        if let Some(breaker) = find(&self.breakers.load(), guard) {
             return breaker;
         }
         let made = Arc::new(Breaker::new(settings, clock::monotonic_ns()));
         self.breakers.rcu(|list| {
             let alive = list.iter().filter(|(owner, _)| owner.strong_count() > 0);
             let mut list: Vec<_> = alive.cloned().collect();
-            if find(&list).is_none() {
+            if find(&list, guard).is_none() {
                 list.push((Arc::downgrade(guard), Arc::clone(&made)));
             }
             list
         });
         // Of two who make one, the first is kept.
-        find(&self.breakers.load()).unwrap_or(made)
+        find(&self.breakers.load(), guard).unwrap_or(made)
     }
 
     /// Its breakers, with whom they are for.
@@ -170,6 +171,12 @@ impl Vitals {
     }
 }
 
+fn find(list: &[(Weak<Guard>, Arc<Breaker>)], guard: &Arc<Guard>) -> Option<Arc<Breaker>> {
+    list.iter()
+        .find(|(owner, _)| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(guard)))
+        .map(|(_, breaker)| Arc::clone(breaker))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,8 +195,23 @@ mod tests {
             growth: Growth::Linear,
         };
         assert!(vitals.eject_outlier(&terms));
-        vitals.accepted();
+        assert!(!vitals.accepted());
         vitals.interval_passed();
         assert!(vitals.is_ejected(), "a connection is no good answer");
+    }
+
+    #[test]
+    fn who_is_back_comes_back_once() {
+        let vitals = Vitals::default();
+        assert!(!vitals.accepted());
+        vitals.refused();
+        assert!(vitals.accepted() && !vitals.accepted());
+        let terms = Terms {
+            base: Duration::ZERO,
+            longest: Duration::ZERO,
+            growth: Growth::Linear,
+        };
+        vitals.eject_outlier(&terms);
+        assert!(vitals.accepted() && !vitals.accepted());
     }
 }

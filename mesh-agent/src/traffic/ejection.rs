@@ -74,6 +74,18 @@ impl Ejection {
         Self::default()
     }
 
+    /// Its time is over, if it is: it stays known how often it was put aside.
+    #[must_use]
+    pub const fn ended(self, now_ns: u64) -> Self {
+        if now_ns < self.until_ns {
+            return self;
+        }
+        Self {
+            times: self.times,
+            until_ns: 0,
+        }
+    }
+
     /// It has been in for an interval: one of the times is forgiven.
     #[must_use]
     pub const fn forgiven(self, now_ns: u64) -> Self {

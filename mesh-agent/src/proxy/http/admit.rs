@@ -40,7 +40,7 @@ pub(crate) struct Quota {
 impl Admitted {
     /// The head of an endpoint's answer has come: its client is told what is left.
     pub(crate) fn answered(&mut self, headers: &mut HeaderMap) {
-        if let Some(running) = &mut self.running {
+        if let Some(running) = self.running.take() {
             running.answered();
         }
         self.tell(headers);
@@ -49,7 +49,6 @@ impl Admitted {
     /// What follows is a tunnel: it may live for ever, and costs the worker no more than an opaque connection.
     pub(crate) fn leave(&mut self) {
         self.place = None;
-        self.running = None;
     }
 
     /// Tells the client what is left, in the fields of draft-ietf-httpapi-ratelimit-headers-11; who is refused also in
@@ -99,8 +98,9 @@ pub(crate) async fn request(
         .iter()
         .filter(|other| !limits.iter().any(|it| Arc::ptr_eq(it, other)));
     let limits: Vec<_> = limits.iter().chain(others).collect();
+    let mut delay = Duration::ZERO;
     if !limits.is_empty() {
-        let (quota, delay) = take(
+        let (quota, smoothing) = take(
             &limits,
             worker,
             &connection.caller,
@@ -112,14 +112,9 @@ pub(crate) async fn request(
         if is_refused {
             return Err(Error::RateLimited);
         }
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
+        delay = smoothing;
     }
-    let entered = match enter(exchange, policy).await {
-        Ok(()) => run(exchange, backend),
-        Err(error) => Err(error),
-    };
+    let entered = enter(exchange, policy, backend, delay).await;
     if entered.is_err() {
         // Who is shed has not had what the limits let through.
         for limit in &limits {
@@ -146,12 +141,29 @@ fn run(exchange: &mut Exchange, backend: &ServicePort) -> Result<(), Error> {
     Err(Error::Concurrency)
 }
 
-async fn enter(exchange: &mut Exchange, policy: &Policy) -> Result<(), Error> {
+/// Waits for its rate and for a place.
+async fn enter(
+    exchange: &mut Exchange,
+    policy: &Policy,
+    backend: &ServicePort,
+    delay: Duration,
+) -> Result<(), Error> {
+    exchange.pause(delay).await?;
+    take_place(exchange, policy).await?;
+    run(exchange, backend)
+}
+
+async fn take_place(exchange: &mut Exchange, policy: &Policy) -> Result<(), Error> {
     let connection = &exchange.connection;
     let worker = &connection.worker;
     let priority = policy.priority.unwrap_or_default();
+    let deadline = exchange.deadline().map(|deadline| deadline.at);
     let workload = &connection.caller.workload.key;
-    match worker.places.enter(&connection.lane, priority).await {
+    match worker
+        .places
+        .enter(&connection.lane, priority, deadline)
+        .await
+    {
         Ok((place, entry)) => {
             if entry == Entry::Queued {
                 worker.metrics.shaping.queued(workload);

@@ -24,6 +24,7 @@ use super::headers::is_idempotent;
 use super::received::Received;
 use crate::net::clock;
 use crate::proxy::error::Error;
+use crate::proxy::passage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
@@ -59,8 +60,11 @@ pub(crate) async fn send(
     request: Asked,
     is_http2: bool,
 ) -> Result<Response<Received>, Error> {
+    if exchange.is_overdue(Instant::now()) {
+        // The proxy has made it wait: no endpoint is to blame.
+        return Err(Error::Deadline);
+    }
     let passage = guards::enter(exchange, &target)?;
-    exchange.limit_time(&target.policy, request.headers());
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
     let result = attempts.run().await;
     let evidence = guards::evidence(&result, exchange.is_grpc);
@@ -186,13 +190,16 @@ impl<'a> Attempts<'a> {
         let (outcome, unsent, last) = match result {
             Ok(answer) => (answer.outcome, None, Ok(answer)),
             Err(mut failure) => {
-                let unsent = failure.unsent.take();
-                match (failure.outcome, unsent) {
-                    (_, Some(request)) if failure.is_stale && self.stale < MAX_STALE => {
-                        return self.stale(failure.error, request);
+                let mut unsent = failure.unsent.take();
+                if failure.is_stale && self.stale < MAX_STALE {
+                    match unsent.take().or_else(|| self.original.again()) {
+                        Some(request) => return self.stale(failure.error, request),
+                        None => return Step::Done(Err(failure.error)),
                     }
-                    (Some(outcome), unsent) => (outcome, unsent, Err(failure.error)),
-                    (None, _) => return Step::Done(Err(failure.error)),
+                }
+                match failure.outcome {
+                    Some(outcome) => (outcome, unsent, Err(failure.error)),
+                    None => return Step::Done(Err(failure.error)),
                 }
             }
         };
@@ -205,13 +212,14 @@ impl<'a> Attempts<'a> {
         if self.retries >= plan(&self.policy).attempts {
             return self.end(last, self.retries > 0);
         }
-        match unsent.or_else(|| self.original.again()) {
-            Some(request) => self.again(outcome, last, request),
-            None => self.end(last, false),
+        if unsent.is_none() && !self.original.is_kept() {
+            return self.end(last, false);
         }
+        self.again(outcome, last, unsent)
     }
 
-    /// Closed in the moment it was taken out of the pool: the endpoint is not to blame, and nothing was sent.
+    /// Given up in the moment it was taken out of the pool: the endpoint is not to blame, and has not looked at the
+    /// request.
     fn stale(&mut self, error: Error, request: Asked) -> Step {
         self.stale += 1;
         self.exchange.attempts -= 1;
@@ -227,7 +235,12 @@ impl<'a> Attempts<'a> {
     }
 
     /// Another attempt is wanted: within the deadline, the budget and the limit, at another endpoint, after a while.
-    fn again(&mut self, outcome: Outcome, last: Result<Answer, Error>, request: Asked) -> Step {
+    fn again(
+        &mut self,
+        outcome: Outcome,
+        last: Result<Answer, Error>,
+        unsent: Option<Asked>,
+    ) -> Step {
         let backoff = &plan(&self.policy).backoff;
         let wait = backoff.wait(self.retries, rand::random());
         if self.exchange.is_overdue(Instant::now() + wait) {
@@ -242,6 +255,10 @@ impl<'a> Attempts<'a> {
         if !self.may_spend(Extra::Retry) {
             return self.end(last, true);
         }
+        // Not before: this cuts off who still sends the body, whose answer may be the last.
+        let Some(request) = unsent.or_else(|| self.original.again()) else {
+            return self.end(last, false);
+        };
         let worker = &self.connection.worker;
         match last {
             Ok(answer) => {
@@ -283,7 +300,8 @@ impl<'a> Attempts<'a> {
                 Err(Error::NoEndpoint) => return Err(last),
                 Err(error) => return Err(error),
             };
-            if !active.endpoint().live.is_broken() {
+            let guards = passage::guards(&self.policy, self.selection.port());
+            if !active.endpoint().live.vitals.is_broken(guards) {
                 return Ok(active);
             }
             last = Error::BreakerOpen;
@@ -306,21 +324,23 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether there may be one more attempt than there must be. If so it counts until the request has ended.
+    /// Whether there may be one more attempt than there must be. If so it counts until the request is answered.
     fn may_spend(&mut self, extra: Extra) -> bool {
-        let metrics = &self.connection.worker.metrics;
+        let worker = &self.connection.worker;
+        let slots = guards::take(worker, &self.policy, self.selection.port(), Limit::Retries);
+        let Ok(slots) = slots else {
+            worker.metrics.retry_refused("limit");
+            return false;
+        };
+        // Last, because it is not given back.
         if let Some(spending) = &self.policy.extra.budget
             && !spending.budget.take(extra, clock::monotonic_ns())
         {
-            metrics.retry_refused("budget");
+            worker.metrics.retry_refused("budget");
             return false;
         }
-        let port = Arc::clone(self.selection.port());
-        let is_within = guards::take(self.exchange, &self.policy, &port, Limit::Retries).is_ok();
-        if !is_within {
-            self.connection.worker.metrics.retry_refused("limit");
-        }
-        is_within
+        self.exchange.retry_slots.extend(slots);
+        true
     }
 
     /// What is asked now: the request, and until when there must be an answer.

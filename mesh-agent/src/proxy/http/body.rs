@@ -252,11 +252,11 @@ impl Body for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // hyper does not poll to the end what it knows has ended.
+        // hyper does not poll to the end what it knows has ended: also where all the bytes that were announced have come.
         if let Self::Streamed {
             inner, exchange, ..
         } = self
-            && inner.is_end_stream()
+            && (inner.is_end_stream() || inner.size_hint().exact() == Some(0))
         {
             exchange.complete();
         }

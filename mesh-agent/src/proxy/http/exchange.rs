@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::body::Incoming;
@@ -68,6 +69,8 @@ pub(crate) struct Exchange {
     pub(crate) reason: Option<&'static str>,
     /// What it holds of what is limited.
     pub(crate) slots: Vec<Slot>,
+    /// The same of retries and hedges, until it is answered.
+    pub(crate) retry_slots: Vec<Slot>,
     deadline: Option<Deadline>,
     expiry: Option<Pin<Box<Sleep>>>,
     started: Instant,
@@ -97,6 +100,7 @@ impl Exchange {
             attempts: 0,
             reason: None,
             slots: Vec::new(),
+            retry_slots: Vec::new(),
             deadline: None,
             expiry: None,
             started: Instant::now(),
@@ -147,6 +151,24 @@ impl Exchange {
         self.deadline.is_some_and(|deadline| deadline.at <= now)
     }
 
+    /// Does nothing for a time, or until it must have ended.
+    pub(crate) async fn pause(&self, time: Duration) -> Result<(), Error> {
+        if time.is_zero() {
+            return Ok(());
+        }
+        let end = Instant::now() + time;
+        match self.deadline {
+            Some(deadline) if deadline.at <= end => {
+                sleep_until(deadline.at).await;
+                Err(Error::Deadline)
+            }
+            _ => {
+                sleep_until(end).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Tells the endpoint of a gRPC call how much time is left.
     pub(crate) fn shorten(&self, headers: &mut HeaderMap, now: Instant) {
         if let (true, Some(deadline)) = (self.is_grpc, self.deadline) {
@@ -177,6 +199,7 @@ impl Exchange {
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
         self.connection.pulse.interim.close();
+        self.retry_slots.clear();
         if self.is_grpc {
             self.read_grpc_status(headers);
         }

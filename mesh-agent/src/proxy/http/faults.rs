@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use tokio::time::sleep;
 
 use super::exchange::Exchange;
 use crate::proxy::error::Error;
@@ -42,9 +41,7 @@ pub(crate) async fn inject(
             abort = drawn.abort;
         }
     }
-    if !delay.is_zero() {
-        sleep(delay).await;
-    }
+    exchange.pause(delay).await?;
     abort.map_or(Ok(()), |abort| Err(failure(abort)))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -22,7 +22,7 @@ use super::headers::{self, Additions, After, Wish};
 use super::interim::Interim;
 use super::mirror;
 use super::received::Received;
-use super::reply;
+use super::reply::{self, Form};
 use super::routes::{self, Routed, Ruled, Way};
 use super::upgrade;
 use crate::proxy::error::Error;
@@ -35,21 +35,20 @@ pub(crate) fn forward(
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>> + Send {
     let client = hyper::upgrade::on(&mut request);
-    let version = request.version();
+    let form = Form {
+        version: request.version(),
+        is_head: request.method() == Method::HEAD,
+    };
     // An async function keeps what it is given by value twice: a request is given to none.
     let mut coming = Some(request.into_parts());
     async move {
         let mut exchange = Exchange::new(connection);
         let result = answer(&mut exchange, &mut coming, client).await;
-        Ok(conclude(exchange, result, version))
+        Ok(conclude(exchange, result, form))
     }
 }
 
-fn conclude(
-    exchange: Box<Exchange>,
-    result: Result<Answer, Error>,
-    version: Version,
-) -> Response<Reply> {
+fn conclude(exchange: Box<Exchange>, result: Result<Answer, Error>, form: Form) -> Response<Reply> {
     match result {
         Ok(Answer::Streamed(response)) => {
             let version = response.version();
@@ -68,7 +67,7 @@ fn conclude(
             response
         }
         Ok(Answer::Own(status, headers)) => reply::own(status, headers, exchange),
-        Err(error) => reply::refuse(&error, exchange, version),
+        Err(error) => reply::refuse(&error, exchange, form),
     }
 }
 
@@ -108,6 +107,7 @@ async fn answer(
             "the service speaks HTTP/2, which has no upgrades",
         ));
     }
+    exchange.limit_time(&routed.policy, &parts.headers);
     faults::inject(exchange, &routed.policy, &parts.headers).await?;
     admit::request(exchange, &routed.policy, &routed.port, &parts.headers).await?;
     let origin = match &routed.ruled {

@@ -9,18 +9,33 @@ use super::exchange::Exchange;
 use super::headers::MESH_ERROR;
 use crate::proxy::error::Error;
 
+/// How a client has asked, as far as a reply depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub(crate) version: Version,
+    /// It asks for a head only.
+    pub(crate) is_head: bool,
+}
+
+impl Form {
+    /// Whether the body of an answer must be left out. In HTTP/1 hyper does that, and tells how long it would be.
+    fn is_without_body(self, status: StatusCode) -> bool {
+        let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.version >= Version::HTTP_2 && (self.is_head || has_none)
+    }
+}
+
 /// Tells the client why there is no answer of an endpoint. A gRPC call gets a status of its own kind.
-pub(crate) fn refuse(
-    error: &Error,
-    mut exchange: Box<Exchange>,
-    version: Version,
-) -> Response<Reply> {
+pub(crate) fn refuse(error: &Error, mut exchange: Box<Exchange>, form: Form) -> Response<Reply> {
     exchange.failed(error);
     let mut response = if exchange.is_grpc {
         grpc(error)
     } else {
         plain(error)
     };
+    if form.is_without_body(response.status()) {
+        *response.body_mut() = Reply::Text(None);
+    }
     let headers = response.headers_mut();
     headers.insert(MESH_ERROR, HeaderValue::from_static(error.reason()));
     exchange.admitted.tell(headers);
@@ -30,7 +45,7 @@ pub(crate) fn refuse(
             .or_insert(HeaderValue::from_static("1"));
     }
     let is_last = matches!(error, Error::BadRequest(_)) || exchange.is_turned_away();
-    if is_last && version < Version::HTTP_2 {
+    if is_last && form.version < Version::HTTP_2 {
         // Nobody knows where the next request would begin.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use hyper::client::conn::http1;
@@ -10,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::{Key, Lease, Shared};
+use crate::net::clock;
 use crate::net::gather::Gathering;
 use crate::proxy::caller::Caller;
 use crate::proxy::connect;
@@ -117,12 +119,33 @@ pub(crate) async fn http2(
         return Ok(lease);
     }
     let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
-    // Never closed; whoever waits does so for one connect, which has a deadline.
-    let _turn = dialling.acquire().await.ok().ok_or(Error::Draining)?;
+    let asked_ns = clock::monotonic_ns();
+    // Never closed; whoever waits does so for one connection to be made, which has a deadline.
+    let _turn = dialling.turn.acquire().await.ok().ok_or(Error::Draining)?;
     if let Some(lease) = worker.pool.take_shared(&key) {
         worker.metrics.pool_reused.inc();
         return Ok(lease);
     }
+    if dialling.timed_out_ns.load(Ordering::Relaxed) >= asked_ns {
+        // It has waited as long as the one before it, and would wait as long again.
+        return Err(Error::ConnectTimeout(endpoint.address));
+    }
+    let result = open(worker, caller, port, endpoint, key).await;
+    if let Err(Error::ConnectTimeout(_)) = result {
+        let now_ns = clock::monotonic_ns();
+        dialling.timed_out_ns.store(now_ns, Ordering::Relaxed);
+    }
+    result
+}
+
+/// A stream on a connection that is made, and shared from then on.
+async fn open(
+    worker: &Arc<Worker>,
+    caller: &Caller,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+    key: Key,
+) -> Result<Lease, Error> {
     let is_full = worker.pool.entries().get_mut(&key).is_some_and(|entry| {
         entry.shared.retain(|shared| !shared.link.is_closed());
         entry.shared.len() >= MAX_HTTP2

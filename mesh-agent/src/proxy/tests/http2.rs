@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
 use super::fixture::{Node, http1_server, http2_client, nobody, server, text, within};
+use crate::proxy::Config;
 
 type Frames =
     StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
@@ -206,4 +208,49 @@ async fn thousands_of_small_messages_do_not_end_a_connection() {
     let response = within(sender.send_request(request)).await.expect("answers");
     let body = within(response.into_body().collect()).await.expect("ends");
     assert_eq!(body.to_bytes().len(), 40_000);
+}
+
+#[tokio::test]
+async fn those_who_wait_for_an_endpoint_that_never_greets_wait_together() {
+    let dials = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dials);
+    let (endpoint, _server) = server(move |stream| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(super::fixture::PATIENCE).await;
+            drop(stream);
+            Ok(())
+        }
+    })
+    .await;
+    let mut config = Config::default();
+    config.timeouts.header = Duration::from_millis(500);
+    let node = Node::start_with("http2", &[endpoint], config);
+    let client = http2_client::<Full<Bytes>>(&node).await;
+    let asked = (0..5).map(|_| {
+        let mut client = client.clone();
+        async move {
+            let request = Request::get("http://web/").body(Full::default()).unwrap();
+            within(client.send_request(request)).await.unwrap().status()
+        }
+    });
+    for status in futures_util::future::join_all(asked).await {
+        assert!(status.is_server_error(), "{status}");
+    }
+    assert_eq!(dials.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn who_asks_for_a_head_gets_no_body_of_the_proxy() {
+    let node = Node::start("http2", &[]);
+    let mut client = http2_client::<Full<Bytes>>(&node).await;
+    for (method, is_told) in [("HEAD", false), ("GET", true)] {
+        let request = Request::builder().method(method).uri("http://web/");
+        let request = request.body(Full::default()).unwrap();
+        let response = within(client.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["x-mesh-error"], "no-endpoint");
+        let body = within(response.into_body().collect()).await.unwrap();
+        assert_eq!(!body.to_bytes().is_empty(), is_told, "{method}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -667,6 +668,73 @@ async fn an_upload_that_a_client_breaks_off_does_not_look_whole() {
         super::fixture::eventually("the end", || !ends.lock().expect("no panic").is_empty()).await;
         assert_eq!(*ends.lock().expect("no panic"), [false], "{code}");
     }
+}
+
+#[tokio::test]
+async fn what_an_endpoint_that_goes_has_not_looked_at_goes_elsewhere() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let (address, _server) = server(move |mut stream| {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            stream.read_exact(&mut [0; 24]).await?;
+            let hello = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])];
+            stream.write_all(&hello.concat()).await?;
+            let mut raw = Raw(stream);
+            while let Some((kind, ..)) = raw.receive().await {
+                if kind == HEADERS && is_first {
+                    // The last stream that was looked at is none, and there is no error.
+                    raw.send(&frame(GOAWAY, 0, 0, &[0; 8])).await;
+                } else if kind == HEADERS {
+                    let ok = block(&[(":status", "200")]);
+                    let flags = END_HEADERS | END_STREAM;
+                    raw.send(&frame(HEADERS, flags, 1, &ok)).await;
+                }
+            }
+            Ok(())
+        }
+    })
+    .await;
+    let node = Node::start("http2", &[address]);
+    let mut raw = Raw::connect(&node).await;
+    let post = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request(&[]));
+    raw.send(&post).await;
+    assert_eq!(raw.outcome().await, "200");
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    node.metric(&["mesh_proxy_retries_total"], 1).await;
+    let plain = ["istio_requests_total", r#"response_flags="-""#];
+    node.metric(&plain, 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_comes_late_is_whole_when_its_bytes_are() {
+    let (address, _server) = server(|mut stream| async move {
+        stream.read_exact(&mut [0; 24]).await?;
+        let hello = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])];
+        stream.write_all(&hello.concat()).await?;
+        let mut raw = Raw(stream);
+        while let Some((kind, ..)) = raw.receive().await {
+            if kind == HEADERS {
+                let ok = block(&[(":status", "200"), ("content-length", "2")]);
+                let head = frame(HEADERS, END_HEADERS, 1, &ok);
+                // The end of the stream never comes.
+                raw.send(&[head, frame(DATA, 0, 1, b"ok")].concat()).await;
+            }
+        }
+        Ok(())
+    })
+    .await;
+    let node = Node::start("http2", &[address]);
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let counted = [
+        "istio_requests_total",
+        r#"response_code="200""#,
+        r#"response_flags="-""#,
+    ];
+    assert_eq!(node.metric(&counted, 1).await, 1);
 }
 
 #[tokio::test]

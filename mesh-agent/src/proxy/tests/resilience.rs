@@ -351,6 +351,120 @@ async fn a_breaker_of_a_route_is_seen_by_its_name() {
 }
 
 #[tokio::test]
+async fn a_breaker_of_a_route_stops_no_other_route() {
+    let (endpoint, _server) = http1_server(|request| match request.uri().path() {
+        "/reports" => failing(500),
+        _ => text("good"),
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"matches": [{"path": {"value": "/reports"}}], "backendRefs": [{"name": "web", "port": 80}]}]});
+    let other = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let policy = json!({"target": {"kind": "HTTPRoute", "name": "r"},
+        "circuitBreaker": {"failures": {"consecutive": 2, "openFor": "60s"}}});
+    let registry = Fixture::from(snapshot("http", &[endpoint]))
+        .object::<HttpRoute>("r", &route)
+        .object::<HttpRoute>("s", &other)
+        .object::<TrafficPolicy>("p", &policy);
+    node.change(registry.snapshot());
+    let reports = GET.replace(" / ", " /reports ");
+    for _ in 0..2 {
+        assert!(node.raw(&reports).await.starts_with("HTTP/1.1 500"));
+    }
+    let refused = node.raw(&reports).await;
+    assert!(refused.contains("x-mesh-error: breaker-open"), "{refused}");
+    let answer = node.raw(GET).await;
+    assert!(answer.ends_with("good"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_wait_of_the_proxy_ends_at_the_deadline_and_blames_nobody() {
+    let (endpoint, count, _server) = counting(200).await;
+    let policy = json!({"timeouts": {"request": "200ms"},
+        "faults": [{"delay": {"fixed": "60s", "percent": 100}}],
+        "circuitBreaker": {"failures": {"consecutive": 1, "openFor": "60s"}}});
+    let node = Node::guarded("http", &[endpoint], &policy);
+    for _ in 0..2 {
+        let answer = node.raw(GET).await;
+        assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+        assert!(answer.contains("x-mesh-error: deadline"), "{answer}");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 0);
+    assert!(
+        node.proxy()
+            .breakers()
+            .iter()
+            .all(|it| it.state == "closed")
+    );
+}
+
+#[tokio::test]
+async fn a_retry_takes_a_place_only_until_it_is_answered() {
+    let (bad, _bad_count, _bad) = counting(503).await;
+    let (good, _good) = server(|mut stream| async move {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut request).await?;
+        }
+        // It never ends.
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin";
+        stream.write_all(answer).await?;
+        tokio::time::sleep(super::fixture::PATIENCE).await;
+        Ok(())
+    })
+    .await;
+    let policy = json!({"retries": {"on": ["5xx"]}, "circuitBreaker": {"maxRetries": 1},
+        "loadBalancing": {"algorithm": "RoundRobin"}});
+    let node = Node::guarded("http", &[bad, good], &policy);
+    let mut begun = Vec::new();
+    for _ in 0..6 {
+        let mut stream = node.connect().await;
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let mut head = [0; 15];
+        within(stream.read_exact(&mut head)).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        begun.push(stream);
+    }
+    node.metric(&["mesh_proxy_retries_total", "status"], 2)
+        .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_the_last_is_not_cut_off_by_a_retry_that_may_not_be() {
+    let (bad, _server) = server(|mut stream| async move {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut request).await?;
+            if let Some(end) = request.windows(4).position(|it| it == b"\r\n\r\n") {
+                request.truncate(end + 4);
+            }
+        }
+        let head = b"HTTP/1.1 503 Busy\r\nContent-Length: 10\r\n\r\n01234";
+        stream.write_all(head).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"56789").await?;
+        // What is still sent is read.
+        while stream.read_buf(&mut request).await? > 0 {}
+        Ok(())
+    })
+    .await;
+    let policy = json!({"retries": {"on": ["5xx"]}, "circuitBreaker": {"maxRetries": 0}});
+    let node = Node::guarded("http", &[bad, bad], &policy);
+    let mut stream = node.connect().await;
+    let head = "PUT / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nabc";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"0123456789") {
+        let read = within(stream.read_buf(&mut answer)).await.unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    node.metric(&["mesh_proxy_retries_refused_total", "limit"], 1)
+        .await;
+}
+
+#[tokio::test]
 async fn the_budget_of_a_rule_that_speaks_of_retries_itself_is_seen_by_its_name() {
     let (endpoint, _server) = http1_server(|_| text("good")).await;
     let node = Node::start("http", &[endpoint]);

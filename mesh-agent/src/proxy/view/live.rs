@@ -104,11 +104,6 @@ impl Live {
         self.vitals.is_critical()
     }
 
-    /// Whether its circuit breaker would refuse a request.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.vitals.is_broken()
-    }
-
     /// The series of a caller.
     pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
         self.series.find_or_make(&caller, make)

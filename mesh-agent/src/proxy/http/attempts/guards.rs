@@ -7,27 +7,25 @@ use crate::proxy::error::Error;
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::passage::{Passage, guards};
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::Limit;
+use crate::proxy::policy::breaker::{Limit, Slot};
 use crate::proxy::view::ServicePort;
+use crate::proxy::worker::Worker;
 use crate::traffic::breaker::Evidence;
 
-/// Takes one of what is limited from each guard; given back when the exchange has ended.
+/// One of what is limited from each guard, or none of any.
 pub(super) fn take(
-    exchange: &mut Exchange,
+    worker: &Worker,
     policy: &Policy,
     port: &ServicePort,
     what: Limit,
-) -> Result<(), Error> {
-    for guard in guards(policy, port) {
-        match guard.take(what) {
-            Ok(slot) => exchange.slots.extend(slot),
-            Err(what) => {
-                exchange.connection.worker.metrics.overflow(what);
-                return Err(Error::Overflow(what.as_str()));
-            }
-        }
-    }
-    Ok(())
+) -> Result<Vec<Slot>, Error> {
+    let slots = guards(policy, port).map(|guard| guard.take(what));
+    let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
+    let slots = slots.map_err(|what| {
+        worker.metrics.overflow(what);
+        Error::Overflow(what.as_str())
+    })?;
+    Ok(slots.into_iter().flatten().collect())
 }
 
 /// Passes every limit and breaker of the targets, or is refused by one.
@@ -36,8 +34,9 @@ pub(super) fn enter(exchange: &mut Exchange, target: &Target) -> Result<Passage,
     if policy.guards.is_empty() && port.policy.guards.is_empty() {
         return Ok(Passage::default());
     }
-    take(exchange, policy, port, Limit::Requests)?;
-    Passage::enter(&exchange.connection.worker, policy, port)
+    let worker = &exchange.connection.worker;
+    exchange.slots = take(worker, policy, port, Limit::Requests)?;
+    Passage::enter(worker, policy, port)
 }
 
 /// What the end of a request says about its targets.

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
@@ -46,6 +46,15 @@ impl Original {
         self.first.take()
     }
 
+    /// Whether there is a second time.
+    pub(super) fn is_kept(&self) -> bool {
+        let is_lost = |kept: &Arc<Mutex<Kept>>| {
+            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.is_lost
+        };
+        self.spare.is_some() && !self.body.as_ref().is_some_and(is_lost)
+    }
+
     /// The request once more; absent if it is not kept, or no more. Whoever still sends the body of an earlier one is
     /// cut off.
     pub(super) fn again(&self) -> Option<Asked> {
@@ -58,6 +67,9 @@ impl Original {
                     return None;
                 }
                 state.turn += 1;
+                if let Some(reader) = state.reader.take() {
+                    reader.wake();
+                }
                 drop(state);
                 Outgoing::Kept(Reader::new(kept))
             }
@@ -139,6 +151,8 @@ struct Kept {
     is_lost: bool,
     /// Whose turn it is to read.
     turn: u32,
+    /// Who waits for more of it.
+    reader: Option<Waker>,
 }
 
 impl Kept {
@@ -152,6 +166,7 @@ impl Kept {
             has_ended: false,
             is_lost: false,
             turn: 0,
+            reader: None,
         }
     }
 
@@ -159,7 +174,11 @@ impl Kept {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match ready!(self.inner.poll_frame(cx)) {
+        let Poll::Ready(frame) = self.inner.poll_frame(cx) else {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        let frame = match frame {
             None => {
                 self.has_ended = true;
                 return Poll::Ready(None);

@@ -10,14 +10,15 @@ use tokio::time::Instant;
 
 use super::Asked;
 use super::answer::Answer;
+use super::guards;
 use crate::proxy::error::{Cause, Error};
 use crate::proxy::http::Connection;
 use crate::proxy::http::body::Fate;
 use crate::proxy::http::exchange::Deadline;
 use crate::proxy::outliers;
-use crate::proxy::passage::{Visit, guards};
+use crate::proxy::passage::Visit;
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::{Limit, Slot};
+use crate::proxy::policy::breaker::Limit;
 use crate::proxy::pool::{self, Lease, Unanswered};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::traffic::breaker::Evidence;
@@ -94,7 +95,7 @@ pub(super) struct Failure {
     pub(super) outcome: Option<Outcome>,
     /// The request, if nothing of it was sent.
     pub(super) unsent: Option<Asked>,
-    /// Whether the connection had been closed before anything was sent.
+    /// Whether the connection had been given up before the request was looked at.
     pub(super) is_stale: bool,
 }
 
@@ -204,6 +205,7 @@ impl Trial {
         match lease.send(worker, request).await {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(Unanswered { source, unsent }) => {
+                let is_stale = unsent.is_some() || is_left_behind(&source);
                 // A body that breaks off is no fault of the endpoint.
                 let blamed = self.fate.as_ref().and_then(|fate| fate.error());
                 let error = blamed.unwrap_or_else(|| Error::Upstream {
@@ -211,7 +213,7 @@ impl Trial {
                     source,
                 });
                 Err(Failure {
-                    is_stale: unsent.is_some(),
+                    is_stale,
                     ..Failure::new(error, unsent)
                 })
             }
@@ -225,23 +227,13 @@ impl Trial {
         let is_guarded = !self.policy.guards.is_empty() || !port.policy.guards.is_empty();
         let mut _pending = Vec::new();
         if is_guarded {
-            _pending = self.pending()?;
+            _pending = guards::take(worker, &self.policy, port, Limit::Pending)?;
         }
         if is_http2 {
             pool::http2(worker, caller, port, endpoint).await
         } else {
             pool::http1(worker, caller, port, endpoint).await
         }
-    }
-
-    fn pending(&self) -> Result<Vec<Slot>, Error> {
-        let slots = guards(&self.policy, &self.port).map(|guard| guard.take(Limit::Pending));
-        let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
-        let slots = slots.map_err(|what| {
-            self.connection.worker.metrics.overflow(what);
-            Error::Overflow(what.as_str())
-        })?;
-        Ok(slots.into_iter().flatten().collect())
     }
 
     fn end(&mut self, result: &Result<Answer, Failure>, is_limit_ours: bool) {
@@ -301,5 +293,14 @@ fn outcome(error: &Error) -> Option<Outcome> {
 
 /// Whether the endpoint says that it has not looked at the request: RFC 9113, 8.7.
 fn is_refused(cause: &Cause) -> bool {
-    matches!(cause, Cause::H2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    let Cause::H2(error) = cause else {
+        return false;
+    };
+    error.reason() == Some(h2::Reason::REFUSED_STREAM) || is_left_behind(cause)
+}
+
+/// Whether the endpoint has given up the connection before it looked at the request: RFC 9113, 6.8. Its GOAWAY is what h2
+/// fails such streams with, and no others.
+fn is_left_behind(cause: &Cause) -> bool {
+    matches!(cause, Cause::H2(error) if error.is_go_away() && error.is_remote())
 }
