@@ -7,7 +7,8 @@ use std::time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A length of time: one to four numbers of at most five digits, each with a unit `h`, `m`, `s` or `ms`.
+/// A length of time: one to four numbers of at most five digits, each with a unit `h`, `m`, `s` or `ms`; less than 100000
+/// hours together, so that it can be written in the same way.
 #[derive(
     Clone,
     Copy,
@@ -61,7 +62,7 @@ impl Duration {
 /// Why a text is no length of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a duration such as 1h30m, 10s or 250ms is expected: one to four numbers of at most 5 digits with units h, m, s, ms"
+    "a duration such as 1h30m, 10s or 250ms is expected: one to four numbers of at most 5 digits with units h, m, s, ms, less than 100000h together"
 )]
 pub struct ParseError;
 
@@ -87,7 +88,7 @@ impl FromStr for Duration {
             parts += 1;
             rest = after;
         }
-        if (1..=4).contains(&parts) {
+        if (1..=4).contains(&parts) && millis <= MAX_MILLIS {
             Ok(Self::from_millis(millis))
         } else {
             Err(ParseError)
@@ -126,12 +127,17 @@ impl From<Duration> for String {
     }
 }
 
+/// `99999h59m59s999ms`: what is longer has more than five digits of hours.
+const MAX_MILLIS: u64 = 100_000 * 3_600_000 - 1;
+
 /// Units in milliseconds; `ms` before `m`, of which it is no number of minutes.
 const UNITS: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
 #[cfg(test)]
 mod tests {
-    use super::Duration;
+    use proptest::prelude::*;
+
+    use super::{Duration, MAX_MILLIS};
 
     #[test]
     fn what_the_gateway_api_writes_is_read_and_written_back() {
@@ -162,8 +168,29 @@ mod tests {
             "1s1s1s1s1s",
             "1 s",
             "1S",
+            "99999h60m",
+            "99999h99999h",
         ] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_is_read_and_written_back() {
+        let longest = "99999h59m59s999ms";
+        let read: Duration = longest.parse().unwrap();
+        assert_eq!(read, Duration::from_millis(MAX_MILLIS));
+        assert_eq!(read.to_string(), longest);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(
+            text in "([0-9]{1,5}(h|m|s|ms)){1,4}"
+        ) {
+            if let Ok(read) = text.parse::<Duration>() {
+                prop_assert_eq!(read.to_string().parse(), Ok(read));
+            }
         }
     }
 }
