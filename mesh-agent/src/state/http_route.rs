@@ -116,11 +116,13 @@ pub struct HttpRouteTimeouts {
     pub backend_request: Option<Duration>,
 }
 
-/// GEP-1731.
+/// GEP-1731. Tried again is what no endpoint has seen and, where a repetition makes no difference (RFC 9110, 9.2.2),
+/// these statuses, connections that broke and attempts that took longer than `backendRequest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRouteRetry {
-    /// Statuses that are tried again, 400 to 599.
+    /// Statuses that are tried again, 400 to 599; absent: those of the TrafficPolicy, which then says what is tried again
+    /// altogether, or 502, 503 and 504.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub codes: Vec<u16>,
     /// Attempts after the first; absent: 1.

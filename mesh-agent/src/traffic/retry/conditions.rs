@@ -33,16 +33,18 @@ impl Conditions {
         conditions
     }
 
-    /// The statuses of a rule of a route, and what the Gateway API leaves to the implementation: what no endpoint has
-    /// seen, and connections that broke (GEP-1731).
+    /// The statuses of a rule of a route, and what the Gateway API wants repeated beside them: what no endpoint has seen,
+    /// connections that broke, and attempts that took too long (GEP-1731).
     #[must_use]
     pub fn of_statuses(codes: &[u16]) -> Self {
         let mut statuses = codes.to_vec();
         statuses.sort_unstable();
         statuses.dedup();
+        let unanswered = Self::unanswered();
         Self {
+            kinds: unanswered.kinds | TIMEOUT,
             statuses,
-            ..Self::unanswered()
+            ..unanswered
         }
     }
 

@@ -100,6 +100,12 @@ fn a_rule_of_a_route_says_what_it_says_and_leaves_the_rest() {
     );
     assert_eq!((own.attempts, own.max_body_bytes), (1, base.max_body_bytes));
     assert!(own.wants(answered(503), true) && !own.wants(answered(500), true));
+    for broken in [Outcome::Reset, Outcome::Timeout] {
+        assert!(
+            own.wants(broken, true) && !own.wants(broken, false),
+            "{broken:?}"
+        );
+    }
     assert_eq!(own.backoff.wait(0, 0).as_millis(), 100);
     assert_eq!(own.backoff.wait(9, u32::MAX).as_millis(), 1100);
     let kept = Plan::of_rule(Some(&base), &rule(serde_json::json!({"attempts": 4})));
