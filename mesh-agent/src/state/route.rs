@@ -295,7 +295,7 @@ pub struct PathModifier {
     /// Which of the fields below is meant.
     #[serde(rename = "type")]
     pub kind: PathModifierType,
-    /// The whole new path.
+    /// The whole new path; empty: `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_full_path: Option<String>,
     /// What takes the place of the prefix that matched.

@@ -16,7 +16,7 @@ use crate::state::stream_route::{TcpRoute, TlsRoute};
 use crate::state::{Objects, Snapshot};
 use crate::traffic::route;
 use crate::traffic::route::Request;
-use crate::traffic::route::compiled::{CompiledRoute, Rule};
+use crate::traffic::route::compiled::{CompiledRoute, Problem, Rule};
 use crate::traffic::route::stream::{StreamRoute, StreamTable};
 
 /// The routes of one service port.
@@ -239,14 +239,14 @@ impl Routes {
     /// The routes for requests, in the order of the table.
     fn attached(&mut self, old: &Self, from: &Sources<'_>, namespace: &str) -> Vec<Arc<Attached>> {
         let (snapshot, service, port) = (from.snapshot, from.service, from.port);
+        let compile_http = |it: &HttpRoute| told(CompiledRoute::http(it));
+        let compile_grpc = |it: &GrpcRoute| told(CompiledRoute::grpc(it));
         let http = snapshot.routes_of::<HttpRoute>(service, port, namespace);
         let mut routes: Vec<_> = http
-            .map(|object| made(&old.http, &mut self.http, object, CompiledRoute::http))
+            .map(|object| made(&old.http, &mut self.http, object, compile_http))
             .collect();
         let grpc = snapshot.routes_of::<GrpcRoute>(service, port, namespace);
-        routes.extend(
-            grpc.map(|object| made(&old.grpc, &mut self.grpc, object, CompiledRoute::grpc)),
-        );
+        routes.extend(grpc.map(|object| made(&old.grpc, &mut self.grpc, object, compile_grpc)));
         if routes.is_empty() {
             return Vec::new();
         }
@@ -374,6 +374,14 @@ fn made<S: PartialEq, T: Default, C>(
     };
     new.insert(key, (Arc::clone(object), Arc::clone(&made)));
     made
+}
+
+/// Logs what of a route cannot be honoured: its author sees only that requests fail.
+fn told(route: CompiledRoute) -> CompiledRoute {
+    for Problem { field, message } in &route.problems {
+        tracing::warn!(kind = %route.kind, route = %route.key, %field, %message, "part of a route is not in force");
+    }
+    route
 }
 
 /// A write of the status alone changes nothing.

@@ -33,11 +33,7 @@ impl NewPath {
             PathModifierType::ReplacePrefixMatch => {
                 let path = from.replace_prefix_match.as_deref();
                 let path = path.ok_or("replacePrefixMatch is missing")?;
-                let path = if path.is_empty() {
-                    path
-                } else {
-                    checked(path)?
-                };
+                let path = checked(path)?;
                 Ok(Self::Prefix(path.strip_suffix('/').unwrap_or(path).into()))
             }
         }
@@ -64,8 +60,11 @@ impl NewPath {
     }
 }
 
-/// A path as it may stand in a request.
+/// A path as it may stand in a request; empty, it leads to the root.
 fn checked(path: &str) -> Result<&str, String> {
+    if path.is_empty() {
+        return Ok(path);
+    }
     if !path.starts_with('/') || path.contains(['?', '#']) {
         return Err(format!("{path} is no path"));
     }
@@ -129,7 +128,8 @@ mod tests {
             })
         };
         assert_eq!(new("/a").unwrap().apply("/x", None, Some("q=1")), "/a?q=1");
-        for bad in ["a", "", "/a?b", "/a#b", "/a b"] {
+        assert_eq!(new("").unwrap().apply("/x", None, Some("q=1")), "/?q=1");
+        for bad in ["a", "/a?b", "/a#b", "/a b"] {
             assert!(new(bad).is_err(), "{bad}");
         }
     }

@@ -1,0 +1,86 @@
+//! What rules are compiled to.
+
+use super::*;
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::{Change, Store, decode};
+
+/// What is wrong with a rule that the registry has accepted.
+fn problems(kind: Kind, rule: &Value) -> Vec<super::super::compiled::Problem> {
+    let spec =
+        json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [rule]});
+    let key = ObjectKey::new("shop", "r");
+    let manifest = decode::manifest(kind, &key, json!({"spec": spec})).unwrap();
+    let applied = Store::in_memory().apply(Change::Put(manifest));
+    applied.unwrap_or_else(|refusal| panic!("{rule}: {refusal:?}"));
+    let route = if kind == Kind::GrpcRoute {
+        grpc("r", 0, &spec)
+    } else {
+        http("r", 0, &spec)
+    };
+    route.problems.clone()
+}
+
+#[test]
+fn what_the_registry_accepts_can_be_compiled() {
+    let modifier = |value: &str| json!({"set": [{"name": "x", "value": value}], "remove": ["Y"]});
+    let full = json!({"type": "ReplaceFullPath", "replaceFullPath": ""});
+    let prefix = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": ""});
+    let path = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/a;b=%20"});
+    let filter =
+        |kind: &str, field: &str, spec: &Value| json!({"filters": [{"type": kind, field: spec}]});
+    let rewrite = |path: &Value| filter("URLRewrite", "urlRewrite", &json!({"path": path}));
+    let redirect = |spec: &Value| filter("RequestRedirect", "requestRedirect", spec);
+    let long = |length: usize| format!("/{}", "a".repeat(length));
+    let expression = r"\w{1,3}(a|b)*";
+    let named = |name: &str| json!([{"name": name, "value": "v"}, {"name": "e", "value": expression, "type": "RegularExpression"}]);
+    for rule in [
+        rewrite(&full),
+        rewrite(&prefix),
+        rewrite(&path),
+        redirect(&json!({"path": full, "port": 65535, "statusCode": 308, "scheme": "https"})),
+        redirect(&json!({"path": prefix, "hostname": "a-b.c", "statusCode": 303})),
+        redirect(&json!({})),
+        filter(
+            "RequestHeaderModifier",
+            "requestHeaderModifier",
+            &modifier("é\t~"),
+        ),
+        filter(
+            "ResponseHeaderModifier",
+            "responseHeaderModifier",
+            &modifier("a"),
+        ),
+        filter(
+            "RequestMirror",
+            "requestMirror",
+            &json!({"backendRef": {"name": "a", "port": 1}, "percent": 0}),
+        ),
+        filter(
+            "RequestMirror",
+            "requestMirror",
+            &json!({"backendRef": {"name": "a", "port": 1},
+            "fraction": {"numerator": u32::MAX, "denominator": u32::MAX}}),
+        ),
+        filter(
+            "CORS",
+            "cors",
+            &json!({"allowOrigins": ["https://*.a.b:8080", "http://[::1]"], "allowMethods": ["GET"],
+            "allowHeaders": ["*"], "exposeHeaders": ["X-A"], "allowCredentials": true, "maxAge": u32::MAX}),
+        ),
+        filter("CORS", "cors", &json!({})),
+        json!({"matches": [{"path": {"type": "Exact", "value": long(1023)}, "method": "CONNECT"}]}),
+        json!({"matches": [{"path": {"value": "/%20/~;a=b"}, "headers": named("Host"), "queryParams": named("host")}]}),
+        json!({"matches": [{"path": {"type": "RegularExpression", "value": expression}}]}),
+        json!({"sessionPersistence": {"type": "Header", "sessionName": "X~|"}}),
+    ] {
+        assert_eq!(problems(Kind::HttpRoute, &rule), [], "{rule}");
+    }
+    for method in [
+        json!({"type": "RegularExpression", "service": expression, "method": expression}),
+        json!({"type": "RegularExpression", "method": expression}),
+        json!({"service": ".a.B_1", "method": "_c"}),
+    ] {
+        let rule = json!({"matches": [{"method": method, "headers": named("x")}]});
+        assert_eq!(problems(Kind::GrpcRoute, &rule), [], "{rule}");
+    }
+}
