@@ -344,7 +344,8 @@ const fn five() -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SessionPersistence {
-    /// Name of the cookie or header; absent: one made of the route's name.
+    /// Name of the cookie or header; absent: one that no other rule has, made of the kind, the namespace and the name of
+    /// the route and of the rule's name or number; of a service's policy one made of the service's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_name: Option<String>,
     /// The session ends so long after its begin.

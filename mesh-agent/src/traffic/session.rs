@@ -14,7 +14,7 @@ use super::balance::{hash, key};
 use crate::state::object::ObjectKey;
 use crate::state::route::{CookieLifetime, SessionPersistence, SessionType};
 
-/// Name of a cookie or header where none is given; the owner's name follows.
+/// Name of a cookie or header where none is given; what stands for the owner follows.
 const NAME: &str = "mesh-session-";
 
 /// How sessions of one service or rule are kept, ready for use.
@@ -57,7 +57,7 @@ pub fn number(service: &ObjectKey, endpoint: &ObjectKey, address: SocketAddr) ->
 }
 
 impl Session {
-    /// Reads the setting; `owner` is the name of the service or route it belongs to. None where the name given cannot be
+    /// Reads the setting; `owner` stands for the service or rule that it belongs to. None where the name given cannot be
     /// one of a header.
     #[must_use]
     pub fn new(spec: &SessionPersistence, owner: &str) -> Option<Self> {

@@ -113,8 +113,8 @@ fn choose_rule(
     }))
 }
 
-/// The backend that has the endpoint of the request's session: who is in a session stays in the share where it began
-/// (GEP-1619), as long as that has a weight.
+/// The backend that has the endpoint of the request's session: who is in a session stays in the share where it began,
+/// even if its weight has become 0 (GEP-1619).
 fn session_backend<'a>(
     exchange: &Exchange,
     rule: &'a Rule,
@@ -127,7 +127,6 @@ fn session_backend<'a>(
         let port = backend.target.as_ref().and_then(|it| view.backend(it));
         port.is_some_and(|port| port.session_index(token.endpoint).is_some())
     };
-    let mut backends = rule.backends.iter();
-    let home = backends.find(|(backend, weight)| *weight > 0 && is_home(backend));
-    home.map(|(backend, _)| backend)
+    let mut backends = rule.backends.iter().map(|(backend, _)| backend);
+    backends.find(|backend| is_home(backend))
 }

@@ -148,6 +148,31 @@ async fn weights_split_and_zero_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_session_outlives_the_weight_of_its_backend() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let with = |weights: [u32; 2]| {
+        let rules = json!([{"sessionPersistence": {"sessionName": "sid"}, "backendRefs": [
+            {"name": "web", "port": 80, "weight": weights[0]},
+            {"name": "canary", "port": 80, "weight": weights[1]},
+        ]}]);
+        registry(web, &[("canary", canary)], &[("r", rules)])
+    };
+    let node = node(with([0, 1])).await;
+    let first = get(&node, "/", "").await;
+    assert!(first.contains("canary /"), "{first}");
+    let cookie = first
+        .split_once("sid=")
+        .and_then(|(_, it)| it.split_once(';'));
+    let cookie = format!("cookie: sid={}\r\n", cookie.expect("a session").0);
+    node.change(with([1, 0]));
+    let response = get(&node, "/", &cookie).await;
+    assert!(response.contains("canary /"), "{response}");
+    let response = get(&node, "/", "").await;
+    assert!(response.contains("web /"), "{response}");
+}
+
+#[tokio::test]
 async fn filters_change_requests_and_responses() {
     let (web, _web) = named("web").await;
     let modify = |kind: &str, field: &str, name: &str| {

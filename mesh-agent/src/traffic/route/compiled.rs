@@ -16,6 +16,7 @@ use crate::state::http_route::{
 use crate::state::object::{Kind, Metadata, ObjectKey};
 use crate::state::reference::{Backend as Reference, Referrer};
 use crate::state::route::{HttpBackendRef, SessionPersistence};
+use crate::traffic::balance::hash;
 use crate::traffic::session::Session;
 
 /// An HTTP or gRPC route, ready to be merged into a table.
@@ -274,11 +275,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// Rules must not share a session (GEP-1619), so each has a name for it that is its own.
     fn with_session(&self, rule: Rule, session: Option<&SessionPersistence>) -> Rule {
-        let owner = &self.route.key.name;
+        let owner = format!("{}/{}", self.route.kind, rule.label);
+        let owner = format!("{:016x}", hash::of(owner.as_bytes()));
         Rule {
             session: session
-                .and_then(|session| Session::new(session, owner))
+                .and_then(|session| Session::new(session, &owner))
                 .map(Arc::new),
             ..rule
         }

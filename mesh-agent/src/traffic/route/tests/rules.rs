@@ -84,3 +84,36 @@ fn what_the_registry_accepts_can_be_compiled() {
         assert_eq!(problems(Kind::GrpcRoute, &rule), [], "{rule}");
     }
 }
+
+/// The cookie by which the rules of a route keep their sessions.
+fn cookies(route: &CompiledRoute) -> Vec<String> {
+    let sessions = route.rules.iter().map(|rule| {
+        let session = rule.session.as_ref().unwrap();
+        let (_, cookie) = session.answer(None, 1, 1).unwrap();
+        let (name, _) = cookie.to_str().unwrap().split_once('=').unwrap();
+        name.to_owned()
+    });
+    sessions.collect()
+}
+
+#[test]
+fn no_two_rules_share_a_session_unless_they_say_so() {
+    let rule = json!({"sessionPersistence": {}});
+    let spec = json!({"rules": [rule, rule, {"name": "n", "sessionPersistence": {}}]});
+    let mut elsewhere = object("HTTPRoute", "r", 0, &spec);
+    elsewhere["metadata"]["namespace"] = json!("other");
+    let elsewhere = CompiledRoute::http(&serde_json::from_value(elsewhere).unwrap());
+    let routes = [
+        http("r", 0, &spec),
+        grpc("r", 0, &spec),
+        Arc::new(elsewhere),
+    ];
+    let all: Vec<_> = routes.iter().flat_map(|route| cookies(route)).collect();
+    let different: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(different.len(), 9, "{all:?}");
+    assert!(all.iter().all(|name| name.starts_with("mesh-session-")));
+    assert_eq!(cookies(&routes[0]), cookies(&http("r", 9, &spec)));
+    let named = json!({"sessionPersistence": {"sessionName": "sid"}});
+    let spec = json!({"rules": [named, named]});
+    assert_eq!(cookies(&http("r", 0, &spec)), ["sid", "sid"]);
+}
