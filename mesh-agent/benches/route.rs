@@ -94,6 +94,7 @@ fn cost(routes: usize, shape: MakeShape) -> Duration {
         for (host, path, headers) in asked.iter().cycle().take(CHOICES) {
             let request = Request {
                 host: Some(host.as_deref().unwrap_or("web.shop.mesh")),
+                authority: host.as_deref(),
                 path,
                 query: None,
                 method: &Method::GET,

@@ -60,6 +60,8 @@ pub(super) fn explain(
     let headers = headers(&question.headers)?;
     let host = headers.get(http::header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
+    let host = host.map(str::to_ascii_lowercase);
+    let host = host.as_deref();
     let Some(port) = view.port(&destination.into()) else {
         return Ok(None);
     };
@@ -72,6 +74,7 @@ pub(super) fn explain(
     };
     let request = Request {
         host: host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name)),
+        authority: host,
         path: &path,
         query: uri.query(),
         method: &method,

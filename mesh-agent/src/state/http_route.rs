@@ -83,7 +83,8 @@ pub struct HttpPathMatch {
     /// How it is compared.
     #[serde(default, rename = "type")]
     pub kind: PathMatchType,
-    /// The path, prefix or expression.
+    /// The path, prefix or expression. A path or prefix is compared in the spelling that requests are given: `/%7Eme` is
+    /// `/~me`, `/%c3` is `/%C3`. What is refused of requests before (see the normalisation of paths) gets to no rule.
     #[serde(default = "slash")]
     pub value: String,
 }

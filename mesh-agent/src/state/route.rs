@@ -145,7 +145,8 @@ pub struct NameMatch {
     /// How the value is compared.
     #[serde(default, rename = "type")]
     pub kind: StringMatchType,
-    /// Name; of a header in any case.
+    /// Name; of a header in any case. That of `host` is compared with the host and port that a request names, in small
+    /// letters, by whatever version of HTTP it comes.
     pub name: String,
     /// Value, or expression.
     pub value: String,

@@ -25,6 +25,9 @@ pub mod stream;
 pub mod table;
 pub mod text;
 
+use std::borrow::Cow;
+
+use http::header::{self, HeaderName};
 use http::{HeaderMap, Method};
 
 /// The head of a request, as routing sees it: after the path has been normalised.
@@ -32,6 +35,8 @@ use http::{HeaderMap, Method};
 pub struct Request<'a> {
     /// The host that it names, without a port.
     pub host: Option<&'a str>,
+    /// The same with the port, if it names one: what `host` says, or `:authority` of HTTP/2, in its one spelling.
+    pub authority: Option<&'a str>,
     /// The path, without the query.
     pub path: &'a str,
     /// The query, without the question mark.
@@ -42,6 +47,16 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Whether it is a gRPC call.
     pub is_grpc: bool,
+}
+
+impl<'a> Request<'a> {
+    /// The value of a field, several combined. That of `host` is the authority, which HTTP/2 sends in another place.
+    fn field(&self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+        if *name == header::HOST {
+            return self.authority.map(|it| Cow::Borrowed(it.as_bytes()));
+        }
+        condition::field(self.headers, name)
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 
 use super::exchange::Exchange;
@@ -74,6 +75,7 @@ fn choose_rule(
 ) -> Result<Way, Error> {
     let request = Request {
         host: wish.host(),
+        authority: wish.authority.as_ref().map(Authority::as_str),
         path: parts.uri.path(),
         query: parts.uri.query(),
         method: &parts.method,

@@ -122,7 +122,8 @@ pub(super) fn method(field: &str, method: &str) -> Result<(), Refusal> {
 /// A path or prefix to compare with (Gateway API, `HTTPPathMatch`): as it is after normalisation.
 pub(super) fn match_path(field: &str, path: &str) -> Result<(), Refusal> {
     absolute_path(field, path)?;
-    let lower = path.to_ascii_lowercase();
+    // A dot needs no escape, and is read as one.
+    let lower = path.to_ascii_lowercase().replace("%2e", ".");
     let never = ["//", "/./", "/../", "%2f"];
     if let Some(never) = never.iter().find(|it| lower.contains(**it)) {
         return Err(Refusal::invalid(
@@ -130,7 +131,7 @@ pub(super) fn match_path(field: &str, path: &str) -> Result<(), Refusal> {
             format!("a path without `{never}`: requests never have it after normalisation"),
         ));
     }
-    if path.ends_with("/..") || path.ends_with("/.") {
+    if lower.ends_with("/..") || lower.ends_with("/.") {
         return Err(Refusal::invalid(field, "a path does not end in dots"));
     }
     Ok(())

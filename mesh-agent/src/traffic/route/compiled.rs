@@ -206,11 +206,16 @@ impl<'a> Compiler<'a> {
         let mut is_whole = true;
         for (place, result) in matches.into_iter().enumerate() {
             match result {
-                Ok((path, conditions)) => self.route.matches.push(Match {
-                    path,
-                    conditions: (!conditions.is_empty()).then(|| Arc::new(conditions)),
-                    rule: number,
-                }),
+                Ok((path, conditions)) => {
+                    let conditions = (!conditions.is_empty()).then(|| Arc::new(conditions));
+                    let spellings = path.normalised().into_iter().chain([path]);
+                    let matches = spellings.map(|path| Match {
+                        path,
+                        conditions: conditions.clone(),
+                        rule: number,
+                    });
+                    self.route.matches.extend(matches);
+                }
                 Err((field, message)) => {
                     is_whole = false;
                     let field = format!("spec.rules[{index}].matches[{place}].{field}");

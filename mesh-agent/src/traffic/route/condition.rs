@@ -39,7 +39,7 @@ impl Conditions {
             && self
                 .headers
                 .iter()
-                .all(|(name, wanted)| has_header(request.headers, name, wanted))
+                .all(|(name, wanted)| has_header(request, name, wanted))
             && self
                 .query
                 .iter()
@@ -47,8 +47,9 @@ impl Conditions {
     }
 }
 
-fn has_header(headers: &HeaderMap, name: &HeaderName, wanted: &TextMatch) -> bool {
-    field(headers, name).is_some_and(|value| wanted.is_match(&value))
+fn has_header(request: &Request<'_>, name: &HeaderName, wanted: &TextMatch) -> bool {
+    let value = request.field(name);
+    value.is_some_and(|value| wanted.is_match(&value))
 }
 
 /// The value of a field; several are combined (RFC 9110, 5.2; for cookies RFC 9113, 8.2.3).

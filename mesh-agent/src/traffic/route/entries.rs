@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use http::header::HeaderName;
 
 use super::Request;
-use super::condition::{self, Conditions};
+use super::condition::Conditions;
 use super::text::TextMatch;
 
 /// A match of a route in the table.
@@ -101,7 +101,7 @@ impl Entries {
         }
         let mut best = self.first_of(&self.rest, request);
         for (name, wanted) in &self.by_header {
-            let value = condition::field(request.headers, name);
+            let value = request.field(name);
             if let Some(listed) = value.and_then(|value| wanted.get(&*value))
                 && let Some(found) = self.first_of(listed, request)
             {

@@ -1,7 +1,9 @@
 //! What one match of a route means: its path, and the conditions that must hold beside it.
 
+use std::borrow::Cow;
+
 use http::Method;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use regex::Regex;
 
 use super::condition::Conditions;
@@ -9,6 +11,7 @@ use super::text::{self, TextMatch};
 use crate::state::grpc_route::{GrpcMethodMatch, GrpcRouteMatch};
 use crate::state::http_route::{HttpRouteMatch, PathMatchType};
 use crate::state::route::{NameMatch, StringMatchType};
+use crate::traffic::path::{self, Mode};
 
 pub(super) type Compiled<T> = Result<T, (String, String)>;
 
@@ -28,6 +31,24 @@ pub(super) enum PathMatch {
 }
 
 impl PathMatch {
+    /// The same in the spelling that requests are given, where that is another. Where paths pass as they come, the one
+    /// in which it was written counts too.
+    pub(super) fn normalised(&self) -> Option<Self> {
+        let normal = |text: &str| match path::normalize(text, Mode::MergeSlashes) {
+            Ok(Cow::Owned(normal)) => Some(normal),
+            Ok(Cow::Borrowed(_)) | Err(_) => None,
+        };
+        match self {
+            Self::Exact(path) => Some(Self::Exact(normal(path)?.into())),
+            Self::Prefix(prefix) => Some(Self::prefix(&normal(prefix)?)),
+            Self::Expression { .. } => None,
+        }
+    }
+
+    fn prefix(path: &str) -> Self {
+        Self::Prefix(path.strip_suffix('/').unwrap_or(path).into())
+    }
+
     /// Whether it leaves no path out.
     pub(super) fn is_everything(&self) -> bool {
         matches!(self, Self::Prefix(prefix) if prefix.is_empty())
@@ -37,7 +58,7 @@ impl PathMatch {
 /// What an HTTP match means.
 pub(super) fn http_match(from: &HttpRouteMatch) -> Compiled<(PathMatch, Conditions)> {
     let path = match &from.path {
-        Some(path) => http_path(path.kind, &path.value)?,
+        Some(it) => http_path(it.kind, &it.value)?,
         None => PathMatch::Prefix("".into()),
     };
     let method = from.method.as_deref().map(|method| {
@@ -60,9 +81,7 @@ fn http_path(kind: PathMatchType, value: &str) -> Compiled<PathMatch> {
     }
     Ok(match kind {
         PathMatchType::Exact => PathMatch::Exact(value.into()),
-        PathMatchType::PathPrefix => {
-            PathMatch::Prefix(value.strip_suffix('/').unwrap_or(value).into())
-        }
+        PathMatchType::PathPrefix => PathMatch::prefix(value),
         PathMatchType::RegularExpression => {
             let regex = text::expression(value).map_err(|error| refuse(error.to_string()))?;
             PathMatch::Expression {
@@ -75,12 +94,19 @@ fn http_path(kind: PathMatchType, value: &str) -> Compiled<PathMatch> {
 
 fn headers(from: &[NameMatch]) -> Compiled<Vec<(HeaderName, TextMatch)>> {
     let mut compiled: Vec<(HeaderName, TextMatch)> = Vec::new();
-    for (index, header) in from.iter().enumerate() {
-        let name = HeaderName::from_bytes(header.name.as_bytes())
+    for (index, field) in from.iter().enumerate() {
+        let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|error| (format!("headers[{index}].name"), error.to_string()))?;
         // Of equal names the first counts.
         if compiled.iter().all(|(earlier, _)| *earlier != name) {
-            let value = value(header, "headers", index)?;
+            let value = value(field, "headers", index)?;
+            // Hosts are compared in their one spelling.
+            let is_host = name == header::HOST;
+            let value = if is_host {
+                value.in_small_letters()
+            } else {
+                value
+            };
             compiled.push((name, value));
         }
     }

@@ -93,7 +93,8 @@ impl Ask {
 
     fn request(&self) -> Request<'_> {
         Request {
-            host: Some(self.host),
+            host: self.host.split(':').next(),
+            authority: Some(self.host),
             path: &self.path,
             query: self.query.as_deref(),
             method: &self.method,

@@ -26,6 +26,15 @@ impl TextMatch {
         })
     }
 
+    /// The same for texts that have small letters only.
+    #[must_use]
+    pub fn in_small_letters(self) -> Self {
+        match self {
+            Self::Exact(wanted) => Self::Exact(wanted.to_ascii_lowercase().into()),
+            Self::Expression(_) => self,
+        }
+    }
+
     /// Whether `text` is as it must be. What is not UTF-8 is described by no expression.
     #[must_use]
     pub fn is_match(&self, text: &[u8]) -> bool {

@@ -56,6 +56,7 @@ fn chosen_for(view: &View, caller: &str, port_number: u16, path: &str) -> Option
     let http = port(view, 1, port_number).http_routes(caller)?;
     let choice = http.choose(&Request {
         host: None,
+        authority: None,
         path,
         query: None,
         method: &Method::GET,

@@ -282,6 +282,48 @@ fn a_rule_that_cannot_be_compiled_takes_nothing_and_hurts_nobody() {
 }
 
 #[test]
+fn a_match_of_host_is_about_whom_a_request_names_wherever_it_does() {
+    // Few are read from the front, many are found by the header.
+    for count in [1, 20] {
+        let list = (0..count).map(
+            |number| json!({"headers": [{"name": "Host", "value": format!("Web-{number}:80")}]}),
+        );
+        let list: Vec<_> = list.collect();
+        let table = Table::new(vec![http("r", 0, &rules(&list))]);
+        check(
+            &table,
+            &[
+                (Ask::get("/").host("web-0:80"), "r/0"),
+                (Ask::get("/").host("web-0"), "none"),
+                (Ask::get("/").host("x").header("host", b"web-0:80"), "none"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn paths_are_compared_in_the_spelling_that_requests_are_given() {
+    let exact = json!({"path": {"type": "Exact", "value": "/caf%c3%a9"}});
+    let prefix = json!({"path": {"value": "/%7Euser/"}});
+    let table = Table::new(vec![http("r", 0, &rules(&[exact, prefix]))]);
+    check(
+        &table,
+        &[
+            (Ask::get("/caf%C3%A9"), "r/0"),
+            (Ask::get("/~user"), "r/1"),
+            (Ask::get("/~user/x"), "r/1"),
+            // As they come where they are not normalised.
+            (Ask::get("/caf%c3%a9"), "r/0"),
+            (Ask::get("/%7Euser/x"), "r/1"),
+            (Ask::get("/~users"), "none"),
+        ],
+    );
+    let choice = Ask::get("/~user/x");
+    let choice = table.choose(&choice.request()).unwrap();
+    assert_eq!(choice.prefix, Some("/~user".len()));
+}
+
+#[test]
 fn many_matches_of_one_path_are_found_by_their_headers() {
     let mut list: Vec<_> = (0..1000)
         .map(|user| json!({"headers": [{"name": "x-user", "value": user.to_string()}]}))
