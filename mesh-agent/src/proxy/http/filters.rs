@@ -55,22 +55,27 @@ pub(crate) fn answer(
     Some((redirect.status, headers))
 }
 
-/// Changes a request.
-pub(crate) fn request(ruled: &Ruled, parts: &mut Parts, wish: &mut Wish) -> Result<(), Error> {
-    for filters in ruled.filters() {
-        if let Some(edits) = &filters.request {
-            edits.apply(&mut parts.headers);
-        }
-        if let Some(to) = &filters.rewrite {
-            rewrite(to, ruled.prefix, parts, wish)?;
-        }
+/// Changes a request as the filters of a rule or a backend want it. `asked` is what the client has asked for, with the
+/// bytes of its path that a prefix has matched: a new path is made of that, so that a backend's takes the place of that
+/// of its rule.
+pub(crate) fn request(
+    filters: &Filters,
+    asked: (&Uri, Option<usize>),
+    parts: &mut Parts,
+    wish: &mut Wish,
+) -> Result<(), Error> {
+    if let Some(edits) = &filters.request {
+        edits.apply(&mut parts.headers);
     }
-    Ok(())
+    match &filters.rewrite {
+        Some(to) => rewrite(to, asked, parts, wish),
+        None => Ok(()),
+    }
 }
 
 fn rewrite(
     to: &Rewrite,
-    prefix: Option<usize>,
+    (asked, prefix): (&Uri, Option<usize>),
     parts: &mut Parts,
     wish: &mut Wish,
 ) -> Result<(), Error> {
@@ -80,7 +85,7 @@ fn rewrite(
     let Some(path) = to.path.as_ref().filter(|_| !wish.is_connect) else {
         return Ok(());
     };
-    let path = path.apply(parts.uri.path(), prefix, parts.uri.query());
+    let path = path.apply(asked.path(), prefix, asked.query());
     let path = PathAndQuery::try_from(path).ok().ok_or(Error::BadFilter)?;
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.path_and_query = Some(path);

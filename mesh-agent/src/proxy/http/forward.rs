@@ -158,8 +158,13 @@ fn prepare(
     let has_body = !wish.is_connect && !body.is_end_stream();
     let mut tees = Vec::new();
     if let Some(ruled) = &routed.ruled {
-        filters::request(ruled, &mut parts, wish)?;
-        tees = mirror::send(&connection, ruled, &parts, wish, has_body);
+        let mut asked = None;
+        // What is changed for a backend alone is none of the business of those who get copies by the rule.
+        for filters in ruled.filters() {
+            let asked = asked.get_or_insert_with(|| parts.uri.clone());
+            filters::request(filters, (asked, ruled.prefix), &mut parts, wish)?;
+            tees.extend(mirror::send(&connection, filters, &parts, wish, has_body));
+        }
     }
     let additions = Additions {
         caller: connection.forwarded_for(),

@@ -20,12 +20,11 @@ use super::Connection;
 use super::body::Outgoing;
 use super::guarded::Broken;
 use super::headers::{self, Additions, Wish};
-use super::routes::Ruled;
 use crate::proxy::error::Error;
 use crate::proxy::pool;
 use crate::proxy::select::Selection;
 use crate::proxy::view::ServicePort;
-use crate::traffic::route::filter::Mirror;
+use crate::traffic::route::filter::{Filters, Mirror};
 
 /// Copies that one worker may have under way.
 pub(crate) const MAX_COPIES: usize = 256;
@@ -148,10 +147,10 @@ fn tee() -> (Tee, Copied) {
     (tee, copied)
 }
 
-/// Sends the copies that the filters of a rule ask for. What comes back wants the body, if there is one.
+/// Sends the copies that the filters of a rule or a backend ask for. What comes back wants the body, if there is one.
 pub(crate) fn send(
     connection: &Arc<Connection>,
-    ruled: &Ruled,
+    filters: &Filters,
     parts: &Parts,
     wish: &Wish,
     has_body: bool,
@@ -160,7 +159,7 @@ pub(crate) fn send(
     if wish.may_tunnel() {
         return tees;
     }
-    for mirror in ruled.filters().flat_map(|filters| &filters.mirrors) {
+    for mirror in &filters.mirrors {
         if !mirror.takes(rand::random()) {
             continue;
         }

@@ -199,6 +199,41 @@ async fn filters_change_requests_and_responses() {
 }
 
 #[tokio::test]
+async fn the_new_path_of_a_backend_takes_the_place_of_that_of_its_rule() {
+    let (web, _web) = named("web").await;
+    let rewrite = |path: Value| json!([{"type": "URLRewrite", "urlRewrite": {"path": path}}]);
+    let prefix =
+        |path: &str| rewrite(json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": path}));
+    let full = rewrite(json!({"type": "ReplaceFullPath", "replaceFullPath": "/full"}));
+    let rule = |name: &str, filters: &Value| {
+        json!({
+            "matches": [{"path": {"value": name}}],
+            "filters": filters,
+            "backendRefs": [{"name": "web", "port": 80, "filters": prefix("/v2")}],
+        })
+    };
+    let rules = json!([
+        rule("/foo", &prefix("/longer/x")),
+        rule("/bar", &prefix("")),
+        rule("/full", &full),
+    ]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    for (target, expected) in [
+        ("/foo/a?q=1", "/v2/a?q=1"),
+        ("/foo", "/v2"),
+        ("/bar", "/v2"),
+        ("/bar/a", "/v2/a"),
+        ("/full/a", "/v2/a"),
+    ] {
+        let response = get(&node, target, "").await;
+        assert!(
+            response.contains(&format!("web {expected} ")),
+            "{target}: {response}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn redirects_and_preflights_are_answered_by_the_rule() {
     let (web, _web) = named("web").await;
     let redirect = json!({"type": "RequestRedirect",

@@ -75,6 +75,29 @@ async fn a_copy_arrives_with_its_body_and_its_answer_is_thrown_away() {
 }
 
 #[tokio::test]
+async fn a_copy_is_changed_by_the_filters_of_the_level_that_asks_for_it() {
+    let (web, _web) = named("web").await;
+    let (address, seen, _shadow) = shadow().await;
+    let mirror = |name: &str| json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": name, "port": 80}}});
+    let rewrite = |path: &str| {
+        json!({"type": "URLRewrite",
+        "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": path}}})
+    };
+    let rules = json!([{
+        "filters": [mirror("shadow"), rewrite("/rule")],
+        "backendRefs": [{"name": "web", "port": 80, "filters": [mirror("shadow"), rewrite("/backend")]}],
+    }]);
+    let node = node(registry(web, &[("shadow", address)], &[("r", rules)])).await;
+    let response = post(&node, "four").await;
+    assert!(response.contains("web /backend"), "{response}");
+    eventually("the copies arrive", || seen.lock().unwrap().len() == 2).await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort();
+    let expected = ["/backend 4", "/rule 4"].map(|line| (line.to_owned(), true));
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
 async fn a_share_is_copied() {
     let (web, _web) = named("web").await;
     let (address, seen, _shadow) = shadow().await;
