@@ -22,6 +22,7 @@ use crate::state::attach;
 use crate::state::endpoint;
 use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
+use crate::state::reference::misfit;
 use crate::state::service::{Protocol, Service};
 use crate::state::workload;
 use crate::telemetry::access_log::Known;
@@ -109,10 +110,11 @@ impl View {
         if !self.permits(target.stranger.as_deref(), &target.service) {
             return None;
         }
-        match target.port {
+        let port = match target.port {
             Some(port) => self.port_of(&target.service, port),
             None => self.services.get(&target.service)?.first(),
-        }
+        };
+        port.filter(|port| misfit(target.kind, port.protocol).is_none())
     }
 
     /// Whether a service may be sent to; by all who need no permission.

@@ -12,7 +12,7 @@ use super::http_route::HttpRoute;
 use super::links::Role;
 use super::object::{Kind, ObjectKey};
 use super::policy::AuthorizationPolicy;
-use super::reference::{Backend, Referrer, Route};
+use super::reference::{Backend, Referrer, Route, misfit};
 use super::reference_grant::ReferenceGrant;
 use super::route::ParentReference;
 use super::service::{Mode, Port, Protocol, Service};
@@ -214,11 +214,18 @@ impl Snapshot {
             .iter()
             .filter(|it| it.protocol != Protocol::Udp)
             .find(|it| backend.port.is_none_or(|number| number == it.port));
-        port.map(|port| (service, port)).ok_or_else(|| {
+        let port = port.ok_or_else(|| {
             let number = backend.port.unwrap_or_default();
             let message = format!("Service {key} has no port {number} that takes connections");
             Problem::new("BackendNotFound", message)
-        })
+        })?;
+        match misfit(from.kind, port.protocol) {
+            None => Ok((service, port)),
+            Some(why) => {
+                let message = format!("port {} of Service {key}: {why}", port.port);
+                Err(Problem::new("UnsupportedProtocol", message))
+            }
+        }
     }
 
     /// Whether a route is attached to what one of its parent references names, or why not.

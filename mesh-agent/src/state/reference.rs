@@ -77,6 +77,20 @@ impl<'a> From<&'a Failover> for Backend<'a> {
     }
 }
 
+/// Why objects of a kind cannot send to a port that speaks `protocol`, if so. Connections go anywhere.
+#[must_use]
+pub const fn misfit(kind: Kind, protocol: Protocol) -> Option<&'static str> {
+    match (kind, protocol) {
+        (Kind::HttpRoute | Kind::GrpcRoute, Protocol::Tls) => {
+            Some("its clients speak TLS, which requests are not sent by")
+        }
+        (Kind::GrpcRoute, Protocol::Http) => {
+            Some("it speaks HTTP/1.1, which carries no gRPC: declare grpc, http2 or auto")
+        }
+        _ => None,
+    }
+}
+
 /// Who refers to a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Referrer<'a> {

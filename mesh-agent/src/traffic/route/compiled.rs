@@ -305,6 +305,7 @@ pub(super) fn target(from: Referrer<'_>, reference: &Reference<'_>) -> Option<Ta
     Some(Target {
         service,
         port: reference.port,
+        kind: from.kind,
         stranger,
     })
 }

@@ -9,6 +9,8 @@ pub struct Target {
     pub service: ObjectKey,
     /// Number of its port; absent: its first one.
     pub port: Option<u16>,
+    /// Kind of who sends there.
+    pub kind: Kind,
     /// Who must be permitted to send there, where the service's namespace has a say in it.
     pub stranger: Option<Box<Stranger>>,
 }

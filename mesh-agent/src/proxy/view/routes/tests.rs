@@ -143,6 +143,7 @@ fn the_backend_of_a_route_is_found_by_its_port() {
         let target = Target {
             service,
             port,
+            kind: Kind::HttpRoute,
             stranger: None,
         };
         view.backend(&target).map(|it| it.port)
@@ -150,6 +151,35 @@ fn the_backend_of_a_route_is_found_by_its_port() {
     assert_eq!(find(Some(81)), Some(81));
     assert_eq!(find(None), Some(80));
     assert_eq!(find(Some(82)), None);
+}
+
+#[test]
+fn a_route_sends_to_no_port_whose_protocol_is_not_its_own() {
+    let protocols = ["auto", "http", "http2", "grpc", "tcp", "tls"];
+    let ports = (80..).zip(protocols);
+    let ports: Vec<_> = ports
+        .map(|(port, name)| json!({"name": name, "port": port, "protocol": name}))
+        .collect();
+    let spec = json!({"addresses": ["240.240.0.1"], "ports": ports});
+    let view = View::default().next(&Fixture::default().service("web", &spec).snapshot());
+    let reached = |kind| {
+        let is_reached = |port: &u16| {
+            let target = Target {
+                service: ObjectKey::new("shop", "web"),
+                port: Some(*port),
+                kind,
+                stranger: None,
+            };
+            view.backend(&target).is_some()
+        };
+        let reached = (80_u16..).zip(protocols);
+        let reached = reached.filter(|(port, _)| is_reached(port));
+        reached.map(|(_, name)| name).collect::<Vec<_>>()
+    };
+    let http = ["auto", "http", "http2", "grpc", "tcp"];
+    assert_eq!(reached(Kind::HttpRoute), http);
+    assert_eq!(reached(Kind::GrpcRoute), ["auto", "http2", "grpc", "tcp"]);
+    assert_eq!(reached(Kind::TcpRoute), protocols);
 }
 
 #[test]
@@ -206,6 +236,7 @@ fn a_service_of_another_namespace_takes_requests_only_if_it_permits_them() {
     let target = Target {
         service: key,
         port: Some(80),
+        kind: Kind::HttpRoute,
         stranger: Some(Box::new(stranger)),
     };
     let before = View::default().next(&fixture().snapshot());

@@ -78,6 +78,24 @@ fn dangling_route_is_marked_and_heals_when_the_services_come() {
 }
 
 #[test]
+fn backend_of_another_protocol_is_marked() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("any", 80, "auto")]);
+    for (protocol, resolved) in [
+        ("tls", ["!UnsupportedProtocol", "!UnsupportedProtocol"]),
+        ("http", ["ResolvedRefs", "!UnsupportedProtocol"]),
+        ("grpc", ["ResolvedRefs", "ResolvedRefs"]),
+    ] {
+        put_service(&store, "v1", &[("main", 80, protocol)]);
+        let told = [Kind::HttpRoute, Kind::GrpcRoute].map(|kind| {
+            put_route(&store, kind, "r", &web(), &["v1"]);
+            reason(&store, kind, "r", "ResolvedRefs")
+        });
+        assert_eq!(told, resolved, "{protocol}");
+    }
+}
+
+#[test]
 fn route_is_in_force_only_on_ports_that_it_names_and_that_speak_its_protocol() {
     let store = Store::in_memory();
     put_service(
