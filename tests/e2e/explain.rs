@@ -264,7 +264,13 @@ impl World<'_> {
                 json!({ "ports": [self.random.of(&ports), self.random.of(&[443, OPEN_PORT])] }),
             );
         }
-        json!({ "from": from, "to": to })
+        let mut rule = json!({});
+        for (field, items) in [("from", from), ("to", to)] {
+            if !items.is_empty() {
+                rule[field] = json!(items);
+            }
+        }
+        rule
     }
 
     fn source(&mut self) -> Value {

@@ -282,6 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn empty_list_in_a_rule_does_not_pass_for_an_absent_one() {
+        for (rule, list) in [
+            (json!({"from": []}), "from"),
+            (json!({"from": [{"namespaces": []}]}), "from[0].namespaces"),
+            (
+                json!({"from": [{"namespaces": ["shop"], "serviceAccounts": []}]}),
+                "from[0].serviceAccounts",
+            ),
+            (json!({"from": [{"cidrs": []}]}), "from[0].cidrs"),
+            (json!({"to": []}), "to"),
+            (json!({"to": [{"ports": []}]}), "to[0].ports"),
+        ] {
+            let target = json!({"kind": "Service", "name": "web"});
+            let spec = json!({"target": target, "action": "Allow", "rules": [{}, rule]});
+            check(
+                Kind::AuthorizationPolicy,
+                json!({ "spec": spec }),
+                &format!("spec.rules[1].{list}"),
+                "Invalid",
+            );
+        }
+    }
+
+    #[test]
     fn what_kubectl_prints_is_read() {
         let document = json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",

@@ -1,7 +1,8 @@
 //! `AuthorizationPolicy`: who may connect to whom. Data only; `traffic::authz` compiles it.
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::object::{Condition, Kind, Object};
@@ -12,7 +13,9 @@ pub type AuthorizationPolicy = Object<AuthorizationPolicySpec, AuthorizationPoli
 /// Who may, or may not, connect to a target.
 ///
 /// All fields of one `from` item must match, and any value of a list, any item, any rule; an absent field matches all.
-/// Deny beats Allow; a target with an Allow policy denies the rest; an Allow without rules admits nobody.
+/// A list within a rule that is written has at least one item: what fills in an empty one opens nothing.
+/// Deny beats Allow; a target with an Allow policy denies the rest; an Allow without rules admits nobody, a Deny
+/// without rules refuses nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {
@@ -62,10 +65,20 @@ pub enum PolicyMode {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
     /// Callers; absent: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(min_items = 1)]
     pub from: Vec<Source>,
     /// Ports; absent: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(min_items = 1)]
     pub to: Vec<Destination>,
 }
 
@@ -74,14 +87,28 @@ pub struct Rule {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Source {
     /// Namespaces of the caller's identity.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(min_items = 1)]
     pub namespaces: Vec<String>,
     /// Service accounts of the caller's identity.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(min_items = 1)]
     pub service_accounts: Vec<String>,
     /// Networks of the caller's address.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>)]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(value_type = Vec<String>, min_items = 1)]
     pub cidrs: Vec<IpNet>,
 }
 
@@ -90,15 +117,31 @@ pub struct Source {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Destination {
     /// For a Service its ports, for a Workload the ports it listens on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "at_least_one",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schema(min_items = 1)]
     pub ports: Vec<u16>,
+}
+
+/// A list that is written says whom: without an item it would say the same as none, which is all.
+fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let items = Vec::deserialize(deserializer)?;
+    if items.is_empty() {
+        return Err(D::Error::custom("at least one; without the field, all"));
+    }
+    Ok(items)
 }
 
 /// What is so with a policy. Written by the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicyStatus {
-    /// `Accepted`; `ResolvedRefs`: its target exists.
+    /// `Accepted`: it does something. `ResolvedRefs`: its target, and the ports of it that are named, exist.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -17,7 +17,7 @@ use super::id::Subject;
 use super::life::Standing;
 use super::links::{Node, Role};
 use super::object::{Condition, ConditionStatus, Kind, ObjectKey};
-use super::policy::AuthorizationPolicy;
+use super::policy::{Action, AuthorizationPolicy};
 use super::reference::Route;
 use super::resource::Resource;
 use super::service::Service;
@@ -165,7 +165,7 @@ impl Settle for Workload {
 
 impl Settle for AuthorizationPolicy {
     fn judge(&mut self, snapshot: &Snapshot, _config: &Config) -> Result<(), Refusal> {
-        let accepted = condition(self, ACCEPTED, Ok(ACCEPTED));
+        let accepted = policy_effect(self);
         let resolved = policy_refs(self, snapshot);
         upsert(self.conditions_mut(), accepted);
         upsert(self.conditions_mut(), resolved);
@@ -315,19 +315,48 @@ fn endpoint_refs(endpoint: &Endpoint, snapshot: &Snapshot) -> Condition {
     }
 }
 
+fn policy_effect(policy: &AuthorizationPolicy) -> Condition {
+    if policy.spec.action == Action::Deny && policy.spec.rules.is_empty() {
+        let message = "a Deny without rules refuses nobody";
+        return condition(policy, ACCEPTED, Err(("NoEffect", message)));
+    }
+    condition(policy, ACCEPTED, Ok(ACCEPTED))
+}
+
 fn policy_refs(policy: &AuthorizationPolicy, snapshot: &Snapshot) -> Condition {
     let target = &policy.spec.target;
     let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    let service = snapshot.services.get(&key);
     let exists = match target.kind {
-        Kind::Service => snapshot.services.contains_key(&key),
+        Kind::Service => service.is_some(),
         Kind::Workload => snapshot.workloads.contains_key(&key),
         _ => false,
     };
-    if exists {
-        return condition(policy, RESOLVED_REFS, Ok(RESOLVED_REFS));
+    if !exists {
+        let message = format!("there is no {} {key}", target.kind);
+        return condition(policy, RESOLVED_REFS, Err(("TargetNotFound", &message)));
     }
-    let message = format!("there is no {} {key}", target.kind);
-    condition(policy, RESOLVED_REFS, Err(("TargetNotFound", &message)))
+    // Nobody knows on which ports a workload listens.
+    let service = service.filter(|_| target.kind == Kind::Service);
+    let Some((field, port)) = service.and_then(|it| missing_port(policy, it)) else {
+        return condition(policy, RESOLVED_REFS, Ok(RESOLVED_REFS));
+    };
+    let message = format!("{field}: Service {key} has no port {port}");
+    condition(policy, RESOLVED_REFS, Err(("PortNotFound", &message)))
+}
+
+/// The first port that the rules of a policy name and the service does not have, with its field.
+fn missing_port(policy: &AuthorizationPolicy, service: &Service) -> Option<(String, u16)> {
+    let is_missing = |port: &u16| service.spec.ports.iter().all(|it| it.port != *port);
+    let rules = policy.spec.rules.iter().enumerate();
+    let mut items = rules.flat_map(|(rule, it)| {
+        let items = it.to.iter().enumerate();
+        items.map(move |(index, to)| (format!("spec.rules[{rule}].to[{index}]"), to))
+    });
+    items.find_map(|(field, to)| {
+        let index = to.ports.iter().position(is_missing)?;
+        Some((format!("{field}.ports[{index}]"), *to.ports.get(index)?))
+    })
 }
 
 /// A condition of `object` as it is now: true with a reason, or false with a reason and a sentence.

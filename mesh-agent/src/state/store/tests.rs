@@ -186,6 +186,26 @@ fn policy_of_a_workload_follows_it() {
 }
 
 #[test]
+fn policy_that_cannot_match_says_so() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let told = |action: &str, rules: Value| {
+        let target = json!({"kind": "Service", "name": "web"});
+        let spec = json!({"target": target, "action": action, "rules": rules});
+        put(&store, Kind::AuthorizationPolicy, "guard", &spec);
+        ["Accepted", "ResolvedRefs"]
+            .map(|condition| reason(&store, Kind::AuthorizationPolicy, "guard", condition))
+    };
+    let ports = json!([{"to": [{"ports": [80, 81]}]}]);
+    assert_eq!(told("Allow", json!([])), ["Accepted", "ResolvedRefs"]);
+    assert_eq!(told("Deny", json!([])), ["!NoEffect", "ResolvedRefs"]);
+    assert_eq!(told("Deny", ports), ["Accepted", "!PortNotFound"]);
+    put_service(&store, "web", &[("http", 80, "http"), ("more", 81, "http")]);
+    let policy = || reason(&store, Kind::AuthorizationPolicy, "guard", "ResolvedRefs");
+    assert_eq!(policy(), "ResolvedRefs");
+}
+
+#[test]
 fn service_with_a_udp_port_is_wholly_programmed() {
     let store = Store::in_memory();
     put_service(&store, "dns", &[("dns", 53, "udp"), ("tcp", 53, "tcp")]);

@@ -217,6 +217,7 @@ fn policy_fits_the_kernel_and_names_what_can_be_named() {
     );
     let to = with(json!([{"to": [{"ports": [80, 0]}]}]));
     refused(kind, to, "spec.rules[0].to[0].ports[1]");
+    accepted(kind, from(json!({})));
 
     let names = |count: usize| -> Vec<String> { (0..count).map(|it| format!("n{it}")).collect() };
     let grid = |namespaces, ports: u16| {

@@ -560,17 +560,26 @@ fn random_rule(rng: &mut StdRng) -> Value {
     let namespaces = ["shop", "bank", "ghost"];
     let from: Vec<Value> = (0..rng.random_range(0..3))
         .map(|_| {
-            json!({
-                "namespaces": some(rng, &namespaces, 1),
-                "serviceAccounts": some(rng, &ACCOUNTS, 2),
-                "cidrs": some(rng, &cidrs, 2),
-            })
+            written([
+                ("namespaces", json!(some(rng, &namespaces, 1))),
+                ("serviceAccounts", json!(some(rng, &ACCOUNTS, 2))),
+                ("cidrs", json!(some(rng, &cidrs, 2))),
+            ])
         })
         .collect();
     let to: Vec<Value> = (0..rng.random_range(0..3))
-        .map(|_| json!({"ports": some(rng, &[80, 81, 8080], 2)}))
+        .map(|_| written([("ports", json!(some(rng, &[80, 81, 8080], 2)))]))
         .collect();
-    json!({"from": from, "to": to})
+    written([("from", json!(from)), ("to", json!(to))])
+}
+
+/// Fields without the empty lists, which are refused.
+fn written<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    let is_written = |it: &(&str, Value)| it.1 != json!([]);
+    let fields = fields.into_iter().filter(is_written);
+    fields
+        .map(|(name, items)| (name.to_owned(), items))
+        .collect()
 }
 
 fn random_connection(rng: &mut StdRng) -> Connection {
