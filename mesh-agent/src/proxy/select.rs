@@ -12,7 +12,6 @@ use super::policy::balancing::{Balancing, Failover, Subsets};
 use super::view::{Active, Endpoint, ServicePort, View, Workload};
 use super::worker::Worker;
 use crate::net::clock;
-use crate::state::service::Protocol;
 use crate::traffic::balance::hash::Dice;
 use crate::traffic::balance::key::Head;
 use crate::traffic::balance::latency::Latency;
@@ -227,20 +226,17 @@ fn count(metrics: &Metrics, port: &ServicePort, balancing: Option<&Balancing>, p
     }
 }
 
-/// The port of a service that takes over, if it is there and speaks the same: the request is made for the protocol of the
-/// one that was asked.
+/// The port of a service that takes over, if it is there and speaks the same.
 fn takes_over<'a>(
     view: &'a View,
     wanted: &ServicePort,
     failover: &Failover,
 ) -> Option<&'a Arc<ServicePort>> {
-    let is_http2 = |port: &ServicePort| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc);
     if !view.permits(failover.stranger.as_ref(), &failover.service) {
         return None;
     }
     let port = view.port_of(&failover.service, failover.port.unwrap_or(wanted.port))?;
-    let speaks_same = port.protocol == wanted.protocol || (is_http2(port) && is_http2(wanted));
-    speaks_same.then_some(port)
+    Some(port).filter(|it| it.protocol.takes_over(wanted.protocol))
 }
 
 /// What a choice asks about the endpoints of a port.

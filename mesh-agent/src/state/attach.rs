@@ -4,6 +4,8 @@
 //! What is asked here is what the conditions of the objects say: [`settle`](super::settle) writes them by the same
 //! functions.
 
+mod failover;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -215,8 +217,8 @@ impl Snapshot {
             .filter(|it| it.protocol != Protocol::Udp)
             .find(|it| backend.port.is_none_or(|number| number == it.port));
         let port = port.ok_or_else(|| {
-            let number = backend.port.unwrap_or_default();
-            let message = format!("Service {key} has no port {number} that takes connections");
+            let number = backend.port.map_or_else(String::new, |it| format!(" {it}"));
+            let message = format!("Service {key} has no port{number} that takes connections");
             Problem::new("BackendNotFound", message)
         })?;
         match misfit(from.kind, port.protocol) {

@@ -110,6 +110,28 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether a port that speaks it can take what was meant for one that speaks `other`: requests are made for the
+    /// protocol of the port that was asked.
+    #[must_use]
+    pub fn takes_over(self, other: Self) -> bool {
+        let is_http2 = |it: Self| matches!(it, Self::Http2 | Self::Grpc);
+        self == other || (is_http2(self) && is_http2(other))
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+            Self::Auto => "auto",
+        }
+    }
+
     /// Number of the IP protocol below: [`TCP`] or [`UDP`].
     #[must_use]
     pub const fn transport(self) -> u8 {

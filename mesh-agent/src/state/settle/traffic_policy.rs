@@ -5,7 +5,6 @@ use crate::state::attach::{Problem, age};
 use crate::state::draft::Draft;
 use crate::state::links::Role;
 use crate::state::object::{Condition, Kind, ObjectKey};
-use crate::state::reference::{Backend, Referrer};
 use crate::state::service::Protocol;
 use crate::state::traffic_policy::TrafficPolicy;
 
@@ -53,19 +52,13 @@ fn resolved(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
         problems.push(("spec.target".to_owned(), problem));
     }
     problems.extend(port_of_check(policy, snapshot));
-    let from = Referrer {
-        kind: Kind::TrafficPolicy,
-        namespace: &policy.metadata.namespace,
-        parents: &[],
-    };
     let failover = policy
         .spec
         .load_balancing
         .iter()
         .flat_map(|it| &it.failover);
     problems.extend(failover.enumerate().filter_map(|(index, failover)| {
-        let backend = Backend::from(failover);
-        let problem = snapshot.backend(from, &backend).err()?;
+        let problem = snapshot.takes_over(policy, failover).err()?;
         let field = format!("spec.loadBalancing.failover[{index}]");
         Some((field, problem))
     }));

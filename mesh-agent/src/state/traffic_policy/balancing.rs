@@ -174,7 +174,7 @@ pub enum LocalityLevel {
     Region,
 }
 
-/// A service that takes over.
+/// A service that takes over: for the ports whose number it has (or `port`), where it speaks the same protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Failover {

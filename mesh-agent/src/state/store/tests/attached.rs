@@ -422,6 +422,42 @@ fn failover_and_port_of_checks_are_references_too() {
 }
 
 #[test]
+fn failover_that_can_take_over_for_no_port_is_told() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http"), ("rpc", 90, "grpc")]);
+    let told = |ports: &[(&str, u16, &str)], port: Option<u16>| {
+        put_service(&store, "spare", ports);
+        let mut failover = json!({"service": "spare"});
+        if let Some(port) = port {
+            failover["port"] = json!(port);
+        }
+        let spec = json!({"loadBalancing": {"failover": [failover]}});
+        put_traffic(&store, "p", "Service", "web", &spec);
+        let policy = &store.snapshot().traffic_policies[&key("p")];
+        let mut conditions = policy.status.conditions.iter();
+        let resolved = conditions.find(|it| it.kind == "ResolvedRefs").unwrap();
+        resolved.message.clone()
+    };
+    let field = "spec.loadBalancing.failover[0]: ";
+    let other = [("http", 8088, "http")];
+    let missing = told(&other, None);
+    assert_eq!(missing, format!("{field}Service shop/spare has no port 80"));
+    assert_eq!(told(&other, Some(8088)), "");
+    let another = told(&[("http", 80, "tcp")], None);
+    let words = "port 80 of Service shop/spare is tcp, and cannot take over for http";
+    assert_eq!(another, format!("{field}{words}"));
+    let datagrams = told(&[("dns", 80, "udp")], None);
+    let words = "Service shop/spare has no port that takes connections";
+    assert_eq!(datagrams, format!("{field}{words}"));
+    // One of the ports is enough, and so is another version of HTTP/2.
+    assert_eq!(told(&[("rpc", 90, "http2")], None), "");
+    assert_eq!(
+        reason(&store, Kind::TrafficPolicy, "p", "ResolvedRefs"),
+        "ResolvedRefs"
+    );
+}
+
+#[test]
 fn a_change_writes_only_what_it_touches() {
     let store = Store::in_memory();
     for name in ["web", "db"] {
