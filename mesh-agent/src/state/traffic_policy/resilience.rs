@@ -44,13 +44,13 @@ pub fn grpc_failure(name: &str) -> Option<u8> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CircuitBreaker {
-    /// Connections to all endpoints.
+    /// Connections to all endpoints, 1 or more. Of a Service only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
     /// Requests that wait for a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_pending: Option<u32>,
-    /// Requests under way.
+    /// Requests under way, 1 or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
     /// Retries and hedges under way.
@@ -85,9 +85,9 @@ pub enum BreakerScope {
     /// Each endpoint; requests go to the others.
     #[default]
     Endpoint,
-    /// The service; requests are refused.
+    /// The service; requests are refused. Of a Service only.
     Service,
-    /// The rule of a route; requests are refused.
+    /// The route, or the rule of it; requests are refused. Of a route only.
     Route,
 }
 

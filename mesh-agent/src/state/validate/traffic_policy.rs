@@ -9,6 +9,7 @@ use super::{bound, http_route, name};
 use crate::state::Refusal;
 use crate::state::duration::Duration;
 use crate::state::object::Kind;
+use crate::state::traffic_policy::resilience::{BreakerScope, FailureBreaker};
 use crate::state::traffic_policy::{TrafficPolicy, TrafficPolicySpec, TrafficTarget};
 
 /// Longest of all lengths of time where nothing shorter makes sense.
@@ -33,7 +34,7 @@ pub(super) fn check(policy: &TrafficPolicy) -> Result<(), Refusal> {
         health::outliers(it)?;
     }
     if let Some(it) = &spec.circuit_breaker {
-        resilience::breaker(it)?;
+        resilience::breaker(it, spec.target.kind)?;
     }
     if let Some(it) = &spec.retries {
         resilience::retries(it)?;
@@ -85,6 +86,19 @@ fn only_for_a_route(spec: &TrafficPolicySpec) -> Result<(), Refusal> {
             spec.adaptive_concurrency.is_some(),
         ),
     ];
+    if let Some(it) = &spec.circuit_breaker {
+        let is_of_service = |it: &FailureBreaker| it.per == BreakerScope::Service;
+        given.extend([
+            (
+                "spec.circuitBreaker.maxConnections",
+                it.max_connections.is_some(),
+            ),
+            (
+                "spec.circuitBreaker.failures.per",
+                it.failures.as_ref().is_some_and(is_of_service),
+            ),
+        ]);
+    }
     if let Some(it) = &spec.load_balancing {
         given.extend([
             ("spec.loadBalancing.algorithm", it.algorithm.is_some()),

@@ -99,10 +99,23 @@ fn what_belongs_to_a_service_is_refused_on_a_route() {
             json!({"rateLimits": [{"connections": 1}]}),
             "spec.rateLimits[0].connections",
         ),
+        (
+            json!({"circuitBreaker": {"maxConnections": 1}}),
+            "spec.circuitBreaker.maxConnections",
+        ),
+        (
+            json!({"circuitBreaker": {"failures": {"per": "Service"}}}),
+            "spec.circuitBreaker.failures.per",
+        ),
     ] {
         refused(KIND, on("HTTPRoute", spec.clone()), field);
         accepted(KIND, policy(spec));
     }
+    let per = |scope: &str| json!({"circuitBreaker": {"failures": {"per": scope}}});
+    accepted(KIND, on("HTTPRoute", per("Route")));
+    accepted(KIND, on("HTTPRoute", per("Endpoint")));
+    let field = "spec.circuitBreaker.failures.per";
+    refused(KIND, policy(per("Route")), field);
     accepted(
         KIND,
         on(
@@ -370,6 +383,14 @@ fn resilience_has_known_words_and_bounded_numbers() {
             "spec.timeouts.backendRequest",
         ),
         (
+            json!({"circuitBreaker": {"maxConnections": 0}}),
+            "spec.circuitBreaker.maxConnections",
+        ),
+        (
+            json!({"circuitBreaker": {"maxRequests": 0}}),
+            "spec.circuitBreaker.maxRequests",
+        ),
+        (
             json!({"circuitBreaker": {"failures": {"consecutive": 0}}}),
             "spec.circuitBreaker.failures.consecutive",
         ),
@@ -383,6 +404,8 @@ fn resilience_has_known_words_and_bounded_numbers() {
         ),
     ]);
     accepted(KIND, policy(json!({"hedging": {"after": "50ms"}})));
+    let none = json!({"circuitBreaker": {"maxPending": 0, "maxRetries": 0}});
+    accepted(KIND, policy(none));
 }
 
 #[test]

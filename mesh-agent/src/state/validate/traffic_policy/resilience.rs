@@ -3,7 +3,10 @@
 use super::{DAY, MILLISECOND, some_time};
 use crate::state::Refusal;
 use crate::state::duration::Duration;
-use crate::state::traffic_policy::resilience::{CircuitBreaker, Hedging, Retries, grpc_failure};
+use crate::state::object::Kind;
+use crate::state::traffic_policy::resilience::{
+    BreakerScope, CircuitBreaker, Hedging, Retries, grpc_failure,
+};
 use crate::state::validate::{bound, http_route};
 
 /// Failures and requests that a breaker may count to.
@@ -26,11 +29,24 @@ const WORDS: [&str; 7] = [
 const PERCENTILES: [&str; 4] = ["p50", "p90", "p95", "p99"];
 
 /// Checks `circuitBreaker`.
-pub(super) fn breaker(spec: &CircuitBreaker) -> Result<(), Refusal> {
+pub(super) fn breaker(spec: &CircuitBreaker, target: Kind) -> Result<(), Refusal> {
+    // Without retries or a queue there is still service; without connections or requests there is none.
+    for (name, limit) in [
+        ("maxConnections", spec.max_connections),
+        ("maxRequests", spec.max_requests),
+    ] {
+        bound::within_if(&format!("spec.circuitBreaker.{name}"), limit, 1..=u32::MAX)?;
+    }
     let Some(failures) = &spec.failures else {
         return Ok(());
     };
     let field = "spec.circuitBreaker.failures";
+    if failures.per == BreakerScope::Route && target == Kind::Service {
+        return Err(Refusal::invalid(
+            format!("{field}.per"),
+            "belongs to a route: a Service has one breaker, or one for each endpoint",
+        ));
+    }
     bound::within(
         &format!("{field}.consecutive"),
         failures.consecutive,
