@@ -7,6 +7,11 @@ use utoipa::ToSchema;
 
 use crate::state::duration::Duration;
 
+/// `timeout` of a check where none is written.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// `maxEjection` where none is written.
+pub const DEFAULT_MAX_EJECTION: Duration = Duration::from_secs(300);
+
 /// Asks endpoints whether they are well. Exactly one of `http`, `grpc` and `tcp`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -30,7 +35,7 @@ pub struct HealthCheck {
     #[serde(default = "ten")]
     pub jitter_percent: u32,
     /// How long one check may take; at most the interval.
-    #[serde(default = "one_second")]
+    #[serde(default = "default_timeout")]
     pub timeout: Duration,
     /// Good checks in a row that make an endpoint healthy, at least 1. The first check of all counts at once.
     #[serde(default = "two")]
@@ -116,7 +121,7 @@ pub struct OutlierDetection {
     #[serde(default = "thirty_seconds")]
     pub base_ejection: Duration,
     /// Longest time out.
-    #[serde(default = "five_minutes")]
+    #[serde(default = "default_max_ejection")]
     pub max_ejection: Duration,
     /// Most endpoints that are out at a time, in percent; one may always be, if there are two.
     #[serde(default = "fifty")]
@@ -161,8 +166,8 @@ fn success() -> Vec<String> {
     vec!["200-299".to_owned()]
 }
 
-const fn one_second() -> Duration {
-    Duration::from_secs(1)
+const fn default_timeout() -> Duration {
+    DEFAULT_TIMEOUT
 }
 
 const fn five_seconds() -> Duration {
@@ -177,8 +182,8 @@ const fn thirty_seconds() -> Duration {
     Duration::from_secs(30)
 }
 
-const fn five_minutes() -> Duration {
-    Duration::from_secs(300)
+const fn default_max_ejection() -> Duration {
+    DEFAULT_MAX_EJECTION
 }
 
 const fn two() -> u32 {

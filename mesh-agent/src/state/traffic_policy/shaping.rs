@@ -47,13 +47,16 @@ pub enum RateLimitMode {
     Smooth,
 }
 
+/// `minRequests` where none is written.
+pub const DEFAULT_MIN_REQUESTS: u32 = 3;
+
 /// Finds the number of requests at which a service works best, by the gradient of its latency (Envoy's adaptive
 /// concurrency, Netflix's concurrency-limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AdaptiveConcurrency {
     /// Never fewer.
-    #[serde(default = "three")]
+    #[serde(default = "default_min_requests")]
     pub min_requests: u32,
     /// Never more.
     #[serde(default = "thousand")]
@@ -162,8 +165,8 @@ const fn minute() -> Duration {
     Duration::from_secs(60)
 }
 
-const fn three() -> u32 {
-    3
+const fn default_min_requests() -> u32 {
+    DEFAULT_MIN_REQUESTS
 }
 
 const fn hundred() -> u32 {

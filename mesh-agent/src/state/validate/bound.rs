@@ -22,6 +22,23 @@ pub(super) fn within<T: PartialOrd + Display>(
     ))
 }
 
+/// The same where an absent one stands for `default`, which need not suit the other fields: who has not written it is
+/// told where it comes from.
+pub(super) fn within_or_default<T: PartialOrd + Display + Copy>(
+    field: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    default: T,
+) -> Result<(), Refusal> {
+    within(field, value, range).map_err(|refusal| match refusal {
+        Refusal::Invalid { message, .. } if value == default => Refusal::invalid(
+            field,
+            format!("{message}, which holds where nothing is written"),
+        ),
+        other => other,
+    })
+}
+
 /// The same where there is a number.
 pub(super) fn within_if<T: PartialOrd + Display>(
     field: &str,

@@ -56,6 +56,10 @@ pub(super) fn endpoint(spec: &EndpointSpec) -> Result<(), Refusal> {
             "spec.hostname",
             "either address or hostname is given, not both",
         )),
+        None if spec.address.is_unspecified() => Err(Refusal::invalid(
+            "spec.address",
+            "an address that others can dial, or a hostname, is needed",
+        )),
         None => address::usable("spec.address", spec.address),
     }
 }

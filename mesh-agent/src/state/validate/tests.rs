@@ -130,6 +130,15 @@ fn endpoint_has_an_address_that_is_no_service() {
             "spec.address",
         );
     }
+    let nowhere = read(kind, "new", &json!({"service": "api"}));
+    let needed = "an address that others can dial, or a hostname, is needed";
+    let expected = Refusal::invalid("spec.address", needed);
+    assert_eq!(
+        check(&nowhere, &store().snapshot())
+            .unwrap_err()
+            .to_string(),
+        expected.to_string()
+    );
     // What is outside the mesh may be dialled by its own address.
     accepted(kind, json!({"service": "web", "address": "10.1.0.1"}));
     let with = |name: &str, value: Value| {

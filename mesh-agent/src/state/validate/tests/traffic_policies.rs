@@ -502,3 +502,26 @@ fn shaping_counts_one_thing_and_by_known_keys() {
         ),
     ]);
 }
+
+#[test]
+fn default_that_does_not_suit_says_where_it_comes_from() {
+    let reason = |spec: Value| match check(&read(KIND, "new", &policy(spec)), &store().snapshot()) {
+        Err(Refusal::Invalid { message, .. }) => message,
+        other => panic!("not refused: {other:?}"),
+    };
+    let unwritten = ", which holds where nothing is written";
+    let long = json!({"consecutive5xx": 1, "baseEjection": "10m"});
+    let told = reason(json!({"outlierDetection": long}));
+    assert_eq!(told, format!("10m to 24h, not 5m{unwritten}"));
+    for spec in [
+        json!({"healthCheck": {"tcp": {}, "interval": "500ms"}}),
+        json!({"retries": {"backoff": {"base": "1s"}}}),
+        json!({"adaptiveConcurrency": {"maxRequests": 2}}),
+    ] {
+        let told = reason(spec);
+        assert!(told.ends_with(unwritten), "{told}");
+    }
+    let written = json!({"consecutive5xx": 1, "baseEjection": "10m", "maxEjection": "6m"});
+    let told = reason(json!({"outlierDetection": written}));
+    assert_eq!(told, "10m to 24h, not 6m");
+}

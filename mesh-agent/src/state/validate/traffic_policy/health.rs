@@ -3,7 +3,9 @@
 use super::{DAY, MILLISECOND, some_time};
 use crate::state::Refusal;
 use crate::state::duration::Duration;
-use crate::state::traffic_policy::health::{HealthCheck, HttpCheck, OutlierDetection, statuses};
+use crate::state::traffic_policy::health::{
+    DEFAULT_MAX_EJECTION, DEFAULT_TIMEOUT, HealthCheck, HttpCheck, OutlierDetection, statuses,
+};
 use crate::state::validate::{bound, http, name, not_zero};
 
 /// Checks of an endpoint come at most so often.
@@ -41,7 +43,8 @@ pub(super) fn check(spec: &HealthCheck) -> Result<(), Refusal> {
         0..=100,
     )?;
     let timeout = format!("{field}.timeout");
-    bound::time(&timeout, spec.timeout, MILLISECOND..=spec.interval)?;
+    let range = MILLISECOND..=spec.interval;
+    bound::within_or_default(&timeout, spec.timeout, range, DEFAULT_TIMEOUT)?;
     let in_a_row = 1..=MAX_IN_A_ROW;
     let healthy = format!("{field}.healthyThreshold");
     bound::within(&healthy, spec.healthy_threshold, in_a_row.clone())?;
@@ -137,7 +140,8 @@ pub(super) fn outliers(spec: &OutlierDetection) -> Result<(), Refusal> {
     bound::time(&interval, spec.interval, SHORTEST_INTERVAL..=DAY)?;
     some_time(&format!("{field}.baseEjection"), spec.base_ejection)?;
     let most = format!("{field}.maxEjection");
-    bound::time(&most, spec.max_ejection, spec.base_ejection..=DAY)?;
+    let range = spec.base_ejection..=DAY;
+    bound::within_or_default(&most, spec.max_ejection, range, DEFAULT_MAX_EJECTION)?;
     let share = format!("{field}.maxEjectedPercent");
     bound::within(&share, spec.max_ejected_percent, 0..=100)
 }

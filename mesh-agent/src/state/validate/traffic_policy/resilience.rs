@@ -5,7 +5,7 @@ use crate::state::Refusal;
 use crate::state::duration::Duration;
 use crate::state::object::Kind;
 use crate::state::traffic_policy::resilience::{
-    BreakerScope, CircuitBreaker, Hedging, Retries, grpc_failure,
+    Backoff, BreakerScope, CircuitBreaker, Hedging, Retries, grpc_failure,
 };
 use crate::state::validate::{bound, http_route};
 
@@ -87,7 +87,8 @@ pub(super) fn retries(spec: &Retries) -> Result<(), Refusal> {
     }
     some_time(&format!("{field}.backoff.base"), spec.backoff.base)?;
     let most = format!("{field}.backoff.max");
-    bound::time(&most, spec.backoff.max, spec.backoff.base..=DAY)?;
+    let range = spec.backoff.base..=DAY;
+    bound::within_or_default(&most, spec.backoff.max, range, Backoff::default().max)?;
     if let Some(it) = spec.per_try_timeout {
         some_time(&format!("{field}.perTryTimeout"), it)?;
     }

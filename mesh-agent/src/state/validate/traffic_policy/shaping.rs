@@ -7,7 +7,7 @@ use crate::state::object::Kind;
 use crate::state::traffic_policy::TrafficTarget;
 use crate::state::traffic_policy::resilience::{grpc_failure, grpc_failures};
 use crate::state::traffic_policy::shaping::{
-    AdaptiveConcurrency, Fault, FaultAbort, FaultSource, RateLimit,
+    AdaptiveConcurrency, DEFAULT_MIN_REQUESTS, Fault, FaultAbort, FaultSource, RateLimit,
 };
 use crate::state::validate::{bound, http, name};
 
@@ -96,10 +96,11 @@ pub(super) fn concurrency(spec: &AdaptiveConcurrency) -> Result<(), Refusal> {
         spec.max_requests,
         1..=MAX_REQUESTS,
     )?;
-    bound::within(
+    bound::within_or_default(
         &format!("{field}.minRequests"),
         spec.min_requests,
         1..=spec.max_requests,
+        DEFAULT_MIN_REQUESTS,
     )?;
     some_time(&format!("{field}.interval"), spec.interval)?;
     let baseline = format!("{field}.baselineInterval");
