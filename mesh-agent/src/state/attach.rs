@@ -4,6 +4,7 @@
 //! What is asked here is what the conditions of the objects say: [`settle`](super::settle) writes them by the same
 //! functions.
 
+pub mod effect;
 mod failover;
 
 use std::collections::BTreeSet;
@@ -171,7 +172,7 @@ impl Snapshot {
 
     fn needs_proxy(&self, service: &Service, port: &Port) -> bool {
         let policy = self.traffic_policy_for(Kind::Service, &service.key(), None);
-        policy.is_some_and(|it| it.spec.needs_proxy())
+        policy.is_some_and(|it| it.spec.takes_opaque_through_proxy())
             || self.has_stream_routes(service, port, &service.metadata.namespace)
             || self
                 .consumers_of(&service.key())
@@ -268,7 +269,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether a traffic policy has something to be for, or why not. Of several that have, the oldest is in force.
+    /// Whether a traffic policy has something to be for, and that something to act on, or why not. Of several that have,
+    /// the oldest is in force.
     pub fn applies(&self, policy: &TrafficPolicy) -> Result<(), Problem> {
         let target = &policy.spec.target;
         let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
@@ -292,7 +294,10 @@ impl Snapshot {
         if service.is_some_and(|it| it.spec.mode == Mode::Direct) && policy.spec.needs_proxy() {
             return Err(is_direct(&key));
         }
-        Ok(())
+        match self.idle(policy).filter(|it| it.is_all) {
+            Some(idle) => Err(idle.problem()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 pub use sources::{RegistryReport, RejectionReport, SourceReport};
 
 use super::Snapshot;
+use super::traffic_policy::TrafficPolicy;
 
 /// Coverage of one workload: where its connections went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -300,12 +301,16 @@ pub struct FaultReport {
 }
 
 impl FaultReport {
-    /// Those of all policies that are in force.
+    /// Those of all policies that are in force, where somebody sends requests.
     #[must_use]
     pub fn all(snapshot: &Snapshot) -> Vec<Self> {
         let policies = snapshot.traffic_policies.values();
+        let injects = |policy: &TrafficPolicy| {
+            let idle = snapshot.idle(policy);
+            idle.is_none_or(|it| !it.fields.iter().any(|field| field == "faults"))
+        };
         policies
-            .filter(|it| !it.spec.faults.is_empty() && it.is_in_force())
+            .filter(|it| !it.spec.faults.is_empty() && it.is_in_force() && injects(it))
             .map(|it| Self {
                 policy: it.key().to_string(),
                 target: format!("{} {}", it.spec.target.kind, it.spec.target.name),

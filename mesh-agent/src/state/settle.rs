@@ -204,10 +204,15 @@ impl Settle for TrafficPolicy {
             traffic_policy::tell_rivals(old, draft);
         }
         traffic_policy::tell_rivals(self, draft);
+        let versions = old.into_iter().chain([self]);
+        let spares = versions.flat_map(traffic_policy::failover).collect();
+        traffic_policy::tell_backends(spares, draft);
     }
 
     fn leave(&self, draft: &mut Draft) {
         traffic_policy::tell_rivals(self, draft);
+        let spares = traffic_policy::failover(self).collect();
+        traffic_policy::tell_backends(spares, draft);
     }
 }
 

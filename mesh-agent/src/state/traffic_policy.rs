@@ -7,6 +7,7 @@
 pub mod balancing;
 pub mod health;
 pub mod resilience;
+pub mod scope;
 pub mod shaping;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ use shaping::{AdaptiveConcurrency, Fault, Priority, RateLimit};
 /// A traffic policy of the registry.
 pub type TrafficPolicy = Object<TrafficPolicySpec, TrafficPolicyStatus>;
 
-/// How a target is balanced, guarded and shaped. Absent fields leave things as they are without a policy.
+/// How a target is balanced, guarded and shaped. Absent fields and empty blocks leave things as they are without a
+/// policy. What speaks of requests does nothing where nobody sends any, and the conditions say so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicySpec {
@@ -72,40 +74,6 @@ impl TrafficPolicy {
     }
 }
 
-impl TrafficPolicySpec {
-    /// Whether it asks for more than the kernel does: anything but a simple algorithm, health checks and the threshold
-    /// below which health is ignored.
-    #[must_use]
-    pub fn needs_proxy(&self) -> bool {
-        let Self {
-            target: _,
-            load_balancing,
-            health_check: _,
-            outlier_detection,
-            circuit_breaker,
-            retries,
-            timeouts,
-            hedging,
-            rate_limits,
-            adaptive_concurrency,
-            priority,
-            faults,
-        } = self;
-        load_balancing
-            .as_ref()
-            .is_some_and(LoadBalancing::needs_proxy)
-            || outlier_detection.is_some()
-            || circuit_breaker.is_some()
-            || retries.is_some()
-            || timeouts.is_some()
-            || hedging.is_some()
-            || !rate_limits.is_empty()
-            || adaptive_concurrency.is_some()
-            || priority.is_some()
-            || !faults.is_empty()
-    }
-}
-
 /// What a policy is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -135,7 +103,8 @@ pub struct Timeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicyStatus {
-    /// `Accepted`: it is in force. `ResolvedRefs`: its target, and what it names, exist.
+    /// `Accepted`: it is in force; the message names the fields that do nothing, and where all do nothing it is false
+    /// (`NoEffect`). `ResolvedRefs`: its target, and what it names, exist.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

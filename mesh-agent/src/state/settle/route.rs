@@ -7,7 +7,7 @@ use crate::state::draft::{Draft, upsert};
 use crate::state::grpc_route::GrpcRoute;
 use crate::state::http_route::HttpRoute;
 use crate::state::links::{Node, Role};
-use crate::state::object::{Condition, Kind};
+use crate::state::object::{Condition, Kind, ObjectKey};
 use crate::state::reference::{Referrer, Route};
 use crate::state::resource::Resource as _;
 use crate::state::route::{CONTROLLER, RouteParentStatus, RouteStatus};
@@ -15,6 +15,7 @@ use crate::state::store::Config;
 use crate::state::stream_route::{TcpRoute, TlsRoute};
 use crate::state::{Refusal, Snapshot};
 
+use super::traffic_policy::tell_backends;
 use super::{ACCEPTED, RESOLVED_REFS, Settle, condition, tell_all, tell_referrers};
 
 macro_rules! settle_route {
@@ -28,14 +29,17 @@ macro_rules! settle_route {
 
             fn arrive(&self, old: Option<&Self>, draft: &mut Draft) {
                 tell_referrers(draft, Role::Target, Self::KIND, &self.key());
-                for route in old.into_iter().chain([self]) {
+                let versions = || old.into_iter().chain([self]);
+                for route in versions() {
                     tell_rivals(route, draft);
                 }
+                tell_backends(versions().flat_map(backends).collect(), draft);
             }
 
             fn leave(&self, draft: &mut Draft) {
                 tell_referrers(draft, Role::Target, Self::KIND, &self.key());
                 tell_rivals(self, draft);
+                tell_backends(backends(self).collect(), draft);
             }
         }
     };
@@ -61,6 +65,13 @@ fn tell_rivals<R: Route>(route: &R, draft: &mut Draft) {
             tell_all(draft, &rivals);
         }
     }
+}
+
+/// The services that a route sends to.
+fn backends<R: Route>(route: &R) -> impl Iterator<Item = ObjectKey> {
+    let namespace = &route.metadata().namespace;
+    let backends = route.backends().into_iter();
+    backends.filter_map(|(_, backend)| backend.service(namespace))
 }
 
 /// Problems that a message lists at most.

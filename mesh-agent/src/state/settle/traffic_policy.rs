@@ -1,15 +1,18 @@
 //! Conditions of traffic policies: in force for a target that exists, and naming services that exist.
 
+use std::collections::BTreeSet;
+
 use crate::state::Snapshot;
 use crate::state::attach::{Problem, age};
 use crate::state::draft::Draft;
-use crate::state::links::Role;
+use crate::state::links::{Node, Role};
 use crate::state::object::{Condition, Kind, ObjectKey};
+use crate::state::reference::Backend;
 use crate::state::service::Protocol;
 use crate::state::traffic_policy::TrafficPolicy;
 
 use super::route::list;
-use super::{ACCEPTED, RESOLVED_REFS, condition, tell_referrers};
+use super::{ACCEPTED, RESOLVED_REFS, condition, tell_all, tell_referrers};
 
 /// What is so with a policy: `Accepted` where it is in force, `ResolvedRefs` where what it names exists.
 pub(super) fn conditions(policy: &TrafficPolicy, snapshot: &Snapshot) -> Vec<Condition> {
@@ -21,6 +24,25 @@ pub(super) fn tell_rivals(policy: &TrafficPolicy, draft: &mut Draft) {
     let target = &policy.spec.target;
     let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
     tell_referrers(draft, Role::Target, target.kind, &key);
+}
+
+/// The policies of services to which something is sent, or no longer: what they say may have an effect now, or none.
+pub(super) fn tell_backends(services: BTreeSet<ObjectKey>, draft: &mut Draft) {
+    for service in services {
+        let target = (Kind::Service, &service);
+        let links = draft.next.links();
+        let policies = links.referrers_of(Kind::TrafficPolicy, Role::Target, target);
+        let policies: Vec<Node> = policies.cloned().collect();
+        tell_all(draft, &policies);
+    }
+}
+
+/// The services that take over.
+pub(super) fn failover(policy: &TrafficPolicy) -> impl Iterator<Item = ObjectKey> {
+    let namespace = &policy.metadata.namespace;
+    let balancing = policy.spec.load_balancing.iter();
+    let failover = balancing.flat_map(|it| &it.failover);
+    failover.filter_map(|it| Backend::from(it).service(namespace))
 }
 
 fn accepted(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
@@ -40,7 +62,13 @@ fn accepted(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
             );
             condition(policy, ACCEPTED, Err(("Conflicted", &message)))
         }
-        _ => condition(policy, ACCEPTED, Ok(ACCEPTED)),
+        _ => {
+            let idle = snapshot.idle(policy);
+            Condition {
+                message: idle.map(|it| it.message()).unwrap_or_default(),
+                ..condition(policy, ACCEPTED, Ok(ACCEPTED))
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod attached;
 mod disk;
+mod effect;
 mod life;
 mod random;
 mod source;

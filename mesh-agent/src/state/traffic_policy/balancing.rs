@@ -44,29 +44,6 @@ pub struct LoadBalancing {
     pub panic_threshold: Option<u32>,
 }
 
-impl LoadBalancing {
-    /// Whether it asks for more than the kernel does.
-    #[must_use]
-    pub fn needs_proxy(&self) -> bool {
-        let Self {
-            algorithm,
-            hash_on: _,
-            session_persistence,
-            slow_start,
-            locality,
-            failover,
-            subsets,
-            panic_threshold: _,
-        } = self;
-        algorithm.is_some_and(|it| it.in_kernel().is_none())
-            || session_persistence.is_some()
-            || slow_start.is_some()
-            || locality.is_some()
-            || !failover.is_empty()
-            || !subsets.is_empty()
-    }
-}
-
 /// How an endpoint is picked. All go by weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Algorithm {

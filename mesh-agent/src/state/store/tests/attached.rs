@@ -383,6 +383,14 @@ fn policy_takes_an_opaque_port_through_the_proxy_only_where_it_needs_it() {
     assert!(direct_with(
         json!({"loadBalancing": {"panicThreshold": 10}})
     ));
+    for nothing in [
+        json!({"timeouts": {}}),
+        json!({"circuitBreaker": {}, "loadBalancing": {}}),
+        json!({"timeouts": {"request": "1s"}, "hedging": {"after": "p95"}, "priority": "Low"}),
+        json!({"rateLimits": [{"requests": 3}], "circuitBreaker": {"maxRequests": 3}}),
+    ] {
+        assert!(direct_with(nothing.clone()), "{nothing}");
+    }
     for spec in [
         json!({"loadBalancing": {"algorithm": "PeakEwma"}}),
         json!({"loadBalancing": {"slowStart": {"window": "10s"}}}),

@@ -1,0 +1,139 @@
+//! Whether a traffic policy has something to act on.
+
+use std::borrow::Cow;
+
+use super::Problem;
+use crate::state::Snapshot;
+use crate::state::links::Role;
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::service::{Port, Protocol, Service};
+use crate::state::traffic_policy::TrafficPolicy;
+use crate::state::traffic_policy::scope::Scope;
+
+/// Fields of a policy that do nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// Their paths below `spec`.
+    pub fields: Vec<Cow<'static, str>>,
+    /// Whether nothing is left.
+    pub is_all: bool,
+    /// Why, for people.
+    why: String,
+}
+
+impl Idle {
+    /// A sentence, for people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let fields: Vec<_> = self.fields.iter().map(|it| format!("spec.{it}")).collect();
+        format!("{}: no effect, {}", fields.join(", "), self.why)
+    }
+
+    pub(super) fn problem(&self) -> Problem {
+        Problem::new("NoEffect", self.message())
+    }
+}
+
+impl Snapshot {
+    /// The fields of a policy for a service that do nothing there, if there are such.
+    #[must_use]
+    pub fn idle(&self, policy: &TrafficPolicy) -> Option<Idle> {
+        let target = &policy.spec.target;
+        if target.kind != Kind::Service {
+            return None;
+        }
+        let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+        let traffic = Traffic::of(self, &key, self.services.get(&key)?);
+        let parts = policy.spec.parts();
+        let count = parts.len();
+        let idle = parts.into_iter().filter(|(_, scope)| !traffic.has(*scope));
+        let fields: Vec<_> = idle.map(|(field, _)| field).collect();
+        (!fields.is_empty()).then(|| Idle {
+            is_all: fields.len() == count,
+            why: traffic.lack(&key),
+            fields,
+        })
+    }
+}
+
+/// What may come to a service.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    /// Whether it has a port for connections.
+    has_port: bool,
+    is_balanced: bool,
+    has_opaque: bool,
+    has_requests: bool,
+}
+
+impl Traffic {
+    /// What comes to those who dial the service, and what others send on to it.
+    fn of(snapshot: &Snapshot, key: &ObjectKey, service: &Service) -> Self {
+        let links = snapshot.links();
+        let target = (Kind::Service, key);
+        let is_sent = |kind| {
+            let mut routes = links.referrers_of(kind, Role::Backend, target);
+            routes.next().is_some()
+        };
+        let takes_over = || {
+            let mut policies = links.referrers_of(Kind::TrafficPolicy, Role::Failover, target);
+            policies.next().is_some()
+        };
+        let is_dialled = service.spec.is_virtual();
+        let dials = |is_it: fn(&Port) -> bool| is_dialled && service.spec.ports.iter().any(is_it);
+        let has_port = service.spec.ports.iter().any(is_for_connections);
+        let has_requests = has_port
+            && (dials(has_requests)
+                || is_sent(Kind::HttpRoute)
+                || is_sent(Kind::GrpcRoute)
+                || takes_over());
+        let has_opaque = has_port
+            && (dials(is_opaque)
+                || is_sent(Kind::TcpRoute)
+                || is_sent(Kind::TlsRoute)
+                || takes_over());
+        Self {
+            has_port,
+            is_balanced: dials(|_| true) || has_requests || has_opaque,
+            has_opaque,
+            has_requests,
+        }
+    }
+
+    const fn has(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Endpoints => self.has_port,
+            Scope::Balancing => self.is_balanced,
+            Scope::Connections => self.has_opaque || self.has_requests,
+            Scope::Opaque => self.has_opaque,
+            Scope::Requests => self.has_requests,
+        }
+    }
+
+    /// What is missing, for people.
+    fn lack(&self, key: &ObjectKey) -> String {
+        match () {
+            () if !self.has_port => format!("Service {key} has no port that takes connections"),
+            () if !self.has(Scope::Connections) => {
+                format!("Service {key} is headless: who dials it passes the proxy by")
+            }
+            () if self.has_requests => format!("every port of Service {key} speaks HTTP"),
+            () => format!("no port of Service {key} speaks HTTP"),
+        }
+    }
+}
+
+fn is_for_connections(port: &Port) -> bool {
+    port.protocol != Protocol::Udp
+}
+
+fn is_opaque(port: &Port) -> bool {
+    matches!(
+        port.protocol,
+        Protocol::Tcp | Protocol::Tls | Protocol::Auto
+    )
+}
+
+fn has_requests(port: &Port) -> bool {
+    is_for_connections(port) && !matches!(port.protocol, Protocol::Tcp | Protocol::Tls)
+}

@@ -1,0 +1,122 @@
+//! What traffic policies say of fields that have nothing to act on.
+
+use super::*;
+use crate::state::report::FaultReport;
+
+/// Puts a policy for the service `web`, and shows its condition: reason and message.
+fn told(store: &Store, condition: &str, spec: &Value) -> (String, String) {
+    let mut spec = spec.clone();
+    spec["target"] = json!({"kind": "Service", "name": "web"});
+    put(store, Kind::TrafficPolicy, "p", &spec);
+    said(store, condition)
+}
+
+fn said(store: &Store, condition: &str) -> (String, String) {
+    let snapshot = store.snapshot();
+    let conditions = &snapshot.traffic_policies[&key("p")].status.conditions;
+    let found = conditions.iter().find(|it| it.kind == condition).unwrap();
+    (
+        reason(store, Kind::TrafficPolicy, "p", condition),
+        found.message.clone(),
+    )
+}
+
+fn accepted(message: &str) -> (String, String) {
+    ("Accepted".to_owned(), message.to_owned())
+}
+
+fn idle(message: &str) -> (String, String) {
+    ("!NoEffect".to_owned(), message.to_owned())
+}
+
+#[test]
+fn what_speaks_of_requests_needs_a_port_with_requests() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("sql", 5432, "tcp")]);
+    let faults = json!([{"abort": {"status": 503}}]);
+    let why = "no effect, no port of Service shop/web speaks HTTP";
+    let spec = json!({"timeouts": {"request": "1s"}, "faults": faults});
+    let expected = idle(&format!("spec.timeouts, spec.faults: {why}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
+    assert_eq!(FaultReport::all(&store.snapshot()), []);
+
+    // What is left holds.
+    let spec = json!({"loadBalancing": {"algorithm": "PeakEwma"}, "faults": faults});
+    let expected = accepted(&format!("spec.faults: {why}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
+    assert_eq!(FaultReport::all(&store.snapshot()), []);
+    let spec = json!({"rateLimits": [{"bytes": 1}, {"requests": 1}], "circuitBreaker": {"maxRequests": 1}});
+    let fields = "spec.circuitBreaker.maxRequests, spec.rateLimits[1].requests";
+    assert_eq!(
+        told(&store, "Accepted", &spec),
+        accepted(&format!("{fields}: {why}"))
+    );
+    // A connection that was refused is tried again.
+    let spec = json!({"retries": {}, "outlierDetection": {"consecutiveLocalFailures": 1}});
+    assert_eq!(told(&store, "Accepted", &spec), accepted(""));
+
+    put_service(&store, "web", &[("http", 80, "http")]);
+    told(&store, "Accepted", &json!({"faults": faults}));
+    assert_eq!(FaultReport::all(&store.snapshot()).len(), 1);
+    let why = "no effect, every port of Service shop/web speaks HTTP";
+    assert_eq!(
+        told(
+            &store,
+            "Accepted",
+            &json!({"rateLimits": [{"bytes": 1, "per": "1h"}]})
+        ),
+        idle(&format!("spec.rateLimits[0].bytes: {why}"))
+    );
+}
+
+#[test]
+fn datagrams_are_balanced_and_nothing_more() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("dns", 53, "udp")]);
+    let spec = json!({"loadBalancing": {"algorithm": "Random"}, "healthCheck": {"tcp": {}}});
+    let why = "no effect, Service shop/web has no port that takes connections";
+    let expected = accepted(&format!("spec.healthCheck: {why}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
+    let spec = json!({"rateLimits": [{"connections": 1}]});
+    let expected = idle(&format!("spec.rateLimits[0].connections: {why}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
+}
+
+#[test]
+fn headless_service_is_checked_and_guarded_where_somebody_sends_to_it() {
+    let store = Store::in_memory();
+    let ports = json!([{"name": "http", "port": 80, "protocol": "http"}]);
+    let headless = json!({"ports": ports, "headless": true});
+    put(&store, Kind::Service, "web", &headless);
+    let check = json!({"healthCheck": {"tcp": {}}});
+    assert_eq!(told(&store, "Accepted", &check), accepted(""));
+    let spec = json!({"retries": {}, "loadBalancing": {"algorithm": "Random"}});
+    let why = "no effect, Service shop/web is headless: who dials it passes the proxy by";
+    let nothing = idle(&format!(
+        "spec.loadBalancing.algorithm, spec.retries: {why}"
+    ));
+    assert_eq!(told(&store, "Accepted", &spec), nothing);
+
+    put_service(&store, "front", &[("http", 80, "http")]);
+    let route = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "front"}],
+        "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+    let delete = |kind, name| {
+        let change = Change::Delete {
+            kind,
+            key: key(name),
+            resource_version: None,
+        };
+        store.apply(change).expect("it is there");
+    };
+    put(&store, Kind::HttpRoute, "r", &route);
+    assert_eq!(said(&store, "Accepted"), accepted(""));
+    delete(Kind::HttpRoute, "r");
+    assert_eq!(said(&store, "Accepted"), nothing);
+
+    let failover = json!({"target": {"kind": "Service", "name": "front"},
+        "loadBalancing": {"failover": [{"service": "web"}]}});
+    put(&store, Kind::TrafficPolicy, "front", &failover);
+    assert_eq!(said(&store, "Accepted"), accepted(""));
+    delete(Kind::TrafficPolicy, "front");
+    assert_eq!(said(&store, "Accepted"), nothing);
+}
