@@ -4,6 +4,8 @@
 //! that what was read can be written back. A field that this version knows of and does not do yet is refused as
 //! `NotSupported`; any other unknown field as `Invalid`. Nothing is ever ignored.
 
+mod strict;
+
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -12,6 +14,8 @@ use serde_json::{Map, Value};
 use super::object::{API_VERSION, Kind, ObjectKey};
 use super::resource::{Resource as _, with_kind};
 use super::{Manifest, Refusal};
+
+use strict::Strict;
 
 /// Kinds that the model has and this version does not.
 pub const LATER_KINDS: [&str; 5] = [
@@ -150,7 +154,7 @@ fn agree(
 }
 
 fn read<T: DeserializeOwned>(kind: Kind, document: Value) -> Result<Arc<T>, Refusal> {
-    serde_path_to_error::deserialize(document)
+    serde_path_to_error::deserialize(Strict(document))
         .map(Arc::new)
         .map_err(|error| refusal(kind, &error.path().to_string(), &error.inner().to_string()))
 }
@@ -175,8 +179,22 @@ fn refusal(kind: Kind, path: &str, message: &str) -> Refusal {
             Refusal::invalid(field, message)
         };
     }
-    if quoted(message, "unknown variant `").is_some_and(|it| LATER_VALUES.contains(&it)) {
-        return Refusal::not_supported(field, "this version does not do this yet");
+    if let Some(unknown) = quoted(message, "unknown variant `") {
+        if LATER_VALUES.contains(&unknown) {
+            return Refusal::not_supported(field, "this version does not do this yet");
+        }
+        // Every second part stands between backquotes; the first of them is the unknown one.
+        let mut known = message.split('`').skip(1).step_by(2).skip(1);
+        if let Some(meant) = known.find(|it| it.eq_ignore_ascii_case(unknown)) {
+            return Refusal::invalid(field, format!("{unknown} is spelled {meant}"));
+        }
+    }
+    for scalar in ["integer `", "boolean `", "floating point `"] {
+        let found = quoted(message, &format!("invalid type: {scalar}"));
+        if let Some(found) = found.filter(|_| message.ends_with("expected a string")) {
+            let message = format!("a text is expected: write \"{found}\", in quotes");
+            return Refusal::invalid(field, message);
+        }
     }
     Refusal::invalid(field, message)
 }
@@ -303,6 +321,61 @@ mod tests {
                 "Invalid",
             );
         }
+    }
+
+    #[test]
+    fn list_in_place_of_an_object_is_refused_wherever_it_stands() {
+        let policy = |field: &str, value: Value| {
+            let mut document = json!({"spec": {"target": {"kind": "Service", "name": "web"}}});
+            document["spec"][field] = value;
+            (Kind::TrafficPolicy, document)
+        };
+        let service = |spec: Value| (Kind::Service, json!({ "spec": spec }));
+        for ((kind, document), wanted) in [
+            (policy("retries", json!([])), "spec.retries"),
+            (policy("target", json!(["Service", "web"])), "spec.target"),
+            (policy("hedging", json!(["p95"])), "spec.hedging"),
+            (
+                policy("retries", json!({"backoff": ["25ms", "1s"]})),
+                "spec.retries.backoff",
+            ),
+            (policy("rateLimits", json!([[]])), "spec.rateLimits[0]"),
+            (service(json!([[], [["http", 80]]])), "spec"),
+            (service(json!({"ports": [["http", 80]]})), "spec.ports[0]"),
+            (service(json!({"ports": [], "meta": []})), "spec.meta"),
+        ] {
+            match manifest(kind, &ObjectKey::new("shop", "web"), document) {
+                Err(Refusal::Invalid { field, message, .. }) => assert_eq!(
+                    (field.as_str(), message.as_str()),
+                    (wanted, "an object is expected")
+                ),
+                other => panic!("not refused: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_meant_is_said() {
+        let said = |spec: Value| {
+            let document = json!({ "spec": spec });
+            match manifest(
+                Kind::TrafficPolicy,
+                &ObjectKey::new("shop", "web"),
+                document,
+            ) {
+                Err(refusal) => refusal.to_string(),
+                other => panic!("not refused: {other:?}"),
+            }
+        };
+        assert_eq!(
+            said(json!({"target": {"kind": "service", "name": "web"}})),
+            "spec.target.kind: service is spelled Service"
+        );
+        let target = json!({"kind": "Service", "name": "web"});
+        assert_eq!(
+            said(json!({"target": target, "retries": {"on": [503]}})),
+            "spec.retries.on[0]: a text is expected: write \"503\", in quotes"
+        );
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(super) fn backend(field: &str, backend: &Backend<'_>) -> Result<(), Refusal>
         Some(port) => not_zero(&format!("{field}.port"), port),
         None => Err(Refusal::invalid(
             format!("{field}.port"),
-            "a Service has more than one port: say which",
+            "is needed, also where the Service has one port only",
         )),
     }
 }
