@@ -2,6 +2,7 @@
 
 pub mod access_log;
 mod format;
+mod line;
 pub mod throttle;
 
 use std::io;
@@ -16,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 pub use access_log::AccessLog;
+pub use line::one_line;
 pub use throttle::Throttle;
 
 /// How the log is written.
@@ -121,7 +123,10 @@ where
 {
     let layer = fmt::layer().with_writer(writer);
     match format {
-        Format::Text => layer.with_ansi(is_terminal()).boxed(),
+        Format::Text => layer
+            .with_ansi(is_terminal())
+            .fmt_fields(line::OneLine::default())
+            .boxed(),
         Format::Json => layer.event_format(format::Json).boxed(),
     }
 }
@@ -169,6 +174,16 @@ mod tests {
         assert_eq!(line["count"], 2);
         assert_eq!(line["target"], "mesh_agent::telemetry::tests");
         assert!(line["time"].as_str().expect("a text").ends_with('Z'));
+    }
+
+    #[test]
+    fn text_of_others_makes_no_line_of_its_own() {
+        let out = write(Format::Text, |_| {
+            let kind = "x\u{1b}[31m\n2026-01-01 INFO forged";
+            tracing::info!(%kind, "object\nrefused");
+        });
+        assert_eq!(out.lines().count(), 1, "{out}");
+        assert!(out.contains("object\\nrefused kind=x"), "{out}");
     }
 
     #[test]

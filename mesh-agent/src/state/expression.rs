@@ -17,8 +17,15 @@ pub enum Error {
     #[error("an expression has at most {MAX_BYTES} bytes")]
     TooLong,
     /// It is no expression, or too large once compiled.
-    #[error("{0}")]
+    #[error("{}", fault(.0))]
     Syntax(#[from] regex::Error),
+}
+
+/// What is wrong, without the picture of the place, which takes several lines.
+fn fault(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 /// Compiles an expression (syntax of the crate `regex`, close to RE2) that must match the whole text.
@@ -56,7 +63,10 @@ mod tests {
                 matches!(compile(pattern), Err(Error::Syntax(_))),
                 "{pattern}"
             );
+            let said = compile(pattern).unwrap_err().to_string();
+            assert!(!said.is_empty() && !said.contains('\n'), "{said}");
         }
+        assert_eq!(compile("a\n(").unwrap_err().to_string(), "unclosed group");
         assert_eq!(compile(&"a".repeat(1025)).unwrap_err(), Error::TooLong);
     }
 
