@@ -9,6 +9,7 @@ mod exec;
 mod exit;
 mod graph;
 mod registry;
+mod remark;
 mod show;
 mod table;
 mod validate;
@@ -70,7 +71,7 @@ pub fn report_removed(removed: &[String]) -> Result<Exit, Error> {
 }
 
 /// Writes a word that is no error to stderr.
-fn remark(text: &str) {
+fn note(text: &str) {
     // With stderr gone there is nobody to tell.
     drop(writeln!(io::stderr().lock(), "note: {text}"));
 }

@@ -62,6 +62,21 @@ impl Client {
         Ok(status == StatusCode::CREATED)
     }
 
+    /// Writes an object: whether it is new, and what it is now.
+    pub(super) async fn put_object(
+        &self,
+        path: &str,
+        object: &Value,
+    ) -> Result<(bool, Value), Error> {
+        let body = Bytes::from(object.to_string());
+        let (status, body) = self.ask(Method::PUT, path, body).await?;
+        let is_new = status == StatusCode::CREATED;
+        if status == StatusCode::NO_CONTENT {
+            return Ok((is_new, Value::Null));
+        }
+        Ok((is_new, read(path, &body)?))
+    }
+
     pub(super) async fn post(&self, path: &str) -> Result<(), Error> {
         self.ask(Method::POST, path, Bytes::new()).await?;
         Ok(())

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::exit::Exit;
+use crate::telemetry::one_line;
 
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +81,20 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file holds something that is no object.
-    #[error("{place}: {message}")]
+    #[error("{}: {}", one_line(place), one_line(message))]
     Object {
-        /// File and document.
+        /// File, line and object.
         place: String,
         /// What is wrong with it.
         message: String,
+    },
+    /// The agent refuses an object of a file.
+    #[error("{}: {problem}", one_line(place))]
+    RefusedObject {
+        /// File, line and object.
+        place: String,
+        /// What the agent says.
+        problem: Problem,
     },
     /// A name that no object can have.
     #[error("{0:?} is no name: use lower-case letters, digits, dashes and dots")]
@@ -111,7 +120,7 @@ impl Error {
             Self::Unreachable { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::Unreachable { .. } | Self::Timeout { .. } => Exit::UNAVAILABLE,
             Self::Exchange { .. } | Self::Answer { .. } | Self::Print(_) => Exit::IO,
-            Self::Refused(problem) => problem.exit(),
+            Self::Refused(problem) | Self::RefusedObject { problem, .. } => problem.exit(),
             Self::Read { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::Read { .. } => Exit::NO_INPUT,
             Self::Write { source, .. } if is_permission(source) => Exit::PERMISSION,
@@ -122,6 +131,11 @@ impl Error {
             Self::Yaml(_) => Exit::FAILURE,
             Self::Runtime(_) => Exit::OS,
         }
+    }
+
+    /// Whether only one object of a file is wrong, and the others can go on.
+    pub(super) const fn is_of_one_object(&self) -> bool {
+        matches!(self, Self::Object { .. } | Self::RefusedObject { .. })
     }
 
     /// Whether the agent has no such object.
@@ -179,11 +193,13 @@ impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the agent refuses ({})", self.status)?;
         match &self.field {
-            Some(field) if !self.detail.starts_with(field.as_str()) => write!(f, ": {field}")?,
+            Some(field) if !self.detail.starts_with(field.as_str()) => {
+                write!(f, ": {}", one_line(field))?;
+            }
             _ => {}
         }
         if !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
+            write!(f, ": {}", one_line(&self.detail))?;
         }
         if self.status == StatusCode::UNAUTHORIZED {
             f.write_str("; --token-file names the file with the token")?;

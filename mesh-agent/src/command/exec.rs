@@ -20,7 +20,7 @@ use self::child::{Child, Signals};
 use self::plan::Plan;
 use super::client::{Client, path_of};
 use super::exit::Exit;
-use super::{complain, remark};
+use super::{complain, note};
 use crate::config::cli;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::{Kind, ObjectKey};
@@ -181,7 +181,7 @@ impl Registration {
                     return Err(Error::AddressTaken { problem }.into());
                 }
                 workload.spec.addresses.clear();
-                remark(&format!(
+                note(&format!(
                     "{problem}; it is known by its cgroup alone, unless --address gives it one of its own"
                 ));
                 self.client.put(path, &workload).await?;

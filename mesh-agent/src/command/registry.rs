@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::apply::{Upload, upload};
+use super::apply::{Upload, Uploads, send, tell_remarks};
 use super::client::{Client, path_of};
 use super::document;
 use super::error::Error;
 use super::exit::Exit;
-use super::{complain, print};
+use super::{complain, note, print};
 use crate::config::cli::{Export, Import};
 use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
@@ -65,54 +65,58 @@ fn as_written(object: Value) -> Value {
 /// Judges every object first, and writes them only if all are right.
 pub(super) async fn import(import: &Import) -> Result<Exit, Error> {
     let client = Client::new(&import.target)?;
-    let mut uploads = Vec::new();
-    for mut it in document::read(&import.file)? {
-        forget_version(&mut it.object);
-        uploads.push((it.line, upload(&import.file, it, &import.namespace)?));
+    let documents = document::read(&import.file)?;
+    if documents.is_empty() {
+        note(&format!("{}: no objects", import.file.display()));
     }
-    uploads.sort_by_key(|(_, it)| it.kind);
-    let refused = judge(&client, &import.file, &uploads).await?;
-    if let Some(exit) = refused {
+    let mut exit = None;
+    let mut all = Uploads::default();
+    let mut uploads = Vec::new();
+    for document in documents {
+        match all.next(&import.file, document, &import.namespace) {
+            Ok(mut it) => {
+                forget_version(&mut it.object);
+                uploads.push(it);
+            }
+            Err(error) => exit = exit.or(Some(refuse(error)?)),
+        }
+    }
+    uploads.sort_by_key(|it| it.kind);
+    let judged = judge(&client, &uploads).await?;
+    if let Some(exit) = exit.or(judged) {
         complain(&Error::NotImported {
             path: import.file.clone(),
         });
         return Ok(exit);
     }
-    for (_, it) in &uploads {
+    let mut remarkable = Vec::new();
+    for it in uploads {
         if import.dry_run {
             print(&format!("{} is right", it.label))?;
-            continue;
+        } else if send(&client, &it).await? {
+            remarkable.push(it);
         }
-        let word = if client.put(&it.path, &it.object).await? {
-            "created"
-        } else {
-            "changed"
-        };
-        print(&format!("{} {word}", it.label))?;
     }
+    tell_remarks(&client, &remarkable).await?;
     Ok(Exit::OK)
 }
 
+/// Says what is wrong with one object, and gives the code; what is wrong with more than one ends the command.
+fn refuse(error: Error) -> Result<Exit, Error> {
+    if !error.is_of_one_object() {
+        return Err(error);
+    }
+    complain(&error);
+    Ok(error.exit())
+}
+
 /// Asks the agent what it thinks of each. The code of the first refusal, if there is one.
-async fn judge(
-    client: &Client,
-    file: &Path,
-    uploads: &[(u64, Upload)],
-) -> Result<Option<Exit>, Error> {
+async fn judge(client: &Client, uploads: &[Upload]) -> Result<Option<Exit>, Error> {
     let mut exit = None;
-    for (line, it) in uploads {
+    for it in uploads {
         let path = format!("{}?dryRun=true", it.path);
-        match client.put(&path, &it.object).await {
-            Ok(_) => {}
-            Err(Error::Refused(problem)) => {
-                let error = Error::Object {
-                    place: format!("{}:{line}: {}", file.display(), it.label),
-                    message: problem.to_string(),
-                };
-                complain(&error);
-                exit = exit.or_else(|| Some(Error::Refused(problem).exit()));
-            }
-            Err(error) => return Err(error),
+        if let Err(error) = client.put(&path, &it.object).await {
+            exit = exit.or(Some(refuse(it.refused(error))?));
         }
     }
     Ok(exit)

@@ -184,7 +184,7 @@ async fn several(
 }
 
 /// An object of whatever kind it says it is.
-fn manifest(value: Value) -> Result<Manifest, Error> {
+pub(super) fn manifest(value: Value) -> Result<Manifest, Error> {
     let kind = value.get("kind").cloned().unwrap_or_default();
     let kind: Kind = read_value("the question", kind)?;
     with_kind!(kind, R => {

@@ -252,6 +252,9 @@ pub struct Validate {
     /// Namespace of objects that name none
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
+    /// These files hold everything: refuse what refers to nothing, or would not be in force beside the rest
+    #[arg(long = "strict")]
+    pub is_strict: bool,
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "table")]
     pub output: Output,
@@ -260,7 +263,7 @@ pub struct Validate {
 /// `delete`.
 #[derive(Args, Clone, Debug)]
 pub struct Delete {
-    /// service, endpoint, workload, policy, httproute, grpcroute, tcproute, tlsroute or trafficpolicy
+    /// service, endpoint, workload, policy, httproute, grpcroute, tcproute, tlsroute, referencegrant or trafficpolicy
     pub kind: KindName,
     /// Its name
     pub name: String,

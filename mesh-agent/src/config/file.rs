@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Error, Options};
+use crate::state::document;
 
 /// Reads the file; `-` is stdin.
 pub(super) fn read(path: &Path) -> Result<Options, Error> {
@@ -34,12 +35,10 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> io::Result<String> {
 fn parse(path: &Path, text: &str) -> Result<Options, Error> {
     serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
-        let message = error.without_snippet().to_string();
-        // The place is said once, in the form FILE:LINE.
-        let message = message.split(" at line ").next().unwrap_or(&message);
+        let message = document::fault(&error);
         let message = match key_at(text, line) {
             Some(key) if !message.contains(key) => format!("{key}: {message}"),
-            _ => message.to_owned(),
+            _ => message,
         };
         Error::Parse {
             path: path.to_owned(),

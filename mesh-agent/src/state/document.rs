@@ -1,5 +1,7 @@
 //! Text with objects: YAML with one or more documents, or JSON, or lists of objects; each with its line.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -39,37 +41,72 @@ pub struct Subject {
     pub key: ObjectKey,
 }
 
-/// The objects of a text, with what is in lists in their place.
-pub fn parse(text: &str) -> Result<Vec<Document>, ParseError> {
-    let read = serde_saphyr::from_multiple_with_options(text, options());
-    let documents: Vec<Spanned<Value>> = read.map_err(|error| {
-        // The place is said once, by whoever knows the file too.
-        let message = error.without_snippet().to_string();
-        let message = message.split(" at line ").next().unwrap_or(&message);
-        ParseError {
-            line: error.location().map_or(1, |location| location.line()),
-            message: message.to_owned(),
-        }
-    })?;
-    let mut lines = item_lines(text).into_iter();
+/// The objects of a text, with what is in lists in their place. A document that cannot be read hides no other; after
+/// one that is no YAML nobody knows where the next begins.
+pub fn parse(text: &str) -> Vec<Result<Document, ParseError>> {
+    let mut bytes = text.as_bytes();
+    let documents = serde_saphyr::read_with_options(&mut bytes, options());
+    let mut item_lines = item_lines(text);
     let mut objects = Vec::new();
     for document in documents {
-        let line = document.referenced.line();
-        let mut object = document.value;
-        let lines = lines.next().unwrap_or_default();
-        match object.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => {
-                let lines = lines.into_iter().chain(std::iter::repeat(line));
-                objects.extend(
-                    lines
-                        .zip(items)
-                        .map(|(line, object)| Document { line, object }),
-                );
+        let document: Spanned<Value> = match document {
+            Ok(document) => document,
+            Err(error) => {
+                objects.push(Err(parse_error(&error)));
+                continue;
             }
-            _ => objects.push(Document { line, object }),
+        };
+        let line = document.referenced.line();
+        match items(document.value) {
+            Ok(items) => {
+                let lines = item_lines.remove(&line).unwrap_or_default();
+                let lines = lines.into_iter().chain(std::iter::repeat(line));
+                let items = lines.zip(items);
+                objects.extend(items.map(|(line, object)| Ok(Document { line, object })));
+            }
+            Err(object) => objects.push(Ok(Document { line, object })),
         }
     }
-    Ok(objects)
+    objects
+}
+
+/// What is in a list, or the object that is none. A list has a kind that ends in `List`; those that the agent's API
+/// answers have no kind, and nothing that an object has.
+fn items(mut object: Value) -> Result<Vec<Value>, Value> {
+    let is_list = match object.get("kind") {
+        Some(kind) => kind.as_str().is_some_and(|kind| kind.ends_with("List")),
+        None => object.get("spec").is_none() && object.pointer("/metadata/name").is_none(),
+    };
+    match object.get_mut("items") {
+        Some(Value::Array(items)) if is_list => Ok(std::mem::take(items)),
+        _ => Err(object),
+    }
+}
+
+fn parse_error(error: &serde_saphyr::Error) -> ParseError {
+    ParseError {
+        line: error.location().map_or(1, |location| location.line()),
+        message: fault(error),
+    }
+}
+
+/// What is wrong with a YAML text, for who has written it. The place is said by whoever knows the file too.
+pub fn fault(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    match error.without_snippet() {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("{key}: the key is there twice")
+        }
+        Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an alias stands inside of what it stands for".to_owned()
+        }
+        other => {
+            let message = other.to_string();
+            let message = message.split(" at line ").next().unwrap_or(&message);
+            message.to_owned()
+        }
+    }
 }
 
 /// As many objects as fit into [`MAX_BYTES`]. What a short text may grow to by anchors stays bounded.
@@ -83,17 +120,20 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// Where the items of lists begin, per document. Nothing where one of the documents has another shape.
-fn item_lines(text: &str) -> Vec<Vec<u64>> {
+/// Where the items of lists begin, by the line of their document. Nothing of documents that have another shape.
+fn item_lines(text: &str) -> BTreeMap<u64, Vec<u64>> {
     #[derive(Deserialize)]
     struct List {
         #[serde(default)]
         items: Vec<Spanned<IgnoredAny>>,
     }
-    let lists = serde_saphyr::from_multiple_with_options(text, options());
-    let lists: Vec<List> = lists.unwrap_or_default();
+    let mut bytes = text.as_bytes();
+    let lists = serde_saphyr::read_with_options(&mut bytes, options());
+    let lists = lists.filter_map(|list: Result<Spanned<List>, _>| list.ok());
     let lines = |list: List| list.items.iter().map(|it| it.referenced.line()).collect();
-    lists.into_iter().map(lines).collect()
+    lists
+        .map(|list| (list.referenced.line(), lines(list.value)))
+        .collect()
 }
 
 impl Document {
@@ -104,7 +144,7 @@ impl Document {
         let kind = Kind::ALL
             .into_iter()
             .find(|known| known.name() == kind)
-            .ok_or_else(|| format!("kind {kind} is not supported by this version"))?;
+            .ok_or_else(|| unknown_kind(kind))?;
         let metadata = self
             .object
             .get_mut("metadata")
@@ -133,6 +173,15 @@ impl Document {
         }
         decode::manifest(subject.kind, &subject.key, self.object)
     }
+}
+
+fn unknown_kind(kind: &str) -> String {
+    let mut known = Kind::ALL.into_iter();
+    if let Some(meant) = known.find(|it| it.name().eq_ignore_ascii_case(kind)) {
+        return format!("kind {kind} is spelled {meant}");
+    }
+    let known = Kind::ALL.map(Kind::name).join(", ");
+    format!("kind {kind} is not supported by this version; it has {known}")
 }
 
 #[cfg(test)]
@@ -201,13 +250,51 @@ metadata: {name: only}
         check("kind: Service\nmetadata: {}\n", "it has no metadata.name");
         check(
             "kind: Gateway\nmetadata: {name: a}\n",
-            "kind Gateway is not supported by this version",
+            "kind Gateway is not supported by this version; it has Service, Endpoint, Workload, AuthorizationPolicy, \
+             HTTPRoute, GRPCRoute, TCPRoute, TLSRoute, ReferenceGrant, TrafficPolicy",
+        );
+        check(
+            "kind: HttpRoute\nmetadata: {name: a}\n",
+            "kind HttpRoute is spelled HTTPRoute",
         );
         let error = parsed("kind: Service\nmetadata: [\n").unwrap_err();
         assert!(error.line >= 2 && !error.message.is_empty(), "{error:?}");
     }
 
+    #[test]
+    fn document_that_cannot_be_read_hides_no_other() {
+        let text = "kind: A\n---\nkind: B\nkind: B\n---\nkind: C\n---\na: &a [*a]\n---\nkind: [\n";
+        let said: Vec<_> = parse(text)
+            .into_iter()
+            .map(|it| match it {
+                Ok(document) => (document.line, document.object["kind"].to_string()),
+                Err(error) => (error.line, error.message),
+            })
+            .collect();
+        let lines: Vec<u64> = said.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines[..4], [1, 4, 6, 8], "{said:?}");
+        assert_eq!(said[1].1, "kind: the key is there twice");
+        assert_eq!(said[3].1, "an alias stands inside of what it stands for");
+        assert_eq!(said.len(), 5, "{said:?}");
+    }
+
+    #[test]
+    fn only_lists_are_unpacked() {
+        let keys = |text: &str| -> Vec<String> {
+            let documents = parsed(text).expect("it is right");
+            documents.iter().map(|it| it.object.to_string()).collect()
+        };
+        let service = "kind: Service\nmetadata: {name: web}\nitems: []\n";
+        assert_eq!(keys(service).len(), 1);
+        assert!(keys(service)[0].contains("items"), "{:?}", keys(service));
+        assert_eq!(keys("metadata: {name: web}\nitems: []\n").len(), 1);
+        assert_eq!(keys("spec: {}\nitems: []\n").len(), 1);
+        assert_eq!(keys("kind: HTTPRouteList\nitems: [{}, {}]\n").len(), 2);
+        let answered = "metadata: {resourceVersion: '4'}\nitems: [{}]\n";
+        assert_eq!(keys(answered), ["{}"]);
+    }
+
     fn parsed(text: &str) -> Result<Vec<Document>, ParseError> {
-        parse(text)
+        parse(text).into_iter().collect()
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::Cell;
 
 use super::{NONE, join, lower, number, render, text, yes_no};
+use crate::command::remark::partly;
 use crate::state::endpoint::Endpoint;
 use crate::state::life::Standing;
 use crate::state::object::{Condition, ConditionStatus, Metadata};
@@ -161,7 +162,7 @@ pub(super) fn names(metadata: &Metadata) -> Vec<Cell> {
     vec![text(&metadata.namespace), text(&metadata.name)]
 }
 
-/// What is not so, by type and reason; `ok` where everything is.
+/// What is not so, by type and reason; `ok` where everything is, with what is in force in part only.
 pub(super) fn judged(conditions: &[Condition]) -> String {
     let by_status: BTreeMap<bool, Vec<String>> = conditions.iter().fold(
         BTreeMap::new(),
@@ -179,6 +180,9 @@ pub(super) fn judged(conditions: &[Condition]) -> String {
     match by_status.get(&false) {
         Some(wrong) => wrong.join(","),
         None if conditions.is_empty() => "pending".to_owned(),
-        None => "ok".to_owned(),
+        None => match conditions.iter().find_map(partly) {
+            Some(problem) => format!("ok, but {problem}"),
+            None => "ok".to_owned(),
+        },
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::look::Contents;
-use crate::state::document::{self, Document, Subject};
+use crate::state::document::{self, Document, ParseError, Subject};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::report::RejectionReport;
 use crate::state::{Change, Manifest, Origin, Refusal, Snapshot, Source};
@@ -80,27 +80,28 @@ struct Seen {
 impl Plan {
     fn read(&mut self, file: &str, contents: &Contents, seen: &mut Seen) {
         let documents = match contents {
-            Contents::Text(text) => document::parse(text).map_err(|it| (it.line, it.message)),
-            Contents::Unreadable(reason) => Err((1, reason.clone())),
+            Contents::Text(text) => document::parse(text),
+            Contents::Unreadable(reason) => vec![Err(ParseError {
+                line: 1,
+                message: reason.clone(),
+            })],
             Contents::Unread => {
                 seen.holding.insert(file.to_owned());
                 return;
             }
         };
-        match documents {
-            Ok(documents) => {
-                for document in documents {
-                    self.judge(file, document, seen);
+        for document in documents {
+            match document {
+                Ok(document) => self.judge(file, document, seen),
+                Err(error) => {
+                    seen.holding.insert(file.to_owned());
+                    self.rejections.push(Rejection {
+                        file: file.to_owned(),
+                        line: error.line,
+                        object: String::new(),
+                        message: error.message,
+                    });
                 }
-            }
-            Err((line, message)) => {
-                seen.holding.insert(file.to_owned());
-                self.rejections.push(Rejection {
-                    file: file.to_owned(),
-                    line,
-                    object: String::new(),
-                    message,
-                });
             }
         }
     }
@@ -260,6 +261,18 @@ mod tests {
                 "{removed:?}"
             );
         }
+    }
+
+    #[test]
+    fn document_that_cannot_be_read_stops_no_other_of_its_file() {
+        let next = WEB.replace("name: web", "name: next");
+        let both = text(&format!("{WEB}kind: Service\n---\n{next}"));
+
+        let plan = plan([("a.yaml", &both)].into_iter(), &Snapshot::default());
+
+        let names: Vec<_> = plan.puts.iter().map(|it| it.manifest.key().name).collect();
+        assert_eq!(names, ["next"]);
+        assert_eq!(plan.rejections.len(), 1);
     }
 
     #[test]

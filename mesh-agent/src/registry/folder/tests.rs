@@ -203,7 +203,7 @@ fn object_of_another_source_is_reported_and_taken_when_it_may_be() {
         &service("a", 1).replace("ports:", "addresses: [240.240.0.9], ports:"),
     );
     let api = service("api", 1).replace("ports:", "addresses: [240.240.0.9], ports:");
-    let mut document = crate::state::document::parse(&api).expect("YAML").remove(0);
+    let mut document = crate::state::document::parse(&api).remove(0).expect("YAML");
     let subject = document.subject("default").expect("an object");
     let put = Change::Put(document.manifest(&subject).expect("it is right"));
     bench.folder.store.apply(put).expect("it is right");
