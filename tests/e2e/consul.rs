@@ -222,6 +222,9 @@ fn a_workload_with_access_speaks_for_itself_only() {
     assert_eq!(ask("PUT", register, &own).status, 200);
     let found = node.api().get("/v1/catalog/service/own?ns=shop");
     assert_eq!(found[0]["ServiceAddress"], pod.v4().to_string());
+    let kept = node.api().get("/api/v1/namespaces/shop/endpoints/own");
+    let marks = &kept["metadata"]["annotations"];
+    assert_eq!(marks["mesh.dev/of-workload"], "true", "{kept}");
     let foreign = json!({"Name": "own", "ID": "x", "Port": 8080, "Address": other.v4()});
     assert_eq!(ask("PUT", register, &foreign).status, 403);
     assert_eq!(

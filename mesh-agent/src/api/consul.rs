@@ -124,6 +124,9 @@ pub(super) fn routes(router: Router<Context>) -> Router<Context> {
     let router = WRITES.iter().fold(router, |router, (path, change)| {
         router.route(path, write(*change))
     });
+    let router = BEATS.iter().fold(router, |router, (path, beat)| {
+        router.route(path, write_beside(*beat))
+    });
     let key = read(kv::PATH, kv::read, Topic::Keys)
         .merge(write(settings::put))
         .delete(
@@ -205,8 +208,8 @@ const READS: [(&str, View, Topic); 20] = [
     ),
 ];
 
-/// What is written where.
-const WRITES: [(&str, Write); 13] = [
+/// What is written where, one after the other.
+const WRITES: [(&str, Write); 9] = [
     ("/v1/agent/service/register", write::register),
     (
         "/v1/agent/service/deregister/{*argument}",
@@ -219,14 +222,18 @@ const WRITES: [(&str, Write); 13] = [
         "/v1/agent/check/deregister/{*argument}",
         write::deregister_check,
     ),
-    ("/v1/agent/check/pass/{*argument}", write::pass),
-    ("/v1/agent/check/warn/{*argument}", write::warn),
-    ("/v1/agent/check/fail/{*argument}", write::fail),
-    ("/v1/agent/check/update/{*argument}", write::update),
     ("/v1/catalog/register", catalog::register),
     ("/v1/catalog/deregister", catalog::deregister),
     // What is registered is kept at once.
     ("/v1/agent/reload", catalog::nothing),
+];
+
+/// Signs of life. They wait for no other write: one that waits for the shared registry would make them late.
+const BEATS: [(&str, Write); 4] = [
+    ("/v1/agent/check/pass/{*argument}", write::pass),
+    ("/v1/agent/check/warn/{*argument}", write::warn),
+    ("/v1/agent/check/fail/{*argument}", write::fail),
+    ("/v1/agent/check/update/{*argument}", write::update),
 ];
 
 /// Who asks, where that is a workload.
@@ -257,7 +264,27 @@ fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<C
     )
 }
 
+/// A write that is several writes of the registry: one at a time.
 fn write(change_with: Write) -> MethodRouter<Context> {
+    put(
+        move |state: State<Context>,
+              scope: Whose,
+              path: Argument,
+              query: Pairs,
+              request: Request| {
+            let alone = move |writer: &Writer, body: &[u8]| {
+                let writes = &writer.context.consul.writes;
+                // Nothing is half done behind the lock that a later change could not finish.
+                let _turn = writes.lock().unwrap_or_else(PoisonError::into_inner);
+                change_with(writer, body)
+            };
+            change(alone, state, scope, path, query, request)
+        },
+    )
+}
+
+/// A write that may be made beside others.
+fn write_beside(change_with: Write) -> MethodRouter<Context> {
     put(
         move |state: State<Context>,
               scope: Whose,
@@ -268,7 +295,7 @@ fn write(change_with: Write) -> MethodRouter<Context> {
 }
 
 async fn change(
-    write: Write,
+    write: impl Fn(&Writer, &[u8]) -> Result<Option<Value>, Failure> + Send + 'static,
     State(context): State<Context>,
     scope: Whose,
     path: Argument,
@@ -289,13 +316,7 @@ async fn change(
             argument: argument(path),
             context,
         };
-        let work = move || {
-            let consul = Arc::clone(&writer.context.consul);
-            // Nothing is half done behind the lock that a later change could not finish.
-            let _turn = consul.writes.lock().unwrap_or_else(PoisonError::into_inner);
-            write(&writer, &body)
-        };
-        tokio::task::spawn_blocking(work).await?
+        tokio::task::spawn_blocking(move || write(&writer, &body)).await?
     };
     match changed.await {
         Ok(Some(value)) => axum::Json(value).into_response(),

@@ -229,7 +229,22 @@ impl Endpoint {
         let name = self.metadata.annotations.get(RESOLVED_FOR)?;
         Some(name)
     }
+
+    /// Says that a workload has a hand in it: one that may register itself from its own network namespace.
+    pub fn mark_as_of_workload(&mut self) {
+        let annotations = &mut self.metadata.annotations;
+        annotations.insert(OF_WORKLOAD.to_owned(), "true".to_owned());
+    }
+
+    /// Whether a workload has a hand in it: its checks are the words of that workload, and are made from there only.
+    #[must_use]
+    pub fn is_of_workload(&self) -> bool {
+        self.metadata.annotations.contains_key(OF_WORKLOAD)
+    }
 }
+
+/// The annotation of an endpoint that a workload has registered or changed itself.
+const OF_WORKLOAD: &str = "mesh.dev/of-workload";
 
 /// The annotation that tells of which endpoint with a `hostname` this one is an address.
 pub const RESOLVED_FOR: &str = "mesh.dev/resolved-for";

@@ -65,6 +65,12 @@ impl Writer {
         scope.map_or(Ok(()), |scope| scope.may_change(endpoint))
     }
 
+    fn mark(&self, endpoint: &mut Endpoint) {
+        if self.scope.is_some() {
+            endpoint.mark_as_of_workload();
+        }
+    }
+
     /// Where a registration of this caller comes from.
     fn origin(&self) -> Origin<'_> {
         let own = match &self.scope {
@@ -79,8 +85,9 @@ impl Writer {
     }
 
     /// Puts an endpoint, and brings its service in line; `service` is the name of that as it was given.
-    pub(super) fn put(&self, endpoint: Endpoint, service: &str) -> Result<(), Failure> {
+    pub(super) fn put(&self, mut endpoint: Endpoint, service: &str) -> Result<(), Failure> {
         self.may(&endpoint)?;
+        self.mark(&mut endpoint);
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
         match (&old, &self.scope) {
@@ -134,6 +141,7 @@ impl Writer {
         for _ in 0..TRIES {
             let mut endpoint = Endpoint::clone(&*self.endpoint(id)?);
             change(&mut endpoint)?;
+            self.mark(&mut endpoint);
             let put = Change::Put(Manifest::Endpoint(endpoint.into()));
             match self.context.writer.apply_blocking(put) {
                 Ok(_) => return Ok(()),

@@ -28,7 +28,8 @@ pub(super) struct Job {
     write: Write,
     heartbeats: Arc<Heartbeats>,
     metrics: Metrics,
-    asker: Asker,
+    /// From where is asked, or why nobody can be asked.
+    asker: Result<Asker, String>,
 }
 
 impl Job {
@@ -39,6 +40,7 @@ impl Job {
         let snapshot = config.store.snapshot();
         let endpoint = Arc::clone(snapshot.endpoints.get(&id.0)?);
         let alias = watched.check.alias.as_ref();
+        let place = target::place(&snapshot, &endpoint, &config.host);
         Some(Self {
             turn: watched.turn,
             check: watched.check.clone(),
@@ -48,11 +50,11 @@ impl Job {
             write: Arc::clone(&config.write),
             heartbeats: Arc::clone(&checks.heartbeats),
             metrics: checks.metrics.clone(),
-            asker: Asker {
+            asker: place.map(|place| Asker {
                 table: Arc::clone(&config.table),
-                place: target::place(&snapshot, &endpoint, &config.host),
+                place,
                 trust: Arc::clone(&config.trust),
-            },
+            }),
             endpoint,
             id,
         })
@@ -67,7 +69,13 @@ impl Job {
             (Some(shown), _) => (shown, None),
             (None, Some(target)) => {
                 let limit = self.check.timeout.get();
-                let shown = target.ask(&self.asker, limit).await;
+                let shown = match &self.asker {
+                    Ok(asker) => target.ask(asker, limit).await,
+                    Err(why) => Shown {
+                        status: HealthStatus::Critical,
+                        output: why.clone(),
+                    },
+                };
                 (shown, Some(self.check.interval.get()))
             }
             // The registry admits no such check.

@@ -151,12 +151,32 @@ fn http(target: &HttpTarget, uri: &Uri) -> Option<Question> {
     })))
 }
 
-/// The network namespace from which an endpoint is asked: that of its own workload, else the agent's own.
-pub(super) fn place(snapshot: &Snapshot, endpoint: &Endpoint, host: &Arc<Netns>) -> Arc<Netns> {
+/// The network namespace from which an endpoint is asked: that of its own workload, else the agent's own. Never the
+/// agent's own, where programs listen that trust whoever reaches them, if a workload says what is asked.
+///
+/// # Errors
+/// There is no such place now.
+pub(super) fn place(
+    snapshot: &Snapshot,
+    endpoint: &Endpoint,
+    host: &Arc<Netns>,
+) -> Result<Arc<Netns>, String> {
+    let is_of_workload = endpoint.is_of_workload();
     let mut workloads = snapshot.workloads.values();
-    let own = workloads.find(|it| it.spec.addresses.contains(&endpoint.spec.address));
-    let netns = own.and_then(|it| Netns::open(it.spec.netns.as_ref()?).ok());
-    netns.map_or_else(|| Arc::clone(host), Arc::new)
+    let own = workloads.find(|it| {
+        let is_near = it.metadata.namespace == endpoint.metadata.namespace;
+        it.spec.addresses.contains(&endpoint.spec.address) && (is_near || !is_of_workload)
+    });
+    match own.and_then(|it| it.spec.netns.as_ref()) {
+        Some(path) => Netns::open(path).map(Arc::new).map_err(|error| {
+            let path = path.display();
+            format!("the network namespace {path} of its workload cannot be entered: {error}")
+        }),
+        None if is_of_workload => {
+            Err("its workload, from where it is to be checked, is gone".to_owned())
+        }
+        None => Ok(Arc::clone(host)),
+    }
 }
 
 /// How the one stands whose health is taken over.

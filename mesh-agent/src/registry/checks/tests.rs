@@ -24,7 +24,7 @@ use crate::net::tls::fixture;
 use crate::state::decode;
 use crate::state::life::{MADE_FOR_ENDPOINTS, Standing};
 use crate::state::object::Kind;
-use crate::state::{Origin, Source};
+use crate::state::{Manifest, Origin, Source};
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -197,6 +197,39 @@ async fn a_request_shows_how_it_is() {
     fixture.becomes("web-1", Some(Standing::Ready)).await;
     status.store(0, Ordering::Relaxed);
     fixture.becomes("web-1", Some(Standing::Critical)).await;
+}
+
+#[tokio::test]
+async fn what_a_workload_says_is_asked_from_there_only() {
+    let fixture = Fixture::new();
+    let (address, _, _server) = server().await;
+    let check = json!({"id": "tcp", "tcp": {"address": address}, "interval": "100ms", "timeout": "1s",
+        "initialStatus": "passing"});
+    let endpoint = |name: &str| {
+        let document =
+            json!({"spec": {"service": "web", "address": "10.0.0.3", "checks": [check]}});
+        let manifest = decode::manifest(Kind::Endpoint, &key(name), document).unwrap();
+        let Manifest::Endpoint(mut endpoint) = manifest else {
+            panic!("it is an Endpoint");
+        };
+        Arc::make_mut(&mut endpoint).mark_as_of_workload();
+        Change::Put(Manifest::Endpoint(endpoint))
+    };
+    let output = |name: &str| {
+        let snapshot = fixture.store.snapshot();
+        let checks = &snapshot.endpoints[&key(name)].status.checks;
+        checks[0].output.clone()
+    };
+    fixture.store.apply(endpoint("own")).unwrap();
+    fixture.becomes("own", Some(Standing::Critical)).await;
+    assert!(output("own").contains("is gone"), "{}", output("own"));
+    let here = json!({"addresses": ["10.0.0.3"], "netns": "/proc/self/ns/net"});
+    fixture.put(Kind::Workload, "web", here);
+    fixture.becomes("own", Some(Standing::Ready)).await;
+    let lost = json!({"addresses": ["10.0.0.3"], "netns": "/run/netns/nowhere"});
+    fixture.put(Kind::Workload, "web", lost);
+    fixture.becomes("own", Some(Standing::Critical)).await;
+    assert!(output("own").contains("/run/netns/nowhere"));
 }
 
 #[tokio::test]
