@@ -189,7 +189,7 @@ fn held(policy: &Policy) -> RequestExplanation {
     };
     RequestExplanation {
         request_timeout_millis: millis(policy.timeouts.request),
-        attempt_timeout_millis: millis(policy.timeouts.attempt),
+        attempt_timeout_millis: millis(policy.timeouts.attempt.filter(|it| !it.is_zero())),
         policies: policy.objects().map(|it| it.key().to_string()).collect(),
         limits: limits::of_request(policy),
         ..RequestExplanation::default()

@@ -67,12 +67,13 @@ struct Words {
     retry: Option<HttpRouteRetry>,
 }
 
-/// How long things may take; absent: for ever, as far as the policy is concerned.
+/// How long things may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Timeouts {
-    /// From the request to the end of its response.
+    /// From the request to the end of its response; absent: for ever.
     pub(crate) request: Option<Duration>,
-    /// For one attempt, up to the head of its response.
+    /// For one attempt, up to the head of its response; absent: as long as the proxy waits where nobody says anything,
+    /// zero: for ever.
     pub(crate) attempt: Option<Duration>,
 }
 
@@ -221,10 +222,11 @@ impl Timeouts {
     fn overridden(self, spec: Option<&traffic_policy::Timeouts>) -> Self {
         let Some(spec) = spec else { return self };
         let pick = |own: Option<crate::state::duration::Duration>, base: Option<Duration>| {
-            own.map_or(base, |own| (!own.is_zero()).then(|| own.get()))
+            own.map_or(base, |own| Some(own.get()))
         };
+        let request = pick(spec.request, self.request);
         Self {
-            request: pick(spec.request, self.request),
+            request: request.filter(|time| !time.is_zero()),
             attempt: pick(spec.backend_request, self.attempt),
         }
     }
@@ -251,7 +253,11 @@ mod tests {
         let spec = json!({"target": target, "timeouts": {"backendRequest": "0s"}});
         let rule = Policy::derive(&service, Some(&object(spec)), None);
         assert_eq!(rule.timeouts.request, Some(Duration::from_secs(10)));
-        assert_eq!(rule.timeouts.attempt, None);
+        assert_eq!(rule.timeouts.attempt, Some(Duration::ZERO));
+        let spec = json!({"target": target, "timeouts": {"request": "0s"}});
+        let rule = Policy::derive(&service, Some(&object(spec)), None);
+        assert_eq!(rule.timeouts.request, None);
+        assert_eq!(rule.timeouts.attempt, Some(Duration::from_secs(2)));
     }
 
     #[test]

@@ -112,7 +112,8 @@ pub struct HttpRouteTimeouts {
     /// From the request to the end of the response, all attempts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
-    /// For one attempt; at most `request`.
+    /// For one attempt, up to the head of its response: after that no other attempt could take its place, and `request`
+    /// holds. At most `request`; zero: no limit, absent: the 5 minutes of the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Duration>,
 }
@@ -122,7 +123,7 @@ pub struct HttpRouteTimeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRouteRetry {
-    /// Statuses that are tried again, 400 to 599; absent: those of the TrafficPolicy, which then says what is tried again
+    /// Statuses that are tried again, 400 to 599; absent: those of the `TrafficPolicy`, which then says what is tried again
     /// altogether, or 502, 503 and 504.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub codes: Vec<u16>,

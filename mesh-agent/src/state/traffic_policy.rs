@@ -94,7 +94,7 @@ pub struct Timeouts {
     /// From the request to the end of the response, all attempts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
-    /// For one attempt, up to the head of its response.
+    /// For one attempt, up to the head of its response; zero: no limit, absent: the 5 minutes of the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<Duration>,
 }

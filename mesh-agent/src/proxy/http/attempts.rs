@@ -37,6 +37,8 @@ use crate::traffic::retry::{Outcome, Plan};
 const MAX_ATTEMPTS: u32 = 3;
 /// Kept connections that may turn out to be closed before one is dialled afresh; they cost nothing, as nothing was sent.
 const MAX_STALE: u32 = 3;
+/// How long an attempt may take that has no limit.
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 /// What is done where no policy speaks of retries.
 static NO_POLICY: Plan = Plan::without_policy(MAX_ATTEMPTS - 1);
 
@@ -349,7 +351,11 @@ impl<'a> Attempts<'a> {
         self.exchange.shorten(request.headers_mut(), now);
         let patience = self.connection.worker.config.timeouts.response;
         let of_policy = plan(&self.policy).per_try.or(self.policy.timeouts.attempt);
-        let own = now + of_policy.unwrap_or(patience);
+        let own = match of_policy {
+            Some(Duration::ZERO) => FOREVER,
+            of_policy => of_policy.unwrap_or(patience),
+        };
+        let own = now + own;
         let deadline = self.exchange.deadline();
         Question {
             request,

@@ -500,6 +500,26 @@ async fn the_budget_of_a_rule_that_speaks_of_retries_itself_is_seen_by_its_name(
 }
 
 #[tokio::test]
+async fn a_rule_without_a_limit_waits_longer_than_the_proxy_would() {
+    let (endpoint, _server) = slow(Duration::from_millis(600)).await;
+    let mut config = Config::default();
+    config.timeouts.response = Duration::from_millis(200);
+    let node = Node::start_with("http", &[endpoint], config);
+    for (timeouts, status) in [(json!({}), "504"), (json!({"backendRequest": "0s"}), "200")] {
+        let parent = json!({"group": "", "kind": "Service", "name": "web"});
+        let rule = json!({"timeouts": timeouts, "backendRefs": [{"name": "web", "port": 80}]});
+        let spec = json!({"parentRefs": [parent], "rules": [rule]});
+        let registry = Fixture::from(snapshot("http", &[endpoint]));
+        node.change(registry.object::<HttpRoute>("r", &spec).snapshot());
+        let response = node.raw(GET).await;
+        assert!(
+            response.starts_with(&format!("HTTP/1.1 {status}")),
+            "{timeouts}: {response}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_waited_for_from_the_end_of_the_request_on() {
     let (endpoint, _server) = server(|mut stream| async move {
         let mut request = Vec::new();
