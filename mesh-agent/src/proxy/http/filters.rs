@@ -24,7 +24,8 @@ impl Ruled {
     }
 }
 
-/// The answer that a filter gives itself: to a question about origins, or a redirect.
+/// The answer that the filters of a rule or a backend give themselves: to a question about origins, or a redirect. They
+/// mark it as they would mark that of an endpoint.
 pub(crate) fn answer(
     filters: &Filters,
     parts: &Parts,
@@ -33,9 +34,12 @@ pub(crate) fn answer(
     prefix: Option<usize>,
 ) -> Option<(StatusCode, HeaderMap)> {
     if let Some(cors) = &filters.cors
-        && let Some(answer) = cors.preflight(&parts.method, &parts.headers)
+        && let Some((status, mut headers)) = cors.preflight(&parts.method, &parts.headers)
     {
-        return Some(answer);
+        if let Some(edits) = &filters.response {
+            edits.apply(&mut headers);
+        }
+        return Some((status, headers));
     }
     let redirect = filters.redirect.as_ref()?;
     let location = redirect.location(&Asked {
@@ -49,9 +53,7 @@ pub(crate) fn answer(
     // What was a target and hosts that were checked make no bad value; without a place it would be no redirect.
     let location = HeaderValue::try_from(location).ok()?;
     headers.insert(header::LOCATION, location);
-    if let Some(cors) = &filters.cors {
-        cors.answer(&mut headers, parts.headers.get(header::ORIGIN));
-    }
+    mark(filters, &mut headers, parts.headers.get(header::ORIGIN));
     Some((redirect.status, headers))
 }
 
@@ -105,11 +107,16 @@ pub(crate) fn origin(ruled: &Ruled, parts: &Parts) -> Option<HeaderValue> {
 /// Changes a response. `origin` is that of its request.
 pub(crate) fn response(ruled: &Ruled, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
     for filters in ruled.filters().rev() {
-        if let Some(edits) = &filters.response {
-            edits.apply(headers);
-        }
-        if let Some(cors) = &filters.cors {
-            cors.answer(headers, origin);
-        }
+        mark(filters, headers, origin);
+    }
+}
+
+/// Changes a response as the filters of a rule or a backend want it.
+pub(crate) fn mark(filters: &Filters, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
+    if let Some(edits) = &filters.response {
+        edits.apply(headers);
+    }
+    if let Some(cors) = &filters.cors {
+        cors.answer(headers, origin);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 use super::exchange::Exchange;
 use super::filters;
@@ -98,7 +98,10 @@ fn choose_rule(
     if backend.is_broken {
         return Err(Error::BadFilter);
     }
-    if let Some((status, headers)) = backend.filters.as_deref().and_then(own) {
+    if let Some((status, mut headers)) = backend.filters.as_deref().and_then(own) {
+        if let Some(filters) = &rule.filters {
+            filters::mark(filters, &mut headers, parts.headers.get(header::ORIGIN));
+        }
         return Ok(Way::Answer(status, headers));
     }
     let view = exchange.connection.worker.views.load();

@@ -273,6 +273,36 @@ async fn redirects_and_preflights_are_answered_by_the_rule() {
 }
 
 #[tokio::test]
+async fn redirects_are_marked_as_answers_of_endpoints_are() {
+    let (web, _web) = named("web").await;
+    let seen = |name: &str| {
+        json!({"type": "ResponseHeaderModifier",
+        "responseHeaderModifier": {"set": [{"name": name, "value": "yes"}]}})
+    };
+    let cors = json!({"type": "CORS", "cors": {"allowOrigins": ["http://a"]}});
+    let redirect = json!({"type": "RequestRedirect", "requestRedirect": {"hostname": "else"}});
+    let rules = json!([
+        {"matches": [{"path": {"value": "/r"}}], "filters": [redirect, seen("x-rule"), cors]},
+        {"filters": [seen("x-rule"), cors], "backendRefs":
+            [{"name": "web", "port": 80, "filters": [redirect, seen("x-backend")]}]},
+    ]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    let origin = "origin: http://a\r\n";
+    for (target, marks) in [("/r", &["x-rule"][..]), ("/b", &["x-rule", "x-backend"])] {
+        let response = get(&node, target, origin).await;
+        assert!(response.starts_with("HTTP/1.1 302"), "{response}");
+        for mark in marks {
+            assert!(response.contains(&format!("{mark}: yes")), "{response}");
+        }
+        let allowed = response.matches("access-control-allow-origin: http://a\r\n");
+        assert_eq!(allowed.count(), 1, "{response}");
+    }
+    let asked = "origin: http://a\r\naccess-control-request-method: GET\r\n";
+    let response = ask(&node, "OPTIONS", "/r", asked).await;
+    assert!(response.contains("x-rule: yes"), "{response}");
+}
+
+#[tokio::test]
 async fn a_route_that_changes_under_load_fails_no_request() {
     let (web, _web) = named("web").await;
     let (canary, _canary) = named("canary").await;
