@@ -70,7 +70,7 @@ impl Snapshot {
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a Arc<R>> {
         let key = service.key();
-        let may = R::suits(port.protocol) && service.spec.mode != Mode::Direct;
+        let may = R::suits(port.protocol) && passes_proxy(service);
         self.links()
             .referrers_of(R::KIND, Role::Parent, (Kind::Service, &key))
             .filter(move |it| may && it.key.namespace == namespace)
@@ -258,6 +258,11 @@ impl Snapshot {
         if service.spec.mode == Mode::Direct {
             return Err(is_direct(&key));
         }
+        if !passes_proxy(service) {
+            let message =
+                format!("Service {key} is headless: its connections do not pass the proxy");
+            return Err(Problem::new("Headless", message));
+        }
         let namespace = &route.metadata().namespace;
         let rival = |port: &Port| self.rival::<R>(service, port, namespace);
         match rival(first).filter(|_| suited.all(|port| rival(port).is_some())) {
@@ -305,6 +310,11 @@ impl Snapshot {
 pub(super) fn age(policy: &TrafficPolicy) -> (&str, &str) {
     let metadata = &policy.metadata;
     (&metadata.creation_timestamp, &metadata.name)
+}
+
+/// Whether a service can have routes: its connections may pass the proxy.
+fn passes_proxy(service: &Service) -> bool {
+    service.spec.mode != Mode::Direct && service.spec.is_virtual()
 }
 
 fn is_direct(key: &ObjectKey) -> Problem {

@@ -123,12 +123,18 @@ impl<'a> Referrer<'a> {
 }
 
 impl Backend<'_> {
+    /// Whether it names a Service.
+    #[must_use]
+    pub fn is_service(&self) -> bool {
+        self.kind == "Service" && matches!(self.group, "" | "core")
+    }
+
     /// The key of the service, as seen from `namespace`; `None` where it is none.
     #[must_use]
     pub fn service(&self, namespace: &str) -> Option<ObjectKey> {
-        let is_service = self.kind == "Service" && matches!(self.group, "" | "core");
         let namespace = self.namespace.unwrap_or(namespace);
-        is_service.then(|| ObjectKey::new(namespace, self.name))
+        self.is_service()
+            .then(|| ObjectKey::new(namespace, self.name))
     }
 }
 

@@ -58,7 +58,7 @@ pub struct BackendObjectReference {
     /// API group; empty for a Service.
     #[serde(default)]
     pub group: String,
-    /// Kind: `Service`.
+    /// Kind: `Service`; to any other nothing is sent.
     #[serde(default = "service_kind")]
     pub kind: String,
     /// Its name.
@@ -82,7 +82,7 @@ pub struct HttpBackendRef {
     /// API group; empty for a Service.
     #[serde(default)]
     pub group: String,
-    /// Kind: `Service`.
+    /// Kind: `Service`; to any other nothing is sent.
     #[serde(default = "service_kind")]
     pub kind: String,
     /// Its name.
@@ -108,7 +108,7 @@ pub struct BackendRef {
     /// API group; empty for a Service.
     #[serde(default)]
     pub group: String,
-    /// Kind: `Service`.
+    /// Kind: `Service`; to any other nothing is sent.
     #[serde(default = "service_kind")]
     pub kind: String,
     /// Its name.

@@ -13,7 +13,7 @@ pub struct RouteStatus {
     /// `Accepted`: it is attached and in force. `ResolvedRefs`: all its backends exist.
     #[serde(default)]
     pub conditions: Vec<Condition>,
-    /// The same for each parent, as the Gateway API tells it.
+    /// The same for each parent that is a Service, as the Gateway API tells it.
     #[serde(default)]
     pub parents: Vec<RouteParentStatus>,
 }

@@ -78,20 +78,22 @@ fn backends<R: Route>(route: &R) -> impl Iterator<Item = ObjectKey> {
 const MAX_LISTED: usize = 4;
 
 /// What is so with a route: `Accepted` where at least one parent takes it, `ResolvedRefs` where all backends exist; and
-/// the same for each parent.
+/// the same for each parent that is a Service. Of others only those tell who attach routes to them.
 pub(super) fn judge<R: Route>(route: &R, snapshot: &Snapshot) -> RouteStatus {
     let resolved = resolved(route, snapshot);
     let mut problems = Vec::new();
     let mut parents = Vec::new();
     for (index, parent) in route.parent_refs().iter().enumerate() {
         let attached = snapshot.attaches(route, parent);
-        let said = attached.as_ref().map(|()| ACCEPTED);
-        let said = said.map_err(|problem| (problem.reason, problem.message.as_str()));
-        parents.push(RouteParentStatus {
-            parent_ref: parent.clone(),
-            controller_name: CONTROLLER.to_owned(),
-            conditions: vec![condition(route, ACCEPTED, said), resolved.clone()],
-        });
+        if parent.is_service() {
+            let said = attached.as_ref().map(|()| ACCEPTED);
+            let said = said.map_err(|problem| (problem.reason, problem.message.as_str()));
+            parents.push(RouteParentStatus {
+                parent_ref: parent.clone(),
+                controller_name: CONTROLLER.to_owned(),
+                conditions: vec![condition(route, ACCEPTED, said), resolved.clone()],
+            });
+        }
         problems.extend(
             attached
                 .err()

@@ -68,18 +68,14 @@ fn overlaps(left: &ParentReference, right: &ParentReference) -> bool {
 /// A reference to who takes requests or connections.
 pub(super) fn backend(field: &str, backend: &Backend<'_>) -> Result<(), Refusal> {
     group_and_kind(field, backend.group, backend.kind)?;
-    if backend.kind != "Service" || !matches!(backend.group, "" | "core") {
-        return Err(Refusal::not_supported(
-            format!("{field}.kind"),
-            "this version sends to Services only",
-        ));
-    }
     name::subdomain(&format!("{field}.name"), backend.name)?;
     if let Some(namespace) = backend.namespace {
         name::label(&format!("{field}.namespace"), namespace)?;
     }
     match backend.port {
         Some(port) => not_zero(&format!("{field}.port"), port),
+        // What is sent nowhere needs no port; the status of the route says so.
+        None if !backend.is_service() => Ok(()),
         None => Err(Refusal::invalid(
             format!("{field}.port"),
             "is needed, also where the Service has one port only",

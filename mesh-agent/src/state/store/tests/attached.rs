@@ -78,6 +78,36 @@ fn dangling_route_is_marked_and_heals_when_the_services_come() {
 }
 
 #[test]
+fn backend_of_another_kind_is_marked() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let bucket = json!({"group": "example.com", "kind": "Bucket", "name": "b"});
+    let backends = json!([{"name": "web", "port": 80}, bucket]);
+    let spec = json!({"parentRefs": [web()], "rules": [{"backendRefs": backends}]});
+    put(&store, Kind::HttpRoute, "r", &spec);
+    let of = |condition| reason(&store, Kind::HttpRoute, "r", condition);
+    assert_eq!(
+        [of("Accepted"), of("ResolvedRefs")],
+        ["Accepted", "!InvalidKind"]
+    );
+}
+
+#[test]
+fn nothing_is_attached_to_a_headless_service() {
+    let store = Store::in_memory();
+    let spec =
+        |headless: bool| json!({"headless": headless, "ports": [{"name": "http", "port": 80}]});
+    put(&store, Kind::Service, "web", &spec(true));
+    put_route(&store, Kind::HttpRoute, "r", &web(), &["web"]);
+    let accepted = || reason(&store, Kind::HttpRoute, "r", "Accepted");
+    assert_eq!(accepted(), "!Headless");
+    assert!(routes::<HttpRoute>(&store, "web").is_empty());
+    put(&store, Kind::Service, "web", &spec(false));
+    assert_eq!(accepted(), "Accepted");
+    assert_eq!(routes::<HttpRoute>(&store, "web"), ["r"]);
+}
+
+#[test]
 fn backend_of_another_protocol_is_marked() {
     let store = Store::in_memory();
     put_service(&store, "web", &[("any", 80, "auto")]);
@@ -604,12 +634,11 @@ fn each_parent_has_its_own_status() {
         told.collect::<Vec<_>>()
     };
     let of = |name: &str, reasons: [&str; 2]| (name.to_owned(), reasons.map(str::to_owned).into());
-    let edge = || of("edge", ["NotSupported", "ResolvedRefs"]);
-    assert_eq!(told(), [of("web", ["Accepted", "ResolvedRefs"]), edge()]);
+    // What is no Service is another controller's to tell of.
+    assert_eq!(told(), [of("web", ["Accepted", "ResolvedRefs"])]);
+    let snapshot = store.snapshot();
+    let accepted = &snapshot.http_routes[&key("r")].status.conditions[0];
+    assert!(accepted.message.contains("no Gateway"), "{accepted:?}");
     delete_service(&store, "web");
-    let edge = of("edge", ["NotSupported", "BackendNotFound"]);
-    assert_eq!(
-        told(),
-        [of("web", ["NoMatchingParent", "BackendNotFound"]), edge]
-    );
+    assert_eq!(told(), [of("web", ["NoMatchingParent", "BackendNotFound"])]);
 }

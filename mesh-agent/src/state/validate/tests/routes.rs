@@ -83,6 +83,22 @@ fn parents_are_named_once_and_as_kubernetes_names() {
 }
 
 #[test]
+fn backends_of_other_kinds_are_for_the_status_to_tell() {
+    let to = |backend: Value| route(json!([{"backendRefs": [backend]}]));
+    let bucket = json!({"group": "example.com", "kind": "Bucket", "name": "b"});
+    for kind in [HTTP, GRPC, Kind::TcpRoute, Kind::TlsRoute] {
+        accepted(kind, to(bucket.clone()));
+        refused(
+            kind,
+            to(json!({"name": "b"})),
+            "spec.rules[0].backendRefs[0].port",
+        );
+    }
+    let mirror = json!([{"type": "RequestMirror", "requestMirror": {"backendRef": bucket}}]);
+    accepted(HTTP, filtering(mirror));
+}
+
+#[test]
 fn hostnames_are_names_with_one_wildcard_in_front() {
     for kind in [HTTP, GRPC, Kind::TlsRoute] {
         let with = |names: Value| {
@@ -268,8 +284,9 @@ fn backends_are_services_with_a_port_and_a_weight() {
         refused(kind, with("port", json!(0)), &field("port"));
         refused(kind, with("name", json!("A")), &field("name"));
         refused(kind, with("namespace", json!("A")), &field("namespace"));
-        refused(kind, with("kind", json!("Secret")), &field("kind"));
-        refused(kind, with("group", json!("a.b")), &field("kind"));
+        refused(kind, with("kind", json!("9")), &field("kind"));
+        accepted(kind, with("kind", json!("Secret")));
+        accepted(kind, with("group", json!("a.b")));
     }
     for kind in [Kind::TcpRoute, Kind::TlsRoute] {
         refused(kind, route(json!([{}])), "spec.rules[0].backendRefs");
