@@ -84,7 +84,10 @@ impl Kind {
                 "gateway.networking.k8s.io/v1beta1",
             ],
             Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
-            Self::TcpRoute => &["gateway.networking.k8s.io/v1alpha2"],
+            Self::TcpRoute => &[
+                "gateway.networking.k8s.io/v1alpha2",
+                "gateway.networking.k8s.io/v1",
+            ],
             Self::TlsRoute => &[
                 "gateway.networking.k8s.io/v1",
                 "gateway.networking.k8s.io/v1alpha3",

@@ -30,7 +30,7 @@ pub struct TlsRouteSpec {
     /// What it is attached to, 1 to 32.
     #[serde(default)]
     pub parent_refs: Vec<ParentReference>,
-    /// Names of the server (SNI), at most 16; `*` may be the first label. Absent: all.
+    /// Names of the server (SNI), at most 1024; `*` may be the first label. Absent: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<String>,
     /// Exactly one is in force.

@@ -10,7 +10,7 @@ use crate::state::route::StringMatchType;
 /// Checks a route by itself: its parents and backends may come later.
 pub(super) fn check(spec: &GrpcRouteSpec) -> Result<(), Refusal> {
     route::parents(&spec.parent_refs)?;
-    http::hostnames(&spec.hostnames)?;
+    http::hostnames(&spec.hostnames, http::MAX_HOSTNAMES)?;
     route::rules(spec.rules.iter().map(|it| it.name.as_ref()))?;
     route::matches(spec.rules.iter().map(|it| it.matches.len()))?;
     for (index, it) in spec.rules.iter().enumerate() {

@@ -169,9 +169,12 @@ pub(super) fn sendable_path(field: &str, path: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Hosts that a route is for: DNS names, of which the first label may be `*`.
-pub(super) fn hostnames(hostnames: &[String]) -> Result<(), Refusal> {
-    bound::at_most("spec.hostnames", hostnames, 16)?;
+/// Most hosts that a route for requests is for.
+pub(super) const MAX_HOSTNAMES: usize = 16;
+
+/// Hosts that a route is for, at most `most`: DNS names, of which the first label may be `*`.
+pub(super) fn hostnames(hostnames: &[String], most: usize) -> Result<(), Refusal> {
+    bound::at_most("spec.hostnames", hostnames, most)?;
     for (index, name) in hostnames.iter().enumerate() {
         let field = format!("spec.hostnames[{index}]");
         hostname(&field, name.strip_prefix("*.").unwrap_or(name))?;

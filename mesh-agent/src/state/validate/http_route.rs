@@ -17,7 +17,7 @@ pub(super) const MAX_RETRIES: u32 = 10;
 /// Checks a route by itself: its parents and backends may come later.
 pub(super) fn check(spec: &HttpRouteSpec) -> Result<(), Refusal> {
     route::parents(&spec.parent_refs)?;
-    http::hostnames(&spec.hostnames)?;
+    http::hostnames(&spec.hostnames, http::MAX_HOSTNAMES)?;
     if spec.rules.is_empty() {
         return Err(Refusal::invalid("spec.rules", "at least one rule"));
     }

@@ -5,6 +5,9 @@ use crate::state::Refusal;
 use crate::state::reference::Backend;
 use crate::state::stream_route::{StreamRouteRule, TcpRouteSpec, TlsRouteSpec};
 
+/// Most names that a TLS route is for.
+const MAX_NAMES: usize = 1024;
+
 /// Checks a route by itself: its parents and backends may come later.
 pub(super) fn tcp(spec: &TcpRouteSpec) -> Result<(), Refusal> {
     route::parents(&spec.parent_refs)?;
@@ -14,7 +17,7 @@ pub(super) fn tcp(spec: &TcpRouteSpec) -> Result<(), Refusal> {
 /// The same for TLS.
 pub(super) fn tls(spec: &TlsRouteSpec) -> Result<(), Refusal> {
     route::parents(&spec.parent_refs)?;
-    http::hostnames(&spec.hostnames)?;
+    http::hostnames(&spec.hostnames, MAX_NAMES)?;
     rules(&spec.rules)
 }
 
