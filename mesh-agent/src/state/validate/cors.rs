@@ -64,7 +64,8 @@ fn origin(field: &str, origin: &str) -> Result<(), Refusal> {
         .trim_matches(['[', ']'])
         .parse::<std::net::IpAddr>()
         .is_ok();
-    let is_host = host == "*" || is_address || name::subdomain(field, host).is_ok();
+    let is_host =
+        host == "*" || is_address || name::subdomain(field, &host.to_ascii_lowercase()).is_ok();
     let is_port = port.is_none_or(|it| it.parse::<u16>().is_ok_and(|it| it > 0));
     if is_scheme && is_host && is_port {
         return Ok(());

@@ -150,9 +150,6 @@ const fn name_of(kind: FilterType) -> &'static str {
 }
 
 fn headers(field: &str, modifier: &HeaderModifier) -> Result<(), Refusal> {
-    if modifier.set.is_empty() && modifier.add.is_empty() && modifier.remove.is_empty() {
-        return Err(Refusal::invalid(field, "one of set, add, remove is needed"));
-    }
     let list = |name: &str, headers: &[Header]| {
         let field = format!("{field}.{name}");
         bound::at_most(&field, headers, MAX_HEADERS)?;
@@ -165,12 +162,31 @@ fn headers(field: &str, modifier: &HeaderModifier) -> Result<(), Refusal> {
     };
     list("set", &modifier.set)?;
     list("add", &modifier.add)?;
-    let field = format!("{field}.remove");
-    bound::at_most(&field, &modifier.remove, MAX_HEADERS)?;
+    let remove = format!("{field}.remove");
+    bound::at_most(&remove, &modifier.remove, MAX_HEADERS)?;
     for (index, name) in modifier.remove.iter().enumerate() {
-        changeable(&format!("{field}[{index}]"), name)?;
+        changeable(&format!("{remove}[{index}]"), name)?;
     }
-    once(&field, modifier.remove.iter().map(String::as_str), "")
+    once(&remove, modifier.remove.iter().map(String::as_str), "")?;
+    in_one_list(field, modifier)
+}
+
+/// Each name in one list only: what is done to it would depend on the order.
+fn in_one_list(field: &str, modifier: &HeaderModifier) -> Result<(), Refusal> {
+    let HeaderModifier { set, add, remove } = modifier;
+    let has =
+        |list: &[Header], name: &str| list.iter().any(|it| it.name.eq_ignore_ascii_case(name));
+    let added = add.iter().position(|it| has(set, &it.name));
+    let removed = remove.iter().position(|it| has(set, it) || has(add, it));
+    let place = match (added, removed) {
+        (None, None) => return Ok(()),
+        (Some(index), _) => format!("{field}.add[{index}].name"),
+        (None, Some(index)) => format!("{field}.remove[{index}]"),
+    };
+    Err(Refusal::invalid(
+        place,
+        "each name in one of set, add and remove only",
+    ))
 }
 
 /// A header that people may change.
@@ -248,9 +264,6 @@ fn redirect(field: &str, redirect: &RequestRedirect, is_prefix: bool) -> Result<
 }
 
 fn rewrite(field: &str, rewrite: &UrlRewrite, is_prefix: bool) -> Result<(), Refusal> {
-    if rewrite.hostname.is_none() && rewrite.path.is_none() {
-        return Err(Refusal::invalid(field, "hostname or path is needed"));
-    }
     if let Some(hostname) = &rewrite.hostname {
         http::hostname(&format!("{field}.hostname"), hostname)?;
     }

@@ -53,7 +53,7 @@ fn method(field: &str, method: &GrpcMethodMatch) -> Result<(), Refusal> {
     for (name, text, may_have_dots) in parts {
         let Some(text) = text else { continue };
         let field = format!("{field}.{name}");
-        bound::length(&field, text, 1..=http::MAX_PATH)?;
+        bound::length(&field, text, 0..=http::MAX_PATH)?;
         match method.kind {
             StringMatchType::RegularExpression => http::regular_expression(&field, text)?,
             StringMatchType::Exact if is_name(text, may_have_dots) => {}

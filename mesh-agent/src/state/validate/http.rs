@@ -77,7 +77,8 @@ pub(super) fn regular_expression(field: &str, pattern: &str) -> Result<(), Refus
     }
 }
 
-/// Matches of headers (`is_header`) or query parameters: names are there once.
+/// Matches of headers (`is_header`) or query parameters: names are there once. Of headers whose names differ in case the
+/// first counts.
 pub(super) fn name_matches(
     field: &str,
     matches: &[NameMatch],
@@ -94,14 +95,7 @@ pub(super) fn name_matches(
             regular_expression(&value_field, &it.value)?;
         }
     }
-    let name = |it: &NameMatch| {
-        if is_header {
-            it.name.to_ascii_lowercase()
-        } else {
-            it.name.clone()
-        }
-    };
-    if let Some(index) = bound::repeated(matches.iter().map(name)) {
+    if let Some(index) = bound::repeated(matches.iter().map(|it| &it.name)) {
         let field = format!("{field}[{index}].name");
         return Err(Refusal::invalid(field, "each name only once"));
     }

@@ -21,7 +21,7 @@ fn problems(kind: Kind, rule: &Value) -> Vec<super::super::compiled::Problem> {
 }
 
 #[test]
-fn what_the_registry_accepts_can_be_compiled() {
+fn filters_that_the_registry_accepts_can_be_compiled() {
     let modifier = |value: &str| json!({"set": [{"name": "x", "value": value}], "remove": ["Y"]});
     let full = json!({"type": "ReplaceFullPath", "replaceFullPath": ""});
     let prefix = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": ""});
@@ -30,9 +30,6 @@ fn what_the_registry_accepts_can_be_compiled() {
         |kind: &str, field: &str, spec: &Value| json!({"filters": [{"type": kind, field: spec}]});
     let rewrite = |path: &Value| filter("URLRewrite", "urlRewrite", &json!({"path": path}));
     let redirect = |spec: &Value| filter("RequestRedirect", "requestRedirect", spec);
-    let long = |length: usize| format!("/{}", "a".repeat(length));
-    let expression = r"\w{1,3}(a|b)*";
-    let named = |name: &str| json!([{"name": name, "value": "v"}, {"name": "e", "value": expression, "type": "RegularExpression"}]);
     for rule in [
         rewrite(&full),
         rewrite(&prefix),
@@ -68,16 +65,37 @@ fn what_the_registry_accepts_can_be_compiled() {
             "allowHeaders": ["*"], "exposeHeaders": ["X-A"], "allowCredentials": true, "maxAge": u32::MAX}),
         ),
         filter("CORS", "cors", &json!({})),
-        json!({"matches": [{"path": {"type": "Exact", "value": long(1023)}, "method": "CONNECT"}]}),
-        json!({"matches": [{"path": {"value": "/%20/~;a=b"}, "headers": named("Host"), "queryParams": named("host")}]}),
-        json!({"matches": [{"path": {"type": "RegularExpression", "value": expression}}]}),
-        json!({"sessionPersistence": {"type": "Header", "sessionName": "X~|"}}),
+        filter("RequestHeaderModifier", "requestHeaderModifier", &json!({})),
+        filter("URLRewrite", "urlRewrite", &json!({})),
+        filter(
+            "CORS",
+            "cors",
+            &json!({"allowOrigins": ["HTTPS://A.Example"]}),
+        ),
     ] {
+        assert_eq!(problems(Kind::HttpRoute, &rule), [], "{rule}");
+    }
+}
+
+#[test]
+fn matches_that_the_registry_accepts_can_be_compiled() {
+    let expression = r"\w{1,3}(a|b)*";
+    let named = |name: &str| {
+        json!([{"name": name, "value": "v"}, {"name": name.to_uppercase(), "value": "w"},
+        {"name": "e", "value": expression, "type": "RegularExpression"}])
+    };
+    let long = format!("/{}", "a".repeat(1023));
+    for it in [
+        json!({"path": {"type": "Exact", "value": long}, "method": "CONNECT"}),
+        json!({"path": {"value": "/%20/~;a=b"}, "headers": named("host"), "queryParams": named("host")}),
+        json!({"path": {"type": "RegularExpression", "value": expression}}),
+    ] {
+        let rule = json!({"matches": [it]});
         assert_eq!(problems(Kind::HttpRoute, &rule), [], "{rule}");
     }
     for method in [
         json!({"type": "RegularExpression", "service": expression, "method": expression}),
-        json!({"type": "RegularExpression", "method": expression}),
+        json!({"type": "RegularExpression", "service": "", "method": expression}),
         json!({"service": ".a.B_1", "method": "_c"}),
     ] {
         let rule = json!({"matches": [{"method": method, "headers": named("x")}]});
