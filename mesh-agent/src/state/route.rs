@@ -190,7 +190,7 @@ pub enum FilterType {
     RequestHeaderModifier,
     /// Changes headers of the response.
     ResponseHeaderModifier,
-    /// Sends a copy elsewhere, and ignores its answer.
+    /// Sends a copy elsewhere, and ignores its answer. What a redirect answers is not copied.
     RequestMirror,
     /// Answers with a redirect.
     RequestRedirect,

@@ -5,7 +5,8 @@
 //! Gateway API leaves to the implementation is decided so:
 //!
 //! * A path expression goes before the prefix `/` and after every longer prefix, a longer one before a shorter one.
-//! * HTTP and gRPC routes of one port are merged by the same precedence; matches of a gRPC route take gRPC calls only.
+//! * Matches of a gRPC route take gRPC calls only. Routes of one kind are in force for a port (`state::attach`), but for
+//!   callers of different namespaces; any that come here together are merged by the same precedence.
 //! * A field with several values is compared as their combination (RFC 9110, 5.2); of a repeated query parameter the
 //!   first value counts.
 //! * Where the rules of the most specific host or path do not match, the next ones are asked.
