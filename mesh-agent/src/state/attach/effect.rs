@@ -56,15 +56,9 @@ impl Snapshot {
     }
 }
 
-/// What may come to a service.
-#[derive(Clone, Copy, Debug)]
-struct Traffic {
-    /// Whether it has a port for connections.
-    has_port: bool,
-    is_balanced: bool,
-    has_opaque: bool,
-    has_requests: bool,
-}
+/// What may come to a service: what there is for policies to act on.
+#[derive(Clone, Debug)]
+struct Traffic(Vec<Scope>);
 
 impl Traffic {
     /// What comes to those who dial the service, and what others send on to it.
@@ -82,42 +76,38 @@ impl Traffic {
         let is_dialled = service.spec.is_virtual();
         let dials = |is_it: fn(&Port) -> bool| is_dialled && service.spec.ports.iter().any(is_it);
         let has_port = service.spec.ports.iter().any(is_for_connections);
-        let has_requests = has_port
-            && (dials(has_requests)
-                || is_sent(Kind::HttpRoute)
-                || is_sent(Kind::GrpcRoute)
-                || takes_over());
-        let has_opaque = has_port
-            && (dials(is_opaque)
-                || is_sent(Kind::TcpRoute)
-                || is_sent(Kind::TlsRoute)
-                || takes_over());
-        Self {
-            has_port,
-            is_balanced: dials(|_| true) || has_requests || has_opaque,
-            has_opaque,
-            has_requests,
-        }
+        let requests = dials(has_requests)
+            || is_sent(Kind::HttpRoute)
+            || is_sent(Kind::GrpcRoute)
+            || takes_over();
+        let opaque =
+            dials(is_opaque) || is_sent(Kind::TcpRoute) || is_sent(Kind::TlsRoute) || takes_over();
+        let (requests, opaque) = (has_port && requests, has_port && opaque);
+        let found = [
+            (Scope::Endpoints, has_port),
+            (Scope::Balancing, dials(|_| true) || requests || opaque),
+            (Scope::Connections, requests || opaque),
+            (Scope::Opaque, opaque),
+            (Scope::Requests, requests),
+        ];
+        let found = found.into_iter().filter(|(_, is_there)| *is_there);
+        Self(found.map(|(scope, _)| scope).collect())
     }
 
-    const fn has(&self, scope: Scope) -> bool {
-        match scope {
-            Scope::Endpoints => self.has_port,
-            Scope::Balancing => self.is_balanced,
-            Scope::Connections => self.has_opaque || self.has_requests,
-            Scope::Opaque => self.has_opaque,
-            Scope::Requests => self.has_requests,
-        }
+    fn has(&self, scope: Scope) -> bool {
+        self.0.contains(&scope)
     }
 
     /// What is missing, for people.
     fn lack(&self, key: &ObjectKey) -> String {
         match () {
-            () if !self.has_port => format!("Service {key} has no port that takes connections"),
+            () if !self.has(Scope::Endpoints) => {
+                format!("Service {key} has no port that takes connections")
+            }
             () if !self.has(Scope::Connections) => {
                 format!("Service {key} is headless: who dials it passes the proxy by")
             }
-            () if self.has_requests => format!("every port of Service {key} speaks HTTP"),
+            () if self.has(Scope::Requests) => format!("every port of Service {key} speaks HTTP"),
             () => format!("no port of Service {key} speaks HTTP"),
         }
     }

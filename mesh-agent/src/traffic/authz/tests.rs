@@ -213,8 +213,9 @@ fn check(fixture: &Fixture, connection: &Connection, denied: bool, audited: bool
 }
 
 fn allow_client(ports: &[u16]) -> Value {
+    let to = written([("ports", json!(ports))]);
     json!({"target": {"kind": "Service", "name": "web"}, "action": "Allow", "rules": [
-        {"from": [{"serviceAccounts": ["client"]}], "to": [{"ports": ports}]}]})
+        {"from": [{"serviceAccounts": ["client"]}], "to": [to]}]})
 }
 
 #[test]
