@@ -130,6 +130,7 @@ impl Settle for Endpoint {
         draft.assign(Subject::Namespace(self.metadata.namespace.clone()));
         number_endpoint(draft, self);
         life::tell_service(draft, old, Some(self));
+        traffic_policy::tell_subsets(draft, old, Some(self));
     }
 
     fn leave(&self, draft: &mut Draft) {
@@ -138,6 +139,7 @@ impl Settle for Endpoint {
             Subject::Endpoint(key.clone(), name)
         });
         life::tell_service(draft, Some(self), None);
+        traffic_policy::tell_subsets(draft, Some(self), None);
     }
 }
 

@@ -119,7 +119,7 @@ fn plans(
                     usize::try_from(member.index)
                         .ok()
                         .and_then(|index| endpoints.get(index))
-                        .is_some_and(|endpoint| is_in(endpoint, subset))
+                        .is_some_and(|endpoint| subset.has(&endpoint.object))
                 };
                 (
                     subset.weight,
@@ -130,18 +130,4 @@ fn plans(
         Plan::new(rules, &parts, old)
     };
     [plan(v4, old_v4), plan(v6, old_v6)]
-}
-
-/// Whether an endpoint has the version and labels of a subset.
-fn is_in(endpoint: &Endpoint, subset: &Subset) -> bool {
-    let labels = &endpoint.object.metadata.labels;
-    let has_version = match &subset.version {
-        Some(version) => endpoint.version.as_ref() == Some(version),
-        None => true,
-    };
-    has_version
-        && subset
-            .labels
-            .iter()
-            .all(|(name, value)| labels.get(name) == Some(value))
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use crate::state::Snapshot;
 use crate::state::attach::{Problem, age};
 use crate::state::draft::Draft;
+use crate::state::endpoint::Endpoint;
 use crate::state::links::{Node, Role};
 use crate::state::object::{Condition, Kind, ObjectKey};
 use crate::state::reference::Backend;
 use crate::state::service::Protocol;
 use crate::state::traffic_policy::TrafficPolicy;
+use crate::state::traffic_policy::balancing::Subset;
 
 use super::route::list;
 use super::{ACCEPTED, RESOLVED_REFS, condition, tell_all, tell_referrers};
@@ -35,6 +37,53 @@ pub(super) fn tell_backends(services: BTreeSet<ObjectKey>, draft: &mut Draft) {
         let policies: Vec<Node> = policies.cloned().collect();
         tell_all(draft, &policies);
     }
+}
+
+/// The policies with a subset that an endpoint came to or left.
+pub(super) fn tell_subsets(draft: &mut Draft, old: Option<&Endpoint>, new: Option<&Endpoint>) {
+    let versions = [old, new].into_iter().flatten();
+    let services: BTreeSet<ObjectKey> = versions.map(Endpoint::service_key).collect();
+    let next = &draft.next;
+    let mut policies = Vec::new();
+    for service in &services {
+        let target = (Kind::Service, service);
+        let moves = |node: &&Node| {
+            let policy = next.traffic_policies.get(&node.key);
+            policy.into_iter().flat_map(|it| subsets(it)).any(|subset| {
+                let is_in = |it: &Endpoint| it.service_key() == *service && subset.has(it);
+                old.is_some_and(is_in) != new.is_some_and(is_in)
+            })
+        };
+        let links = next.links();
+        let found = links.referrers_of(Kind::TrafficPolicy, Role::Target, target);
+        policies.extend(found.filter(moves).cloned());
+    }
+    tell_all(draft, &policies);
+}
+
+fn subsets(policy: &TrafficPolicy) -> &[Subset] {
+    let balancing = policy.spec.load_balancing.as_ref();
+    balancing.map_or(&[], |it| &it.subsets)
+}
+
+/// The subsets of a service that no endpoint is in. Those of a route are looked for at whatever service it sends to.
+fn empty_subsets(policy: &TrafficPolicy, snapshot: &Snapshot) -> Vec<(String, Problem)> {
+    let target = &policy.spec.target;
+    let key = ObjectKey::new(&policy.metadata.namespace, &target.name);
+    if target.kind != Kind::Service || !snapshot.services.contains_key(&key) {
+        return Vec::new();
+    }
+    let is_empty = |subset: &Subset| !snapshot.endpoints_of(&key).any(|it| subset.has(it));
+    let numbered = subsets(policy).iter().enumerate();
+    let empty = numbered.filter(|(_, subset)| is_empty(subset));
+    empty
+        .map(|(index, subset)| {
+            let field = format!("spec.loadBalancing.subsets[{index}]");
+            let message = format!("no endpoint of Service {key} has {subset}");
+            let reason = "EndpointNotFound";
+            (field, Problem { reason, message })
+        })
+        .collect()
 }
 
 /// The services that take over.
@@ -90,6 +139,7 @@ fn resolved(policy: &TrafficPolicy, snapshot: &Snapshot) -> Condition {
         let field = format!("spec.loadBalancing.failover[{index}]");
         Some((field, problem))
     }));
+    problems.extend(empty_subsets(policy, snapshot));
     let Some((_, first)) = problems.first() else {
         return condition(policy, RESOLVED_REFS, Ok(RESOLVED_REFS));
     };

@@ -1,11 +1,13 @@
 //! Which endpoint takes a request.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::state::duration::Duration;
+use crate::state::endpoint::Endpoint;
 use crate::state::route::SessionPersistence;
 use crate::state::service::Balancing;
 
@@ -35,7 +37,7 @@ pub struct LoadBalancing {
     /// Services that take over, in order, when no endpoint of this one is healthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failover: Vec<Failover>,
-    /// Only these endpoints; each subset takes its share.
+    /// Only these endpoints; each subset takes its share. The share of one that no endpoint is in goes to the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsets: Vec<Subset>,
     /// Percent of healthy endpoints below which health is ignored, because the rest would not bear the load; 0: never.
@@ -165,7 +167,7 @@ pub struct Failover {
     pub port: Option<u16>,
 }
 
-/// Endpoints that have a version and labels.
+/// Endpoints that have a version, labels, or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subset {
@@ -178,6 +180,26 @@ pub struct Subset {
     /// Share of the requests, 0 to 1000.
     #[serde(default = "one")]
     pub weight: u32,
+}
+
+impl Subset {
+    /// Whether an endpoint is one of them.
+    #[must_use]
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        let labels = &endpoint.metadata.labels;
+        let has_label = |(name, value): (&String, &String)| labels.get(name) == Some(value);
+        let is_version = |it: &String| endpoint.spec.version.as_ref() == Some(it);
+        self.version.as_ref().is_none_or(is_version) && self.labels.iter().all(has_label)
+    }
+}
+
+impl fmt::Display for Subset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.version.iter().map(|it| format!("version {it}"));
+        let labels = self.labels.iter().map(|(name, it)| format!("{name}={it}"));
+        let words: Vec<_> = version.chain(labels).collect();
+        f.write_str(&words.join(", "))
+    }
 }
 
 const fn one() -> u32 {

@@ -120,3 +120,36 @@ fn headless_service_is_checked_and_guarded_where_somebody_sends_to_it() {
     delete(Kind::TrafficPolicy, "front");
     assert_eq!(said(&store, "Accepted"), nothing);
 }
+
+#[test]
+fn subset_that_no_endpoint_is_in_is_told() {
+    let store = Store::in_memory();
+    put_service(&store, "web", &[("http", 80, "http")]);
+    let put_version = |version: &str| {
+        let spec = json!({"service": "web", "address": "10.0.0.3", "version": version});
+        put(&store, Kind::Endpoint, "web-1", &spec);
+    };
+    put_version("v1");
+    let resolved = ("ResolvedRefs".to_owned(), String::new());
+    let subsets = json!([{"version": "v1"}, {"version": "v9", "labels": {"track": "canary"}}]);
+    let missing = |index: usize, what: &str| {
+        let field = format!("spec.loadBalancing.subsets[{index}]");
+        let message = format!("{field}: no endpoint of Service shop/web has {what}");
+        ("!EndpointNotFound".to_owned(), message)
+    };
+    assert_eq!(
+        told(
+            &store,
+            "ResolvedRefs",
+            &json!({"loadBalancing": {"subsets": subsets}})
+        ),
+        missing(1, "version v9, track=canary")
+    );
+    let spec = json!({"loadBalancing": {"subsets": [{"version": "v2"}]}});
+    let nobody = missing(0, "version v2");
+    assert_eq!(told(&store, "ResolvedRefs", &spec), nobody);
+    put_version("v2");
+    assert_eq!(said(&store, "ResolvedRefs"), resolved);
+    put_version("v3");
+    assert_eq!(said(&store, "ResolvedRefs"), nobody);
+}

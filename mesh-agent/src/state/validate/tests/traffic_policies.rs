@@ -199,11 +199,19 @@ fn balancing_hashes_only_where_it_needs_to() {
             "spec.loadBalancing.failover[0].port",
         ),
         (
-            with(json!({"subsets": [{"weight": 1001}]})),
+            with(json!({"subsets": [{"version": "1"}, {"weight": 3}]})),
+            "spec.loadBalancing.subsets[1]",
+        ),
+        (
+            with(json!({"subsets": [{"version": "1"}, {"version": "1", "weight": 3}]})),
+            "spec.loadBalancing.subsets[1]",
+        ),
+        (
+            with(json!({"subsets": [{"version": "1", "weight": 1001}]})),
             "spec.loadBalancing.subsets[0].weight",
         ),
         (
-            with(json!({"subsets": [{"weight": 0}]})),
+            with(json!({"subsets": [{"version": "1", "weight": 0}]})),
             "spec.loadBalancing.subsets",
         ),
         (

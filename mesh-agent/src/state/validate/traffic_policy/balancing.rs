@@ -131,8 +131,15 @@ fn failover(failover: &[Failover], policy: &TrafficPolicy) -> Result<(), Refusal
 fn subsets(subsets: &[Subset]) -> Result<(), Refusal> {
     let field = "spec.loadBalancing.subsets";
     bound::at_most(field, subsets, MAX_SUBSETS)?;
+    let mut seen = BTreeSet::new();
     for (index, it) in subsets.iter().enumerate() {
         let field = format!("{field}[{index}]");
+        if it.version.is_none() && it.labels.is_empty() {
+            return Err(Refusal::invalid(field, "version or labels are needed"));
+        }
+        if !seen.insert((&it.version, &it.labels)) {
+            return Err(Refusal::invalid(field, "each subset only once"));
+        }
         if let Some(version) = &it.version {
             bound::length(&format!("{field}.version"), version, 1..=MAX_VERSION)?;
         }
