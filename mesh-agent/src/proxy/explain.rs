@@ -1,5 +1,6 @@
 //! Where a request would go now: the choice of the request path, made for a question.
 
+mod candidates;
 mod limits;
 
 use std::net::SocketAddr;
@@ -10,10 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use super::config::Config;
 use super::policy::Policy;
 use super::view::routes::{Choice, HttpRoutes};
-use super::view::{Endpoint, ServicePort, View};
-use crate::state::report::{
-    BackendExplanation, EndpointExplanation, RequestExplanation, RequestQuestion,
-};
+use super::view::{ServicePort, View};
+use crate::state::report::{BackendExplanation, RequestExplanation, RequestQuestion};
 use crate::traffic::path;
 use crate::traffic::path::Rejected;
 use crate::traffic::route::Request;
@@ -116,7 +115,7 @@ fn explain_to(
         return RequestExplanation {
             reason: "no-routes".to_owned(),
             path: request.path.to_owned(),
-            backends: vec![backend(port, (1, 1), false)],
+            backends: vec![backend(view, &port.policy, port, (1, 1), false)],
             ..held(&port.policy)
         };
     };
@@ -152,7 +151,13 @@ fn explain_choice(
         match port {
             Some(port) => BackendExplanation {
                 filters,
-                ..backend(port, (weight, total), port.service != asked.service)
+                ..backend(
+                    view,
+                    choice.policy,
+                    port,
+                    (weight, total),
+                    port.service != asked.service,
+                )
             },
             None => BackendExplanation {
                 service: named,
@@ -196,29 +201,28 @@ fn held(policy: &Policy) -> RequestExplanation {
     }
 }
 
-fn backend(port: &ServicePort, (weight, of): (u64, u64), is_another: bool) -> BackendExplanation {
-    let endpoints = port.endpoints.iter().map(|it| endpoint(it));
+/// A share that goes to `port`, of a request for which `policy` holds.
+fn backend(
+    view: &View,
+    policy: &Policy,
+    port: &ServicePort,
+    (weight, of): (u64, u64),
+    is_another: bool,
+) -> BackendExplanation {
     BackendExplanation {
         service: format!("{}:{}", port.service, port.port),
         weight,
         of,
         is_missing: false,
         filters: Vec::new(),
-        endpoints: endpoints.collect(),
+        endpoints: candidates::of_port(policy, port),
+        failover: candidates::failover(view, policy, port),
         policies: port
             .policy
             .objects()
             .map(|it| it.key().to_string())
             .collect(),
         limits: limits::of_backend(&port.policy, is_another),
-    }
-}
-
-fn endpoint(endpoint: &Endpoint) -> EndpointExplanation {
-    EndpointExplanation {
-        name: endpoint.key.to_string(),
-        address: endpoint.address.to_string(),
-        state: endpoint.state().to_owned(),
     }
 }
 

@@ -227,7 +227,7 @@ fn count(metrics: &Metrics, port: &ServicePort, balancing: Option<&Balancing>, p
 }
 
 /// The port of a service that takes over, if it is there and speaks the same.
-fn takes_over<'a>(
+pub(crate) fn takes_over<'a>(
     view: &'a View,
     wanted: &ServicePort,
     failover: &Failover,

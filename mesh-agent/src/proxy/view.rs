@@ -24,6 +24,7 @@ use crate::state::endpoint::{Lifecycle, Locality};
 use crate::state::object::ObjectKey;
 use crate::state::reference::misfit;
 use crate::state::service::{Protocol, Service};
+use crate::state::traffic_policy::balancing::Subset;
 use crate::state::workload;
 use crate::telemetry::access_log::Known;
 use crate::traffic::authz;
@@ -311,6 +312,11 @@ impl Endpoint {
             () if self.live.vitals.is_ejected() => "ejected",
             () => "ready",
         }
+    }
+
+    /// Whether it has the version and labels of a subset.
+    pub(crate) fn is_in(&self, subset: &Subset) -> bool {
+        subset.has(&self.object)
     }
 
     /// The number that sessions have for it.

@@ -224,13 +224,28 @@ pub struct BackendExplanation {
     pub is_missing: bool,
     /// What is done to this share only.
     pub filters: Vec<String>,
-    /// Who may be asked.
+    /// Who may be asked: of the subsets, where the policies name some.
     pub endpoints: Vec<EndpointExplanation>,
+    /// Who takes over, in order, when none of them is well.
+    #[serde(default)]
+    pub failover: Vec<FailoverExplanation>,
     /// The traffic policies of the service.
     pub policies: Vec<String>,
     /// What they say of its endpoints and, where another service was asked, of all that is sent there.
     #[serde(default)]
     pub limits: Vec<LimitExplanation>,
+}
+
+/// A service that takes over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverExplanation {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Whether it cannot: it has no such port that speaks the same, or may not be sent to.
+    pub is_missing: bool,
+    /// Who may be asked then.
+    pub endpoints: Vec<EndpointExplanation>,
 }
 
 /// An endpoint that may be asked.
@@ -241,7 +256,7 @@ pub struct EndpointExplanation {
     pub name: String,
     /// `address:port`.
     pub address: String,
-    /// Whether it takes requests, in one word.
+    /// Whether it takes requests, in one word: `ready`, or why not, for example `ejected` or `breaker-open`.
     pub state: String,
 }
 

@@ -126,28 +126,42 @@ fn request(asked: &RequestExplanation) -> String {
         "STATE",
     ];
     let rows = asked.backends.iter().flat_map(|backend| {
-        let none = EndpointExplanation {
-            name: NONE.to_owned(),
-            address: NONE.to_owned(),
-            state: if backend.is_missing { "missing" } else { NONE }.to_owned(),
-        };
-        let endpoints = backend.endpoints.iter().cloned();
-        let none = backend.endpoints.is_empty().then_some(none);
-        endpoints.chain(none).map(|endpoint| {
-            vec![
-                text(&backend.service),
-                number(format!("{}/{}", backend.weight, backend.of)),
-                text(join(&backend.filters)),
-                text(join(&backend.policies)),
-                text(&endpoint.name),
-                text(&endpoint.address),
-                text(&endpoint.state),
-            ]
-        })
+        let before = [
+            text(&backend.service),
+            number(format!("{}/{}", backend.weight, backend.of)),
+            text(join(&backend.filters)),
+            text(join(&backend.policies)),
+        ];
+        let spares = backend.failover.iter().flat_map(|spare| {
+            let service = format!("{} takes over", spare.service);
+            let before = [text(service), text(NONE), text(NONE), text(NONE)];
+            candidates(before, &spare.endpoints, spare.is_missing)
+        });
+        candidates(before, &backend.endpoints, backend.is_missing)
+            .into_iter()
+            .chain(spares)
     });
     shown.push('\n');
     shown.push_str(&render(&header, rows));
     shown
+}
+
+/// A row for each endpoint of a service, after what they have in common.
+fn candidates(
+    before: [Cell; 4],
+    endpoints: &[EndpointExplanation],
+    is_missing: bool,
+) -> Vec<Vec<Cell>> {
+    let row = |name: &str, address: &str, state: &str| {
+        let cells = [name, address, state].map(text);
+        before.iter().cloned().chain(cells).collect()
+    };
+    if endpoints.is_empty() {
+        return vec![row(NONE, NONE, if is_missing { "missing" } else { NONE })];
+    }
+    let rows = endpoints.iter();
+    rows.map(|it| row(&it.name, &it.address, &it.state))
+        .collect()
 }
 
 /// What policies say that may refuse, delay or repeat a request.

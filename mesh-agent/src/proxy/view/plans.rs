@@ -119,7 +119,7 @@ fn plans(
                     usize::try_from(member.index)
                         .ok()
                         .and_then(|index| endpoints.get(index))
-                        .is_some_and(|endpoint| subset.has(&endpoint.object))
+                        .is_some_and(|endpoint| endpoint.is_in(subset))
                 };
                 (
                     subset.weight,
