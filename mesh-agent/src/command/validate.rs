@@ -55,7 +55,7 @@ pub(super) fn validate(validate: &Validate) -> Result<Exit, Error> {
             Ok(documents) => bench.judge_file(file, documents),
             Err(error) => {
                 bench.note(file, false, complaint(&error));
-                unread = unread.or(Some(error.exit()));
+                unread = unread.or_else(|| Some(error.exit()));
             }
         }
     }
