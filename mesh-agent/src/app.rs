@@ -44,6 +44,9 @@ pub fn run(settings: &Settings) -> Result<()> {
         level: settings.log_level.clone(),
         format: log_format(settings.log_format),
     })?;
+    for missing in settings.missing() {
+        warn!(setting = missing.key, reason = %missing.message, "file is missing, the agent begins without it");
+    }
     let hooked = cgroup::enter(&settings.cgroup)?;
     parts::raise_descriptor_limit();
     let runtimes = Runtimes::start()?;

@@ -4,6 +4,7 @@
 
 pub mod cli;
 mod file;
+mod missing;
 mod mountinfo;
 mod options;
 mod resolve;
@@ -208,7 +209,8 @@ pub struct ProxySettings {
     #[serde(serialize_with = "span::serialize")]
     pub queue_timeout: Duration,
     /// How far the spellings of a path are made one before routing and policy see it: `off`, `base`, `merge-slashes`,
-    /// `decode-and-merge-slashes` or `strict`. Default: `strict`. Less lets through what endpoints may read as another path;
+    /// `decode-and-merge-slashes`, `strict`, or `auto`. Default: `auto`, which is `strict` for services whose routes tell
+    /// paths apart, and `merge-slashes` for all others. Less lets through what endpoints may read as another path;
     /// `strict` refuses `%2F` and `;`, which some applications use. The table stands in `traffic/path.rs`.
     pub path_normalization: path::Mode,
 }

@@ -36,12 +36,22 @@ fn start(run: &Run) -> Exit {
         return finish(command::print_settings(&settings));
     }
     if run.validate_only {
-        return Exit::OK;
+        return judge(&settings);
     }
     match app::run(&settings) {
         Ok(()) => Exit::OK,
         Err(error) => fail(&error),
     }
+}
+
+/// Says whether settings that fit together find what they name, too.
+fn judge(settings: &Settings) -> Exit {
+    let missing = settings.missing();
+    if missing.is_empty() {
+        return Exit::OK;
+    }
+    command::complain(&config::Error::Invalid(missing));
+    Exit::DATA
 }
 
 fn check_machine(check: &Check) -> Exit {

@@ -70,6 +70,9 @@ pub enum FilterError {
     /// Directives that do not parse.
     #[error(transparent)]
     Directives(ParseError),
+    /// A part between commas, or after an equals sign, is empty. The library takes it for one of the levels.
+    #[error("a level is missing")]
+    Missing,
 }
 
 /// The running log.
@@ -141,6 +144,10 @@ fn parse(text: &str) -> Result<EnvFilter, Error> {
         text: text.to_owned(),
         source,
     };
+    let mut parts = text.split(',').map(str::trim);
+    if parts.any(|part| part.is_empty() || part.ends_with('=')) {
+        return Err(refused(FilterError::Missing));
+    }
     // A bare level speaks of the agent; the libraries below it write about every frame.
     let directives = if text.contains(',') || text.contains('=') {
         text.to_owned()
@@ -209,7 +216,16 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_refused() {
-        assert!(check_level("inof").is_err());
+        for text in [
+            "inof",
+            "",
+            " ",
+            "info,",
+            "nonsense=",
+            "info,mesh_agent= ,h2=warn",
+        ] {
+            assert!(check_level(text).is_err(), "{text:?}");
+        }
         assert!(check_level("warn").is_ok());
         assert!(check_level("warn,mesh_agent::proxy=debug").is_ok());
     }

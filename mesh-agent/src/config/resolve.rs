@@ -41,7 +41,7 @@ pub(super) fn resolve(
         dns_ttl: or_default(options.dns_ttl, 5_000),
         resolv_conf: options
             .resolv_conf
-            .unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
+            .unwrap_or_else(|| PathBuf::from(RESOLV_CONF)),
         reset,
         registry: options.registry,
         registry_ca: options.registry_ca,
@@ -126,6 +126,8 @@ pub(super) const API: SocketAddr = loopback(15000);
 const METRICS: SocketAddr = loopback(15020);
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/mesh";
 const STATE_DIR: &str = "/var/lib/mesh";
+/// Where resolvers are named on any machine.
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 const UNIX_SOCKET: &str = "/run/mesh/agent.sock";
 /// What fits into `sun_path`, with its end.
 pub(super) const MAX_SOCKET_PATH: usize = 107;
@@ -137,7 +139,7 @@ const fn loopback(port: u16) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::options::LocalityOptions;
+    use crate::config::options::{LocalityOptions, SourceOptions};
 
     #[test]
     fn defaults_are_safe_and_fit_together() {
@@ -217,6 +219,51 @@ mod tests {
         std::fs::write(token.path(), "0123456789abcdef\n").expect("there is a disk");
         options.token_file = Some(token.path().to_owned());
         resolved(options).expect("it is right");
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_are_refused() {
+        let absent = || Some("/does/not/exist".into());
+        let with = |registry: &str| Options {
+            registry: Some(registry.parse().expect("an address")),
+            ..Options::default()
+        };
+        for (options, key) in [
+            (
+                Options {
+                    check_ca: absent(),
+                    ..Options::default()
+                },
+                "checkCa",
+            ),
+            (
+                Options {
+                    registry_ca: absent(),
+                    ..with("etcds://127.0.0.1")
+                },
+                "registryCa",
+            ),
+        ] {
+            let error = resolved(options).unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+            assert!(error.contains("/does/not/exist: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_that_may_come_are_missed() {
+        let options = Options {
+            resolv_conf: Some("/does/not/exist".into()),
+            sources: SourceOptions {
+                files: Some("/nor/does/this".into()),
+            },
+            ..Options::default()
+        };
+        let missing = resolved(options).expect("they may come").missing();
+        let keys: Vec<_> = missing.iter().map(|problem| problem.key).collect();
+        assert_eq!(keys, ["sources.files", "resolvConf"]);
+        let settings = resolved(Options::default()).expect("the defaults are right");
+        assert_eq!(settings.missing(), []);
     }
 
     #[test]

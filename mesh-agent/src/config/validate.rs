@@ -1,12 +1,14 @@
 //! Whether settings fit together. Names every problem, not only the first.
 
-use std::path::Path;
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::resolve::MAX_SOCKET_PATH;
 use super::{Problem, ProxySettings, Settings};
+use crate::net::tls::{Connector, TlsError, TlsFiles};
 use crate::state::validate::MAX_LOCALITY;
 use crate::telemetry;
 
@@ -68,6 +70,7 @@ pub(super) fn validate(settings: &Settings) -> Vec<Problem> {
         }
     }
     check_registry(settings, &mut refuse);
+    check_certificates(settings, &mut refuse);
     check_ranges(&settings.virtual_range, &mut refuse);
     check_proxy(&settings.proxy, &mut refuse);
     problems
@@ -116,6 +119,34 @@ fn check_registry(settings: &Settings, refuse: &mut impl FnMut(&'static str, Str
     }
     if !REGISTRY_TTL.contains(&settings.registry_ttl) {
         refuse("registryTtl", "use 2s to 1h".to_owned());
+    }
+}
+
+/// Reads what the agent would read when it begins, so that what cannot be used is told with the rest.
+fn check_certificates(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    let mut check = |key, authorities: Option<&PathBuf>, own| {
+        let authorities = authorities.cloned();
+        if let Err(error) = Connector::new(&TlsFiles { authorities, own }) {
+            refuse(key, with_cause(&error));
+        }
+    };
+    if let Some(path) = &settings.check_ca {
+        check("checkCa", Some(path), None);
+    }
+    if settings.registry.as_ref().is_some_and(|it| it.is_tls) {
+        let authorities = settings.registry_ca.as_ref();
+        let certificate = settings.registry_cert.clone();
+        match certificate.zip(settings.registry_key.clone()) {
+            None => check("registryCa", authorities, None),
+            own => check("registryCert", authorities, own),
+        }
+    }
+}
+
+fn with_cause(error: &TlsError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 
