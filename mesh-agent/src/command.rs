@@ -85,6 +85,7 @@ async fn dispatch(command: Command) -> Result<Exit, Error> {
         Command::Routes(list) => show::routes(&list).await?,
         Command::Policies(list) => show::policies(&list).await?,
         Command::Connections(filter) => show::connections(&filter).await?,
+        Command::Breakers(filter) => show::breakers(&filter).await?,
         Command::Coverage(filter) => show::coverage(&filter).await?,
         Command::Explain(explain) => show::explain(&explain).await?,
         Command::Bpf(query) => show::bpf(&query).await?,

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::exit::Exit;
+use crate::state::object::ObjectKey;
 use crate::telemetry::one_line;
 
 /// A command that failed.
@@ -99,6 +100,27 @@ pub enum Error {
     /// A name that no object can have.
     #[error("{0:?} is no name: use lower-case letters, digits, dashes and dots")]
     Name(String),
+    /// No object has the name.
+    #[error("no {what} {name}")]
+    NoObject {
+        /// Kind, or what several kinds have in common.
+        what: &'static str,
+        /// Its name, with the namespace or the place where it was looked for.
+        name: String,
+    },
+    /// Objects of several namespaces have the name.
+    #[error("{what} {name} is in several namespaces, {namespaces}: say which with -n")]
+    Ambiguous {
+        /// Kind, or what several kinds have in common.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Where it is.
+        namespaces: String,
+    },
+    /// A service that is not dialled at an address of its own.
+    #[error("Service {0} has no virtual address: name the address of one of its endpoints")]
+    NoAddress(ObjectKey),
     /// `exec` failed.
     #[error(transparent)]
     Exec(#[from] super::exec::Error),
@@ -122,11 +144,11 @@ impl Error {
             Self::Exchange { .. } | Self::Answer { .. } | Self::Print(_) => Exit::IO,
             Self::Refused(problem) | Self::RefusedObject { problem, .. } => problem.exit(),
             Self::Read { source, .. } if is_permission(source) => Exit::PERMISSION,
-            Self::Read { .. } => Exit::NO_INPUT,
+            Self::Read { .. } | Self::NoObject { .. } => Exit::NO_INPUT,
             Self::Write { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::Write { .. } => Exit::CANNOT_CREATE,
             Self::Token { .. } | Self::Object { .. } | Self::NotImported { .. } => Exit::DATA,
-            Self::Name(_) => Exit::USAGE,
+            Self::Name(_) | Self::Ambiguous { .. } | Self::NoAddress(_) => Exit::USAGE,
             Self::Exec(error) => error.exit(),
             Self::Yaml(_) => Exit::FAILURE,
             Self::Runtime(_) => Exit::OS,

@@ -1,5 +1,7 @@
 //! Questions: asks, narrows down to a namespace, and shows the answer in the form that was asked for.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -9,11 +11,14 @@ use serde_json::{Value, json};
 use super::client::{Client, checked, path_of, read_value};
 use super::error::Error;
 use super::{print, table};
-use crate::config::cli::{Explain, Filter, List, Output, Query};
+use crate::config::cli::{Destination, Explain, Filter, List, Output, Query};
 use crate::state::Manifest;
-use crate::state::object::Kind;
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::object::{Kind, ObjectKey};
+use crate::state::report::{
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, Status,
+};
 use crate::state::resource::{Resource as _, with_kind};
+use crate::state::service::Service;
 
 pub(super) async fn status(query: &Query) -> Result<(), Error> {
     let value = ask(query, "/api/v1/status").await?;
@@ -39,7 +44,7 @@ pub(super) async fn workloads(list: &List) -> Result<(), Error> {
 
 pub(super) async fn policies(list: &List) -> Result<(), Error> {
     let kinds = [Kind::AuthorizationPolicy, Kind::TrafficPolicy];
-    several(list, &kinds, table::all_policies).await
+    several(list, &kinds, "policy", table::all_policies).await
 }
 
 pub(super) async fn routes(list: &List) -> Result<(), Error> {
@@ -49,7 +54,7 @@ pub(super) async fn routes(list: &List) -> Result<(), Error> {
         Kind::TcpRoute,
         Kind::TlsRoute,
     ];
-    several(list, &kinds, table::routes).await
+    several(list, &kinds, "route", table::routes).await
 }
 
 pub(super) async fn connections(filter: &Filter) -> Result<(), Error> {
@@ -68,17 +73,40 @@ pub(super) async fn connections(filter: &Filter) -> Result<(), Error> {
 }
 
 pub(super) async fn coverage(filter: &Filter) -> Result<(), Error> {
-    let mut value = ask(&filter.query, "/api/v1/coverage").await?;
+    let value = of_namespace(filter, "/api/v1/coverage").await?;
+    show::<CoverageList>(value, filter.query.output, table::coverage)
+}
+
+pub(super) async fn breakers(filter: &Filter) -> Result<(), Error> {
+    let value = of_namespace(filter, "/api/v1/breakers").await?;
+    show::<BreakerList>(value, filter.query.output, table::breakers)
+}
+
+/// A list, narrowed down to the items of a namespace.
+async fn of_namespace(filter: &Filter, path: &str) -> Result<Value, Error> {
+    let mut value = ask(&filter.query, path).await?;
     if let Some(namespace) = &filter.namespace {
         keep(&mut value, |item| {
             item.get("namespace").and_then(Value::as_str) == Some(namespace)
         });
     }
-    show::<CoverageList>(value, filter.query.output, table::coverage)
+    Ok(value)
 }
 
 pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
-    let mut path = explain_path(&explain.source, &explain.destination.to_string())?;
+    let (namespace, _) = source_parts(&explain.source);
+    let destination = match &explain.destination {
+        Destination::Address(address) => *address,
+        Destination::Service {
+            namespace: named,
+            name,
+            port,
+        } => {
+            let key = ObjectKey::new(named.as_deref().unwrap_or(namespace), name);
+            SocketAddr::new(address_of(&explain.query, key).await?, *port)
+        }
+    };
+    let mut path = explain_path(&explain.source, &destination.to_string())?;
     if explain.udp {
         path.push_str("&transport=udp");
     }
@@ -120,20 +148,34 @@ async fn ask(query: &Query, path: &str) -> Result<Value, Error> {
     Client::new(&query.target)?.get(path).await
 }
 
+/// The address by which a service is dialled, the first where it has several.
+async fn address_of(query: &Query, key: ObjectKey) -> Result<IpAddr, Error> {
+    let plural = Kind::Service.plural();
+    let path = path_of(plural, Some(&key.namespace), Some(&key.name))?;
+    let service: Service = read_value(&path, ask(query, &path).await?)?;
+    let address = service.virtual_addresses().first().copied();
+    address.ok_or(Error::NoAddress(key))
+}
+
 /// Shows a list of objects, or one.
 async fn objects<T: DeserializeOwned>(
     list: &List,
     kind: Kind,
     rows: impl FnOnce(&[T]) -> String,
 ) -> Result<(), Error> {
-    let namespace = list.filter.namespace.as_deref();
-    let path = path_of(kind.plural(), namespace, list.name.as_deref())?;
-    let mut value = ask(&list.filter.query, &path).await?;
+    let path = path_of(kind.plural(), list.filter.namespace.as_deref(), None)?;
     let output = list.filter.query.output;
+    let (mut value, is_one) = match &list.name {
+        None => (ask(&list.filter.query, &path).await?, false),
+        Some(name) => {
+            let mut found = named(list, name, &[kind], kind.name()).await?;
+            (found.pop().unwrap_or_default(), true)
+        }
+    };
     if output != Output::Table {
         return print(&structured(&value, output)?);
     }
-    let items = if list.name.is_some() {
+    let items = if is_one {
         Value::Array(vec![value])
     } else {
         value.get_mut("items").map(Value::take).unwrap_or_default()
@@ -142,32 +184,88 @@ async fn objects<T: DeserializeOwned>(
     print(&rows(&items))
 }
 
+/// The objects of these kinds that have the name: of the namespace that is asked for, else of the one that has it.
+async fn named(
+    list: &List,
+    name: &str,
+    kinds: &[Kind],
+    what: &'static str,
+) -> Result<Vec<Value>, Error> {
+    let name = checked(name)?;
+    let namespace = list.filter.namespace.as_deref();
+    let mut found = Vec::new();
+    if namespace.is_some() {
+        for kind in kinds {
+            let path = path_of(kind.plural(), namespace, Some(name))?;
+            match ask(&list.filter.query, &path).await {
+                Ok(object) => found.push(object),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    } else {
+        found = all(list, kinds).await?;
+        found.retain(|item| text_at(item, "/metadata/name") == Some(name));
+    }
+    one_namespace(found, namespace, name, what)
+}
+
+/// What was found under a name, if it is there and one namespace has it.
+fn one_namespace(
+    found: Vec<Value>,
+    asked: Option<&str>,
+    name: &str,
+    what: &'static str,
+) -> Result<Vec<Value>, Error> {
+    let namespaces = found.iter();
+    let namespaces = namespaces.filter_map(|item| text_at(item, "/metadata/namespace"));
+    let namespaces: BTreeSet<&str> = namespaces.collect();
+    if found.is_empty() {
+        let name = match asked {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => format!("{name} in any namespace"),
+        };
+        return Err(Error::NoObject { what, name });
+    }
+    if namespaces.len() > 1 {
+        return Err(Error::Ambiguous {
+            what,
+            name: name.to_owned(),
+            namespaces: Vec::from_iter(namespaces).join(", "),
+        });
+    }
+    Ok(found)
+}
+
+/// The objects of several kinds.
+async fn all(list: &List, kinds: &[Kind]) -> Result<Vec<Value>, Error> {
+    let mut items = Vec::new();
+    for kind in kinds {
+        let path = path_of(kind.plural(), list.filter.namespace.as_deref(), None)?;
+        let mut value = ask(&list.filter.query, &path).await?;
+        if let Some(Value::Array(found)) = value.get_mut("items") {
+            items.append(found);
+        }
+    }
+    Ok(items)
+}
+
+fn text_at<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    value.pointer(pointer).and_then(Value::as_str)
+}
+
 /// Shows the objects of several kinds, or all that have one name: a list in any case but that of a single one.
 async fn several(
     list: &List,
     kinds: &[Kind],
+    what: &'static str,
     rows: impl FnOnce(&[Manifest]) -> String,
 ) -> Result<(), Error> {
     let query = &list.filter.query;
-    let mut items = Vec::new();
-    let mut missing = None;
-    for kind in kinds {
-        let namespace = list.filter.namespace.as_deref();
-        let path = path_of(kind.plural(), namespace, list.name.as_deref())?;
-        match ask(query, &path).await {
-            Ok(mut value) if list.name.is_none() => {
-                if let Some(Value::Array(found)) = value.get_mut("items") {
-                    items.append(found);
-                }
-            }
-            Ok(value) => items.push(value),
-            Err(error) if error.is_not_found() => missing = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    if let Some(error) = missing.filter(|_| items.is_empty()) {
-        return Err(error);
-    }
+    let mut items = match &list.name {
+        Some(name) => named(list, name, kinds, what).await?,
+        None => all(list, kinds).await?,
+    };
     let is_one = list.name.is_some() && items.len() == 1;
     if query.output == Output::Table {
         let items: Result<Vec<Manifest>, Error> = items.into_iter().map(manifest).collect();
@@ -212,8 +310,13 @@ fn keep(list: &mut Value, mut is_wanted: impl FnMut(&Value) -> bool) {
     }
 }
 
+/// Namespace and name of a workload.
+fn source_parts(source: &str) -> (&str, &str) {
+    source.split_once('/').unwrap_or(("default", source))
+}
+
 fn explain_path(source: &str, destination: &str) -> Result<String, Error> {
-    let (namespace, name) = source.split_once('/').unwrap_or(("default", source));
+    let (namespace, name) = source_parts(source);
     let source = format!("{}/{}", checked(namespace)?, checked(name)?);
     // Of what an address is written with, only the brackets are not allowed in a query.
     let destination = destination.replace('[', "%5B").replace(']', "%5D");
@@ -241,6 +344,7 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Exit;
 
     #[test]
     fn explain_asks_for_workload_and_address() {
@@ -255,6 +359,25 @@ mod tests {
             "source=default/client&destination=%5B::1%5D:80",
         );
         assert!(explain_path("shop/client&x=y", "10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn name_is_found_where_one_namespace_has_it() {
+        let of = |namespace: &str| json!({"metadata": {"name": "web", "namespace": namespace}});
+        let search = |found: Vec<Value>, asked| one_namespace(found, asked, "web", "route");
+        // Two kinds may have the name.
+        let found = search(vec![of("shop"), of("shop")], None).expect("it is there");
+        assert_eq!(found.len(), 2);
+        let several = search(vec![of("shop"), of("data")], None).unwrap_err();
+        assert_eq!(
+            several.to_string(),
+            "route web is in several namespaces, data, shop: say which with -n"
+        );
+        let none = search(Vec::new(), Some("shop")).unwrap_err();
+        assert_eq!(none.to_string(), "no route shop/web");
+        assert_eq!(none.exit(), Exit::NO_INPUT);
+        let none = search(Vec::new(), None).unwrap_err();
+        assert_eq!(none.to_string(), "no route web in any namespace");
     }
 
     #[test]

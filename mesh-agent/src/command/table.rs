@@ -12,7 +12,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table};
 
 pub(super) use graph::graph;
 pub(super) use object::{endpoints, services, workloads};
-pub(super) use report::{bpf, connections, coverage, explanation, status};
+pub(super) use report::{bpf, breakers, connections, coverage, explanation, status};
 pub(super) use route::{all_policies, routes};
 
 /// Names and values, one pair per line.

@@ -1,6 +1,7 @@
 //! The command line as the user wrote it. The only place, with `options`, that knows clap.
 
 mod completions;
+mod destination;
 mod registry;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use super::options::Options;
 use super::resolve;
 
 pub use completions::Completions;
+pub use destination::{Destination, NoDestination};
 pub use registry::{Export, Graph, GraphForm, Import, Registry};
 
 /// Service mesh of one node: eBPF decides at connect, one shared proxy does the rest.
@@ -64,6 +66,8 @@ pub enum Command {
     Policies(List),
     /// Show live connections
     Connections(Filter),
+    /// Show circuit breakers, and how they are
+    Breakers(Filter),
     /// Show per workload where its connections went
     Coverage(Filter),
     /// Say what would happen to a connection now, and why
@@ -108,7 +112,7 @@ pub struct Run {
     /// Print the settings in force, in the form of the file, and end
     #[arg(long)]
     pub print_config: bool,
-    /// Check the settings and end: 0 if they are right, 65 if not
+    /// Check the settings, and whether the files are there that they name, and end: 0 if all is right, 65 if not
     #[arg(long)]
     pub validate_only: bool,
 }
@@ -188,7 +192,7 @@ pub struct Filter {
 /// A question about objects.
 #[derive(Args, Clone, Debug)]
 pub struct List {
-    /// Name of the one to show
+    /// Name of the one to show; without -n it may be in any namespace
     pub name: Option<String>,
     /// Which.
     #[command(flatten)]
@@ -200,8 +204,8 @@ pub struct List {
 pub struct Explain {
     /// Workload that connects: NAMESPACE/NAME, or NAME in namespace default
     pub source: String,
-    /// What it connects to: ADDR:PORT
-    pub destination: SocketAddr,
+    /// What it connects to: ADDR:PORT, or a service and its port: web.shop.mesh:80, shop/web:80, web:80
+    pub destination: Destination,
     /// It sends datagrams
     #[arg(long)]
     pub udp: bool,

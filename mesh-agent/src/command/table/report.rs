@@ -4,8 +4,8 @@ use comfy_table::Cell;
 
 use super::{NONE, join, number, pairs, render, text, yes_no};
 use crate::state::report::{
-    BpfReport, Connection, ConnectionList, CoverageList, EndpointExplanation, Explanation,
-    RegistryReport, RequestExplanation, SourceReport, Status,
+    BpfReport, BreakerList, Connection, ConnectionList, CoverageList, EndpointExplanation,
+    Explanation, RegistryReport, RequestExplanation, SourceReport, Status,
 };
 
 pub(in crate::command) fn connections(list: &ConnectionList) -> String {
@@ -70,6 +70,34 @@ pub(in crate::command) fn coverage(list: &CoverageList) -> String {
                 number(item.denied),
                 number(item.bypassed),
                 text(join(reasons)),
+            ]
+        }),
+    )
+}
+
+pub(in crate::command) fn breakers(list: &BreakerList) -> String {
+    let header = [
+        "NAMESPACE",
+        "KIND",
+        "NAME",
+        "RULE",
+        "ENDPOINT",
+        "STATE",
+        "SINCE",
+        "OPENINGS",
+    ];
+    render(
+        &header,
+        list.items.iter().map(|item| {
+            vec![
+                text(&item.namespace),
+                text(&item.kind),
+                text(&item.name),
+                text(item.rule.as_deref().unwrap_or(NONE)),
+                text(item.endpoint.as_deref().unwrap_or(NONE)),
+                text(&item.state),
+                text(&item.since),
+                number(item.openings),
             ]
         }),
     )

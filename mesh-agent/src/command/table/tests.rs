@@ -7,7 +7,9 @@ use super::*;
 use crate::state::decode;
 use crate::state::endpoint::Endpoint;
 use crate::state::object::{Kind, ObjectKey};
-use crate::state::report::{BpfReport, ConnectionList, CoverageList, Explanation, Status};
+use crate::state::report::{
+    BpfReport, BreakerList, ConnectionList, CoverageList, Explanation, Status,
+};
 use crate::state::service::Service;
 
 #[test]
@@ -90,6 +92,23 @@ fn an_empty_list_is_its_header() {
     assert!(routes(&[]).starts_with("NAMESPACE"));
     assert!(connections(&ConnectionList::default()).starts_with("WORKLOAD"));
     assert!(bpf(&BpfReport::default()).contains("CAPACITY"));
+}
+
+#[test]
+fn breaker_says_whom_it_is_for_and_how_it_is() {
+    let list: BreakerList = serde_json::from_value(json!({"items": [
+        {"kind": "Service", "namespace": "shop", "name": "web", "endpoint": "shop/web-1:8080", "state": "open",
+         "since": "2026-01-02T03:04:05Z", "openings": 2},
+        {"kind": "HTTPRoute", "namespace": "shop", "name": "web", "rule": "first", "state": "closed",
+         "since": "2026-01-02T03:04:05Z", "openings": 0}]}))
+    .expect("it is a list");
+    assert_eq!(
+        breakers(&list),
+        "\
+NAMESPACE  KIND       NAME  RULE   ENDPOINT         STATE   SINCE                 OPENINGS
+shop       Service    web   -      shop/web-1:8080  open    2026-01-02T03:04:05Z         2
+shop       HTTPRoute  web   first  -                closed  2026-01-02T03:04:05Z         0"
+    );
 }
 
 #[test]
