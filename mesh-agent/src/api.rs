@@ -133,8 +133,18 @@ fn probe_router(context: Context) -> Router {
         .route("/healthz", get(views::healthz))
         .route("/readyz", get(views::readyz))
         .with_state(context)
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(no_probe)
+        .method_not_allowed_fallback(no_probe_method)
+}
+
+async fn no_probe() -> Problem {
+    let detail = "this port has /metrics, /healthz and /readyz; the API is at another";
+    Problem::new(StatusCode::NOT_FOUND, "NotFound", detail)
+}
+
+async fn no_probe_method() -> Problem {
+    let detail = "whatever is at this port can be read only";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", detail)
 }
 
 async fn not_found(request: Request) -> Problem {

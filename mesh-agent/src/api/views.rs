@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::{FromRequestParts, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,10 +44,27 @@ pub(super) async fn status(State(context): State<Context>) -> Result<Json<Status
     Ok(Json(ask(&context, <dyn Node>::status).await?))
 }
 
+/// A view that is shown whole: a filter that it does not have is refused, so that nobody takes all for a part.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Whole {}
+
+impl<S: Sync> FromRequestParts<S> for Whole {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let query = Query::try_from_uri(&parts.uri);
+        let Query(whole) =
+            query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+        Ok(whole)
+    }
+}
+
 /// Where the connections of each workload went, and why.
 #[utoipa::path(get, path = "/api/v1/coverage", tag = "node", responses(
     (status = 200, body = CoverageList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn coverage(
+    _: Whole,
     State(context): State<Context>,
 ) -> Result<Json<CoverageList>, Problem> {
     Ok(Json(ask(&context, <dyn Node>::coverage).await??))
@@ -56,6 +74,7 @@ pub(super) async fn coverage(
 #[utoipa::path(get, path = "/api/v1/connections", tag = "node", responses(
     (status = 200, body = ConnectionList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn connections(
+    _: Whole,
     State(context): State<Context>,
 ) -> Result<Json<ConnectionList>, Problem> {
     Ok(Json(ask(&context, <dyn Node>::connections).await??))
@@ -64,7 +83,10 @@ pub(super) async fn connections(
 /// Circuit breakers, and how they are.
 #[utoipa::path(get, path = "/api/v1/breakers", tag = "node", responses(
     (status = 200, body = BreakerList), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn breakers(State(context): State<Context>) -> Result<Json<BreakerList>, Problem> {
+pub(super) async fn breakers(
+    _: Whole,
+    State(context): State<Context>,
+) -> Result<Json<BreakerList>, Problem> {
     Ok(Json(ask(&context, <dyn Node>::breakers).await?))
 }
 

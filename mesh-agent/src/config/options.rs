@@ -147,7 +147,7 @@ pub struct Options {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SourceOptions {
-    /// Folder of YAML and JSON files with objects, followed while the agent runs
+    /// Folder of YAML and JSON files with objects (not of folders in it), followed while the agent runs
     #[arg(long = "source", env = "MESH_SOURCE", value_name = "DIR")]
     pub files: Option<PathBuf>,
 }

@@ -153,7 +153,13 @@ async fn listener_for_probes_serves_nothing_else() {
     assert_eq!(get("/metrics").await.text, "# EOF\n");
     assert_eq!(get("/healthz").await.status, 200);
     assert_eq!(get("/readyz").await.status, 200);
-    assert_eq!(get("/api/v1/services").await.problem().0, 404);
+    let absent = get("/api/v1/services").await;
+    assert_eq!(absent.problem().0, 404);
+    assert!(
+        absent.text.contains("/metrics") && !absent.text.contains("/docs"),
+        "{}",
+        absent.text
+    );
     fixture.stop().await;
 }
 

@@ -34,6 +34,25 @@ async fn views_show_what_the_node_says() {
 }
 
 #[tokio::test]
+async fn filter_that_a_view_does_not_have_is_refused() {
+    let fixture = Fixture::new().await;
+    for path in [
+        "connections?namespace=shop",
+        "coverage?workload=web",
+        "breakers?name=web",
+    ] {
+        let answer = fixture.get(&format!("/api/v1/{path}")).await;
+        let (status, field, _) = answer.problem();
+        assert_eq!((status, field.as_str()), (400, "query"), "{path}");
+    }
+    for path in ["connections", "coverage?", "breakers"] {
+        let answer = fixture.get(&format!("/api/v1/{path}")).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn explain_checks_its_question() {
     let fixture = Fixture::new().await;
     let check = async |query: &str, status: u16, field: &str| {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use crate::state::document;
 
+/// How the names of files end that are meant, in small letters or capitals.
+const MEANT: [&str; 3] = ["yaml", "yml", "json"];
 /// Most files of a folder.
 const MAX_FILES: usize = 10_000;
 
@@ -71,7 +73,8 @@ pub(super) fn list(directory: &Path) -> Result<Listing, Error> {
 
 fn is_meant(name: &str) -> bool {
     let ending = Path::new(name).extension().and_then(|it| it.to_str());
-    !name.starts_with('.') && matches!(ending, Some("yaml" | "yml" | "json"))
+    let is_meant = |ending: &str| MEANT.iter().any(|it| it.eq_ignore_ascii_case(ending));
+    !name.starts_with('.') && ending.is_some_and(is_meant)
 }
 
 /// `None` where the file is gone meanwhile.

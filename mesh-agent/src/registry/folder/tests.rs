@@ -63,21 +63,30 @@ fn files_come_change_and_go() {
         &format!("{}---\n{}", service("a", 1), service("b", 2)),
     );
     bench.write("ignored.txt", &service("no", 1));
+    bench.write("D.YAML", &service("d", 4));
     bench.write(".hidden.yaml", &service("no", 1));
     bench.folder.first_look();
-    assert_eq!(bench.services(), ["a:1", "b:2"], "there from the start");
+    assert_eq!(
+        bench.services(),
+        ["a:1", "b:2", "d:4"],
+        "there from the start"
+    );
 
     bench.write("c.json", r#"{"kind": "Service", "metadata": {"name": "c"}, "spec": {"ports": [{"name": "x", "port": 3}]}}"#);
     bench.write("a.yaml", &service("a", 10));
     bench.folder.look();
-    assert_eq!(bench.services(), ["a:1", "b:2"], "still being written");
+    assert_eq!(
+        bench.services(),
+        ["a:1", "b:2", "d:4"],
+        "still being written"
+    );
     bench.folder.look();
-    assert_eq!(bench.services(), ["a:10", "c:3"]);
+    assert_eq!(bench.services(), ["a:10", "c:3", "d:4"]);
 
     fs::remove_file(bench.path("c.json")).expect("it is there");
     bench.look();
-    assert_eq!(bench.services(), ["a:10"]);
-    assert_eq!(bench.report().objects, 1);
+    assert_eq!(bench.services(), ["a:10", "d:4"]);
+    assert_eq!(bench.report().objects, 2);
     let web = ObjectKey::new("default", "a");
     let object = bench.folder.store.snapshot().object(Kind::Service, &web);
     assert_eq!(object.expect("it is there").metadata().origin, "a.yaml");
