@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use crate::shop::{Shop, WEB, cache, web};
 
 /// Questions, each with words that its answer contains in every form.
-const QUESTIONS: [(&[&str], &[&str]); 10] = [
+const QUESTIONS: [(&[&str], &[&str]); 12] = [
     (&["status"], &["services", "endpoints", "workloads"]),
     (&["services"], &["web", "cache", "240.240.0.20", "6379"]),
     (&["services", "web", "-n", "shop"], &["web", "240.240.0.10"]),
+    (&["services", "web"], &["web", "240.240.0.10"]),
     (&["endpoints"], &["web-1", "web-1-v6", "cache-1", "7000"]),
     (&["workloads", "-A"], &["client", "/run/netns/"]),
     (&["policies", "-n", "shop"], &["no-web", "Deny"]),
@@ -23,6 +24,10 @@ const QUESTIONS: [(&[&str], &[&str]); 10] = [
     (&["coverage", "-n", "shop"], &["client", "service"]),
     (
         &["explain", "shop/client", "240.240.0.10:80"],
+        &["deny", "policy", "shop/web", "shop/no-web"],
+    ),
+    (
+        &["explain", "shop/client", "web.shop.mesh:80"],
         &["deny", "policy", "shop/web", "shop/no-web"],
     ),
     (&["bpf"], &["SERVICES", "POLICY", "STATS"]),
@@ -115,6 +120,7 @@ fn what_is_wrong_has_its_exit_code() {
     let Some(mut shop) = busy_shop() else { return };
     for (words, code) in [
         (&["services", "nothing", "-n", "shop"][..], 66),
+        (&["routes", "nothing"], 66),
         (&["explain", "shop/nobody", "240.240.0.10:80"], 66),
         (&["explain", "shop/client", "web"], 2),
         (&["services", "-o", "xml"], 2),

@@ -82,7 +82,7 @@ pub enum Command {
     Cleanup(Cleanup),
     /// Create or replace objects from YAML or JSON
     Apply(Apply),
-    /// Judge files with objects, without an agent: one line per object, 65 if one is wrong
+    /// Judge files with objects, without an agent: one line per object, 65 if one is wrong, 66 if a file is not there
     Validate(Validate),
     /// Delete an object
     Delete(Delete),
@@ -382,7 +382,7 @@ pub enum FailModeName {
 const AFTER_HELP: &str = "\
 Flags win over MESH_* in the environment, these over the file, that over the defaults.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong argument, 65 wrong settings or object, 66 no such object,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong argument, 65 wrong settings or object, 66 no such object or file,
 69 agent not reachable or not ready, 71 not supported by this system, 73 cannot create, 74 input or output failed,
 75 changed meanwhile, 77 not permitted; exec: the command's own, 126 and 127 as in a shell, 128+N after signal N.";
 
