@@ -52,12 +52,13 @@ pub(super) async fn run(link: Arc<Link>) {
 /// Follows until something fails. `resume` is the write from which a watch can go on.
 async fn follow(link: &Arc<Link>, resume: &mut Option<i64>) -> Result<Infallible, Error> {
     identity::expect_same(link).await?;
-    let held = lease::hold(link).await?;
+    let last = lease::hold(link).await?;
     link.answers();
     let next = match *resume {
         // A write that is still to come would be waited for in silence: etcd was restored or replaced.
-        Some(next) if !held.is_new && next <= held.revision + 1 => next,
-        _ => listing::take(link, held.is_new).await?,
+        // Nor does it go on where the lease was lost: it would tell that own endpoints have gone with it.
+        Some(next) if !lease::was_lost(link) && next <= last + 1 => next,
+        _ => listing::take(link).await?,
     };
     *resume = Some(next);
     let mut watch = link.client.watch(link.layout.prefix(), next).await?;

@@ -7,22 +7,18 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::task::spawn_blocking;
 
 use super::error::Error;
-use super::link::Link;
+use super::link::{Link, origin, share};
 use super::wire::{Compare, Number, Operation, Transaction};
+use crate::state::Refusal;
 
 /// Name of the file in the state directory.
 const FILE_NAME: &str = "registry-lease";
-
-/// The lease is there, and this node has its name.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    /// Whether the lease was made now: what went with an earlier one is gone.
-    pub(super) is_new: bool,
-    /// The last write of etcd.
-    pub(super) revision: i64,
-}
 
 /// Reads the number of the lease, or picks one from `random`.
 pub(super) fn number(directory: &Path, random: i64) -> io::Result<i64> {
@@ -52,36 +48,67 @@ pub(super) fn number(directory: &Path, random: i64) -> io::Result<i64> {
     }
 }
 
-/// Makes or renews the lease and takes the name of the node.
-pub(super) async fn hold(link: &Link) -> Result<Held, Error> {
-    let is_new = match link.client.grant(link.lease, link.ttl).await {
-        Ok(_) => true,
-        Err(error) if error.is_lease_taken() => {
-            // It may run out between the two.
-            if renew(link).await? {
-                false
-            } else {
-                link.client.grant(link.lease, link.ttl).await?;
-                true
-            }
+/// Renews the lease or makes it, and takes the name of the node. Returns the last write of etcd.
+pub(super) async fn hold(link: &Arc<Link>) -> Result<i64, Error> {
+    if !renew(link).await? {
+        // Before a lease is asked for: its answer may be lost, and this agent may end before it has told them.
+        queue_own(link).await?;
+        let granted = link.client.grant(link.lease, link.ttl).await;
+        // Taken: an earlier question has made it whose answer was lost.
+        if let Err(error) = granted
+            && !error.is_lease_taken()
+        {
+            return Err(error);
         }
-        Err(error) => return Err(error),
-    };
-    if is_new {
+    }
+    take_name(link).await
+}
+
+/// Renews the lease. False: it is gone, which is remembered until what went with it is told again.
+pub(super) async fn renew(link: &Link) -> Result<bool, Error> {
+    let lease = link.client.keep_alive(link.lease).await?;
+    let is_there = lease.ttl.0 > 0;
+    if !is_there {
+        link.was_lease_lost.store(true, Ordering::Relaxed);
+    }
+    Ok(is_there)
+}
+
+/// Whether the lease was gone since everything was read last.
+pub(super) fn was_lost(link: &Link) -> bool {
+    link.was_lease_lost.load(Ordering::Relaxed)
+}
+
+/// Says that all that went with the lease is to be told again.
+pub(super) fn recovered(link: &Link) {
+    if link.was_lease_lost.swap(false, Ordering::Relaxed) {
         link.leases.send_modify(|count| *count += 1);
         tracing::info!(
             node = link.node,
             "the shared registry has a new lease for this node"
         );
     }
-    let revision = take_name(link).await?;
-    Ok(Held { is_new, revision })
 }
 
-/// Renews the lease. False: it is gone.
-pub(super) async fn renew(link: &Link) -> Result<bool, Error> {
-    let lease = link.client.keep_alive(link.lease).await?;
-    Ok(lease.ttl.0 > 0)
+/// Says on the endpoints of this node that etcd has yet to hear of them: the next agent finds them so.
+async fn queue_own(link: &Arc<Link>) -> Result<(), Error> {
+    let link = Arc::clone(link);
+    let queued = spawn_blocking(move || {
+        let own = link.own();
+        let notes = own
+            .iter()
+            .map(|key| (origin(&link.node), share(key, false)));
+        let results = link.store.apply_all(notes);
+        results.into_iter().find_map(|result| match result {
+            Err(refusal @ (Refusal::Storage(_) | Refusal::DiskFull)) => Some(refusal),
+            // One that has gone meanwhile has nothing to say.
+            _ => None,
+        })
+    });
+    let refused = queued
+        .await
+        .unwrap_or_else(|error| Some(Refusal::Storage(error.to_string())));
+    refused.map_or(Ok(()), |refusal| Err(Error::Store(refusal)))
 }
 
 async fn take_name(link: &Link) -> Result<i64, Error> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,9 @@ pub(super) struct Link {
     pub(super) told: watch::Sender<u64>,
     /// Counts the leases of this node.
     pub(super) leases: watch::Sender<u64>,
+    /// Whether the lease was gone since everything was read last: what went with it is not there because of that, and
+    /// not because somebody has deleted it.
+    pub(super) was_lease_lost: AtomicBool,
     /// Something is in the outbox, or the link is up again.
     pub(super) work: Notify,
     pub(super) metrics: Metrics,
@@ -121,6 +125,7 @@ impl Link {
             seen: watch::Sender::new(0),
             told: watch::Sender::new(0),
             leases: watch::Sender::new(0),
+            was_lease_lost: AtomicBool::new(false),
             work: Notify::new(),
             metrics,
             identity: place.identity,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::error::Error;
 use super::intake::{self, Step};
 use super::layout::Place;
+use super::lease;
 use super::link::{Link, Name, has_shared};
 use super::outbox::Word;
 use super::wire::{KeyValue, Ranged};
@@ -16,9 +17,8 @@ use crate::state::object::{Kind, ObjectKey};
 /// Keys of one answer, and of one whose values are as large as they may be.
 const PAGES: [i64; 2] = [512, 8];
 
-/// Reads everything into the store; returns the write from which a watch goes on. `is_lease_new`: what went with the
-/// lease of this node before is not there because of that, and not because somebody has deleted it.
-pub(super) async fn take(link: &Arc<Link>, is_lease_new: bool) -> Result<i64, Error> {
+/// Reads everything into the store; returns the write from which a watch goes on.
+pub(super) async fn take(link: &Arc<Link>) -> Result<i64, Error> {
     let (mut steps, mut shown, mut nodes) = (Vec::new(), Vec::new(), BTreeMap::new());
     let mut first = link.layout.prefix().as_bytes().to_vec();
     let mut revision = 0;
@@ -39,7 +39,8 @@ pub(super) async fn take(link: &Arc<Link>, is_lease_new: bool) -> Result<i64, Er
     let listed = forget_others(link, &steps, revision);
     disown(link, &steps);
     let same = same_nodes(link, nodes);
-    let mut all = missing(link, &listed, is_lease_new, &same);
+    let mut all = missing(link, &listed, &same);
+    lease::recovered(link);
     // In the order in which kinds are loaded; what is gone first, because it gives addresses back.
     steps.sort_by(|a, b| a.name().cmp(b.name()));
     all.extend(steps);
@@ -124,13 +125,9 @@ fn same_nodes(link: &Link, nodes: BTreeMap<String, i64>) -> BTreeSet<String> {
 
 /// Objects of the store that etcd does not have: they are gone, unless they are endpoints of this node that went with a
 /// lease, or of which etcd has yet to hear. Those of other nodes than `same` may have gone with theirs.
-fn missing(
-    link: &Link,
-    listed: &BTreeSet<Name>,
-    is_lease_new: bool,
-    same: &BTreeSet<String>,
-) -> Vec<Step> {
+fn missing(link: &Link, listed: &BTreeSet<Name>, same: &BTreeSet<String>) -> Vec<Step> {
     let snapshot = link.store.snapshot();
+    let was_lease_lost = lease::was_lost(link);
     let now = Instant::now();
     let mut gone = Vec::new();
     for object in intake::from_etcd(link) {
@@ -142,7 +139,7 @@ fn missing(
         let is_kept = if !matches!(object, Manifest::Endpoint(_)) || node.is_empty() {
             false
         } else if link.is_own(&snapshot, &name.1) {
-            is_told_again(link, &name.1, is_lease_new)
+            is_told_again(link, &name.1, was_lease_lost)
         } else {
             let absence = &mut link.known().absence;
             absence.keeps(&name.1, same.contains(node), now)
@@ -155,11 +152,11 @@ fn missing(
 }
 
 /// Whether an endpoint of this node that etcd does not have is told to it again.
-fn is_told_again(link: &Link, key: &ObjectKey, is_lease_new: bool) -> bool {
+fn is_told_again(link: &Link, key: &ObjectKey, was_lease_lost: bool) -> bool {
     let word = link.outbox().word(key);
     match word {
         Some(word) => return word == Word::Put,
-        None if !is_lease_new => return false,
+        None if !was_lease_lost => return false,
         None => {}
     }
     // A full outbox drains while etcd is there.

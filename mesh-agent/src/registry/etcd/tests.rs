@@ -191,6 +191,51 @@ async fn agent_that_is_back_within_its_lease_finds_its_endpoints_where_they_were
 }
 
 #[tokio::test]
+async fn step_that_fails_after_a_lease_is_made_costs_no_endpoint() {
+    for is_new_agent in [false, true] {
+        let Some(fleet) = Fleet::start().await else {
+            return;
+        };
+        let b = fleet.node("b").await;
+        let mut a = fleet.node("a").await;
+        a.writer
+            .apply(put(Kind::Endpoint, "web-1", &endpoint("10.0.0.1")))
+            .await
+            .unwrap();
+        eventually("b has it", || b.endpoint("web-1")).await;
+        a.stop().await;
+        eventually("it goes with the lease", || {
+            b.endpoint("web-1").is_none().then_some(())
+        })
+        .await;
+        // It makes its lease, and goes no further.
+        fleet.server.put("mesh/nodes/a", "another");
+        a.run();
+        eventually("it says why", || {
+            let error = a.etcd.report().error;
+            error.contains("give each its own --node").then_some(())
+        })
+        .await;
+        if is_new_agent {
+            a.stop().await;
+            a.run();
+        }
+
+        fleet.server.delete("mesh/nodes/a");
+
+        eventually("a is back", || a.etcd.report().connected.then_some(())).await;
+        assert!(a.endpoint("web-1").is_some(), "new agent: {is_new_agent}");
+        eventually("it is back", || b.endpoint("web-1")).await;
+        eventually("a says so", || {
+            let endpoint = a.endpoint("web-1")?;
+            (fleet::condition(&endpoint.status.conditions, "Shared") == Some("Shared"))
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn endpoint_that_somebody_else_deletes_is_gone_on_its_own_node() {
     let Some(fleet) = Fleet::start().await else {
         return;

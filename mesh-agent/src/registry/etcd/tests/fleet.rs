@@ -292,6 +292,11 @@ impl Server {
         self.post("kv/put", &json!({"key": key, "value": value}));
     }
 
+    pub(super) fn delete(&self, key: &str) {
+        let key = STANDARD.encode(key.as_bytes());
+        self.post("kv/deleterange", &json!({"key": key}));
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<Value> {
         serde_json::from_str(&self.text(key)?).ok()
     }
