@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::error::Error;
 use super::link::Link;
@@ -36,6 +36,8 @@ pub(super) async fn run(link: Arc<Link>) {
     let mut leases = link.leases.subscribe();
     let mut ledger = Ledger::default();
     ledger.open.extend(link.own());
+    // Outlives the turns: who waits anew after each notice never tells while there are many.
+    let mut next = Instant::now();
     loop {
         let heard = tokio::select! {
             heard = notices.recv() => heard,
@@ -48,8 +50,11 @@ pub(super) async fn run(link: Arc<Link>) {
                 ledger.open.extend(link.own());
                 continue;
             }
-            () = time::sleep(PAUSE), if link.is_up() && !ledger.open.is_empty() => {
-                tell(&link, &mut ledger).await;
+            () = time::sleep_until(next), if !ledger.open.is_empty() => {
+                if link.is_up() {
+                    tell(&link, &mut ledger).await;
+                }
+                next = Instant::now() + PAUSE;
                 continue;
             }
         };

@@ -592,6 +592,43 @@ async fn what_checks_show_is_known_on_every_node() {
 }
 
 #[tokio::test]
+async fn what_checks_show_is_told_while_much_else_changes() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
+    let mut spec = endpoint("10.0.0.1");
+    spec["checks"] = json!([{"id": "c", "ttl": "10s"}]);
+    for name in ["web-1", "web-2"] {
+        let change = put(Kind::Endpoint, name, &spec);
+        a.writer.apply(change).await.unwrap();
+    }
+    eventually("b has both", || {
+        b.endpoint("web-1")?;
+        b.endpoint("web-2")
+    })
+    .await;
+    let check = |name: &str, output: String| Change::Check {
+        endpoint: key(name),
+        id: "c".to_owned(),
+        status: crate::state::endpoint::HealthStatus::Passing,
+        output,
+    };
+
+    a.store.apply(check("web-1", "well".to_owned())).unwrap();
+
+    let mut turn = 0;
+    eventually("b knows", || {
+        turn += 1;
+        a.store.apply(check("web-2", turn.to_string())).unwrap();
+        let endpoint = b.endpoint("web-1")?;
+        let check = endpoint.status.checks.iter().find(|it| it.id == "c")?;
+        (check.output == "well").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn addresses_of_a_name_are_what_each_node_has_found_itself() {
     let Some(fleet) = Fleet::start().await else {
         return;
