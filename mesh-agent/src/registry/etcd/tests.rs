@@ -137,6 +137,28 @@ async fn older_version_is_a_conflict_wherever_the_newer_was_written() {
 }
 
 #[tokio::test]
+async fn who_was_slower_tries_again_in_an_etcd_that_others_write_too() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
+    let put_port = |port: u16| {
+        let spec = json!({"ports": [{"name": "http", "port": port}]});
+        put(Kind::Service, "web", &spec)
+    };
+    a.writer.apply(put_port(80)).await.unwrap();
+    eventually("b has it", || b.service("web")).await;
+    for round in 0..20 {
+        // Nobody of this fleet hears of these.
+        let others = fleet.server.keep_writing("other/key");
+        let [first, second] = [100 + round, 200 + round].map(put_port);
+        let made = tokio::join!(a.writer.apply(first), b.writer.apply(second));
+        drop(others);
+        assert!(made.0.is_ok() && made.1.is_ok(), "{made:?}");
+    }
+}
+
+#[tokio::test]
 async fn endpoints_go_with_their_node_and_come_back_with_it() {
     let Some(fleet) = Fleet::start().await else {
         return;

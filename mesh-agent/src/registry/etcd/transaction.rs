@@ -27,14 +27,15 @@ pub(super) struct Plan {
     claims: Vec<(IpAddr, String)>,
     /// What the key of an address of this object holds.
     owner: String,
-    expected: i64,
+    /// The write that has made the object as this node knows it; zero: there is none.
+    pub(super) expected: i64,
 }
 
 /// Why a transaction has failed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The object was changed by somebody else.
-    pub(super) is_other_version: bool,
+    /// The write by which somebody else has changed the object; zero: it is there no more.
+    pub(super) other_version: Option<i64>,
     /// Addresses that belong to other services.
     pub(super) taken: BTreeSet<IpAddr>,
     /// Addresses that are this service's already: left from an earlier one of its name.
@@ -149,7 +150,7 @@ pub(super) fn found(plan: &Plan, answer: &Transacted) -> Found {
             side.insert(*address);
         }
     }
-    found.is_other_version = revision != plan.expected;
+    found.other_version = Some(revision).filter(|it| *it != plan.expected);
     found
 }
 
@@ -257,7 +258,8 @@ mod tests {
             &plan,
             &answer(&[("mesh/objects/Service/shop/web", "{}", 9)]),
         );
-        assert!(faster.is_other_version && faster.taken.is_empty());
+        assert_eq!(faster.other_version, Some(9));
+        assert!(faster.taken.is_empty());
 
         let taken = found(
             &plan,
@@ -269,6 +271,13 @@ mod tests {
             BTreeSet::from([second]),
             "left from an earlier one"
         );
-        assert!(!taken.is_other_version);
+        assert_eq!(taken.other_version, None);
+
+        let known = Value {
+            revision: 7,
+            addresses: allotted(&object).unwrap(),
+        };
+        let gone = found(&planned(&object, &known), &answer(&[]));
+        assert_eq!(gone.other_version, Some(0));
     }
 }

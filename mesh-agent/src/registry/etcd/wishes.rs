@@ -213,7 +213,7 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
             .get(&name(&change))
             .cloned()
             .unwrap_or_default();
-        heard(link, known.revision).await?;
+        caught_up(link, |seen| seen >= known.revision).await?;
         let (applied, is_new) = link.store.preview(&origin(""), change.clone())?;
         if !is_new && !is_forced {
             return Ok(applied);
@@ -225,16 +225,18 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
         let plan = plan.ok_or_else(|| link.away())?;
         let answer = link.client.transact(&plan.transaction).await;
         let answer = answer.map_err(|error| failed(link, &error))?;
-        let revision = answer.header.revision.0;
         if answer.succeeded {
-            heard(link, revision).await?;
+            heard(link, answer.header.revision.0).await?;
             return Ok(current(link, applied));
         }
         let found = transaction::found(&plan, &answer);
         taken.extend(found.taken.iter().copied());
         held.extend(found.held.iter().copied());
-        if found.is_other_version {
-            heard(link, revision).await?;
+        match found.other_version {
+            // Not the last write of all, which the answer tells too: it may be none of this fleet's.
+            Some(revision) if revision > 0 => caught_up(link, |seen| seen >= revision).await?,
+            Some(_) => caught_up(link, |_| !is_known(link, &change, plan.expected)).await?,
+            None => {}
         }
         avoid(link, &mut change, &plan, &found, &taken)?;
     }
@@ -288,17 +290,43 @@ fn avoid(
     Ok(())
 }
 
-/// Waits until the store has a write.
+/// Whether the object is known as the write `revision` has made it.
+fn is_known(link: &Link, change: &Change, revision: i64) -> bool {
+    let known = link.known();
+    let value = known.values.get(&name(change));
+    value.is_some_and(|it| it.revision == revision)
+}
+
+/// Waits until the store has the write that has made the change.
 async fn heard(link: &Link, revision: i64) -> Result<(), Refusal> {
-    let mut seen = link.seen.subscribe();
-    let heard = time::timeout(HEAR_TIMEOUT, seen.wait_for(|seen| *seen >= revision)).await;
-    match heard {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable(
-            "the shared registry has made the change, and this node has not heard of it yet"
-                .to_owned(),
-        )),
+    if is_seen(link, |seen| seen >= revision).await {
+        return Ok(());
     }
+    Err(Refusal::Unavailable(
+        "the shared registry has made the change, and this node has not heard of it yet".to_owned(),
+    ))
+}
+
+/// Waits until the store has what others have made of the object.
+async fn caught_up(
+    link: &Link,
+    is_there: impl Fn(i64) -> bool + Send + Sync,
+) -> Result<(), Refusal> {
+    if is_seen(link, is_there).await {
+        return Ok(());
+    }
+    Err(Refusal::Unavailable(
+        "others have changed the object in the shared registry, and this node has not heard of it \
+         yet: nothing was changed; try again"
+            .to_owned(),
+    ))
+}
+
+/// Waits until the writes that the store has are enough; false: not in time.
+async fn is_seen(link: &Link, is_enough: impl Fn(i64) -> bool + Send + Sync) -> bool {
+    let mut seen = link.seen.subscribe();
+    let wait = seen.wait_for(|seen| is_enough(*seen));
+    matches!(time::timeout(HEAR_TIMEOUT, wait).await, Ok(Ok(_)))
 }
 
 /// What was applied, as the store has it now.

@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::{Config, Etcd};
 use crate::metrics::Registry;
@@ -272,24 +273,23 @@ impl Server {
 
     /// Asks the gateway, without the client under test.
     pub(super) fn post(&self, path: &str, body: &Value) -> Value {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        let head = format!(
-            "POST /v3/{path} HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(" 200 "), "{path}: {answer}");
-        serde_json::from_str(body).unwrap()
+        post(self.port, path, body)
     }
 
     pub(super) fn put(&self, key: &str, value: &str) {
         let [key, value] = [key, value].map(|it| STANDARD.encode(it.as_bytes()));
         self.post("kv/put", &json!({"key": key, "value": value}));
+    }
+
+    /// Writes a key again and again until the answer is dropped.
+    pub(super) fn keep_writing(&self, key: &str) -> AbortOnDropHandle<()> {
+        let (port, body) = (self.port, json!({"key": STANDARD.encode(key.as_bytes())}));
+        AbortOnDropHandle::new(tokio::task::spawn(async move {
+            loop {
+                let body = body.clone();
+                drop(spawn_blocking(move || post(port, "kv/put", &body)).await);
+            }
+        }))
     }
 
     pub(super) fn delete(&self, key: &str) {
@@ -340,6 +340,22 @@ impl Server {
             own: None,
         }
     }
+}
+
+fn post(port: u16, path: &str, body: &Value) -> Value {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let head = format!(
+        "POST /v3/{path} HTTP/1.0\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{path}: {answer}");
+    serde_json::from_str(body).unwrap()
 }
 
 impl Drop for Server {
