@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -29,6 +29,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER: usize = 64 << 20;
 /// Connections kept for the next question.
 const MAX_IDLE: usize = 4;
+
+/// Makes a member end a watch once it is cut off from the others, instead of saying nothing (`hasleader` in the API of
+/// etcd; the gateway passes it on).
+const NEEDS_LEADER: HeaderName = HeaderName::from_static("grpc-metadata-hasleader");
 
 /// Asks the members of one cluster.
 pub(super) struct Client {
@@ -166,6 +170,13 @@ impl Client {
             Answer::GoesOn(watch) => Ok(watch),
             Answer::Whole { member, .. } => Err(Error::Ended(format!("{member} has not begun it"))),
         }
+    }
+
+    /// Whether the last answer came from the member that is watched.
+    pub(super) fn is_of_current(&self, watch: &Watch) -> bool {
+        let current = self.current.load(Ordering::Relaxed);
+        let member = self.address.members.get(current);
+        member.is_some_and(|it| it.to_string() == watch.member())
     }
 
     async fn ask<Q, A>(&self, path: &'static str, asked: &Q, repeat: Repeat) -> Result<A, Error>
@@ -353,7 +364,11 @@ async fn send(
         source,
     };
     let request = transport::request(member, question.path, token.as_ref(), question.body.clone());
-    let request = request.map_err(|error| failed(error.into()))?;
+    let mut request = request.map_err(|error| failed(error.into()))?;
+    if question.goes_on {
+        let wanted = HeaderValue::from_static("true");
+        request.headers_mut().insert(NEEDS_LEADER, wanted);
+    }
     let response = connection.send(request).await;
     response.map_err(|error| failed(error.into()))
 }

@@ -83,6 +83,9 @@ pub enum Error {
     /// The lease has run out in the middle.
     #[error("the lease of this node has run out")]
     LeaseLost,
+    /// Another member answers: the one that is watched may be silent because it hangs.
+    #[error("{0} is watched, and another member answers")]
+    Moved(String),
     /// The writes from which a watch was to go on are not known any more.
     #[error("the writes since then are not known any more")]
     Compacted,
@@ -111,6 +114,7 @@ impl Error {
             | Self::Replaced { .. }
             | Self::Store(_)
             | Self::LeaseLost
+            | Self::Moved(_)
             | Self::Compacted
             | Self::Ended(_) => false,
         }
@@ -156,6 +160,7 @@ impl Error {
             Self::Replaced { .. } => "replaced",
             Self::Store(_) => "store",
             Self::LeaseLost => "lease",
+            Self::Moved(_) => "moved",
             Self::Compacted => "compacted",
             Self::Ended(_) => "ended",
         }

@@ -37,10 +37,10 @@ pub(super) async fn run(link: Arc<Link>) {
             resume = None;
         }
         failures = if link.is_up() { 0 } else { failures + 1 };
-        let is_there = error.is_compacted() || matches!(error, Error::LeaseLost);
+        let is_there = error.is_compacted() || matches!(error, Error::LeaseLost | Error::Moved(_));
         if is_there && failures == 0 {
             link.metrics.count(error.reason());
-            tracing::info!(reason = %error, "the shared registry is read as a whole");
+            tracing::info!(reason = %error, "the shared registry is followed anew");
             continue;
         }
         link.down(&error);
@@ -73,6 +73,9 @@ async fn follow(link: &Arc<Link>, resume: &mut Option<i64>) -> Result<Infallible
             _ = beats.tick() => {
                 if !lease::renew(link).await? {
                     return Err(Error::LeaseLost);
+                }
+                if !link.client.is_of_current(&watch) {
+                    return Err(Error::Moved(watch.member().to_owned()));
                 }
                 link.alive();
                 intake::drop_missing(link).await?;

@@ -2,6 +2,8 @@
 
 mod fleet;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::net::tls::{Connector, TlsFiles};
@@ -10,7 +12,7 @@ use crate::state::decode;
 use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
 use crate::state::{Applied, Change, Refusal};
-use fleet::{Fleet, Member, delete, endpoint, eventually, key, put, service};
+use fleet::{Fleet, Member, Relay, delete, endpoint, eventually, key, put, service};
 
 #[tokio::test]
 async fn service_is_the_same_on_every_node() {
@@ -732,6 +734,34 @@ async fn dead_member_is_passed_over() {
         .apply(put(Kind::Service, "web", &service()))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn member_that_hangs_while_it_is_watched_is_left_for_another() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let relay = Relay::start(fleet.server.port).await;
+    let address = format!(
+        "etcd://127.0.0.1:{},127.0.0.1:{}",
+        relay.port, fleet.server.port
+    );
+    // The lease outlives what the first member is given to answer: nothing else makes the node begin anew.
+    let a = fleet::node_with("a", &address, Duration::from_mins(1));
+    eventually("it is connected", || {
+        a.etcd.report().connected.then_some(())
+    })
+    .await;
+    let b = fleet.node("b").await;
+
+    relay.hang();
+    b.writer
+        .apply(put(Kind::Service, "web", &service()))
+        .await
+        .unwrap();
+
+    eventually("a has it", || a.service("web")).await;
+    assert!(a.etcd.report().connected, "{:?}", a.etcd.report());
 }
 
 #[tokio::test]

@@ -43,6 +43,11 @@ impl Watch {
         }
     }
 
+    /// The member that is watched.
+    pub(super) fn member(&self) -> &str {
+        &self.member
+    }
+
     /// The next message, however long it takes. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Message, Error> {
         loop {

@@ -14,7 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::io::copy_bidirectional;
+use tokio::net;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::{Config, Etcd};
@@ -55,6 +58,55 @@ pub(super) struct Member {
     config: Config,
     _folder: TempDir,
     task: Option<JoinHandle<()>>,
+}
+
+/// Stands for a member, until it hangs.
+pub(super) struct Relay {
+    pub(super) port: u16,
+    hangs: watch::Sender<bool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Relay {
+    /// Passes everything on to `to`.
+    pub(super) async fn start(to: u16) -> Self {
+        let listener = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let hangs = watch::Sender::new(false);
+        let seen = hangs.subscribe();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut seen = seen.clone();
+                connections.spawn(async move {
+                    let pass_on = async {
+                        let mut server = net::TcpStream::connect((Ipv4Addr::LOCALHOST, to))
+                            .await
+                            .unwrap();
+                        drop(copy_bidirectional(&mut client, &mut server).await);
+                    };
+                    tokio::select! {
+                        biased;
+                        Ok(_) = seen.wait_for(|hangs| *hangs) => {}
+                        () = pass_on => return,
+                    }
+                    // It stays open, and says nothing.
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        Self {
+            port,
+            hangs,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    pub(super) fn hang(&self) {
+        self.hangs.send_replace(true);
+    }
 }
 
 impl Fleet {
@@ -112,7 +164,7 @@ impl Fleet {
             virtual_ranges: vec!["10.9.0.0/29".parse().unwrap()],
         };
         let address = format!("etcd://127.0.0.1:{}", self.server.port);
-        let node = Member::new(name, &address, None, config);
+        let node = Member::new(name, &address, None, TTL, config);
         eventually("the node is connected", || {
             node.etcd.report().connected.then_some(())
         })
@@ -122,17 +174,28 @@ impl Fleet {
 }
 
 pub(super) fn node_at(name: &str, address: &str, tls: Option<TlsFiles>) -> Member {
-    Member::new(name, address, tls, store::Config::default())
+    Member::new(name, address, tls, TTL, store::Config::default())
+}
+
+/// A node whose lease lasts that long.
+pub(super) fn node_with(name: &str, address: &str, ttl: Duration) -> Member {
+    Member::new(name, address, None, ttl, store::Config::default())
 }
 
 impl Member {
-    fn new(name: &str, address: &str, tls: Option<TlsFiles>, config: store::Config) -> Self {
+    fn new(
+        name: &str,
+        address: &str,
+        tls: Option<TlsFiles>,
+        ttl: Duration,
+        config: store::Config,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::in_memory_with(config));
         let config = Config {
             address: address.parse().unwrap(),
             tls,
-            ttl: TTL,
+            ttl,
             node: name.to_owned(),
             state_dir: folder.path().to_owned(),
         };
