@@ -10,30 +10,53 @@ use super::document;
 use super::error::Error;
 use super::link::{Link, is_queued, origin, share};
 use super::outbox::{Entry, Word};
-use super::wire::{Compare, Number, Operation, Transaction};
+use super::wire::{Compare, Number, Operation, Text, Transaction};
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::{Manifest, Snapshot};
 
 /// Endpoints told in one transaction; etcd takes 128 operations unless configured otherwise.
 const BATCH: usize = 64;
+/// Bytes of their values, unless one alone has more; etcd takes 1.5 MiB unless configured otherwise.
+const MAX_BYTES: usize = 512 << 10;
 /// Pause after a failure that does not concern the link.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What is told at once.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<(ObjectKey, Entry)>,
+    /// Of the entries that are to be put.
+    puts: Vec<Operation>,
+}
+
 /// Works for ever.
 pub(super) async fn run(link: Arc<Link>) {
+    // Entries that etcd has refused together: each is told alone.
+    let mut alone = 0_usize;
     loop {
-        let entries = if link.is_up() {
-            link.outbox().next(BATCH)
+        let batch = if link.is_up() {
+            Batch::next(&link, if alone > 0 { 1 } else { BATCH })
         } else {
-            Vec::new()
+            Batch::default()
         };
-        if entries.is_empty() {
+        if batch.entries.is_empty() {
+            alone = 0;
             // Woken by the outbox, and when the link is up.
             drop(time::timeout(PAUSE * 10, link.work.notified()).await);
             continue;
         }
-        match tell(&link, &entries).await {
-            Ok(revision) => done(&link, entries, revision).await,
+        match tell(&link, &batch).await {
+            Ok(revision) => {
+                alone = alone.saturating_sub(1);
+                done(&link, batch.entries, revision).await;
+            }
+            Err(error) if error.is_of_question() && batch.entries.len() > 1 => {
+                alone = batch.entries.len();
+            }
+            Err(error) if error.is_of_question() => {
+                alone = alone.saturating_sub(1);
+                set_aside(&link, &batch, &error);
+            }
             Err(error) => {
                 link.metrics.count(error.reason());
                 tracing::debug!(error = %error.whole(), "endpoints of this node cannot be told to the shared registry");
@@ -55,17 +78,59 @@ pub(super) fn post_queued(link: &Link) {
     }
 }
 
+impl Batch {
+    /// At most `limit` entries, and as many as fit.
+    fn next(link: &Link, limit: usize) -> Self {
+        let snapshot = link.store.snapshot();
+        let mut batch = Self::default();
+        let mut bytes = 0;
+        let entries = link.outbox().next(limit);
+        for (key, entry) in entries {
+            if entry.word == Word::Put
+                && let Some(value) = value(link, &snapshot, &key)
+            {
+                bytes += value.len();
+                if bytes > MAX_BYTES && !batch.entries.is_empty() {
+                    break;
+                }
+                batch.puts.push(Operation::Put {
+                    key: link.layout.object(Kind::Endpoint, &key).as_str().into(),
+                    value: Text(value),
+                    lease: Number(link.lease),
+                });
+            }
+            batch.entries.push((key, entry));
+        }
+        batch
+    }
+}
+
+/// Nothing where the endpoint is not one of this node any more.
+fn value(link: &Link, snapshot: &Snapshot, key: &ObjectKey) -> Option<Vec<u8>> {
+    let endpoint = snapshot
+        .endpoints
+        .get(key)
+        .filter(|_| link.is_own(snapshot, key))?;
+    let object = Manifest::Endpoint(Arc::clone(endpoint));
+    // An object of the store can be written: it came from JSON.
+    document::write(&object, &link.node).ok()
+}
+
+/// Lets what etcd never takes wait for a later word, and says so.
+fn set_aside(link: &Link, batch: &Batch, error: &Error) {
+    link.metrics.count(error.reason());
+    for (key, entry) in &batch.entries {
+        tracing::warn!(endpoint = %key, error = %error.whole(), "the shared registry refuses an endpoint of this node: the other nodes do not know it as it is");
+        link.outbox().set_aside(key, entry.number);
+    }
+}
+
 /// Returns the write that has done it.
-async fn tell(link: &Link, entries: &[(ObjectKey, Entry)]) -> Result<i64, Error> {
-    let snapshot = link.store.snapshot();
-    let puts = entries.iter().filter(|(_, entry)| entry.word == Word::Put);
-    let puts = puts
-        .filter_map(|(key, _)| put(link, &snapshot, key))
-        .collect();
+async fn tell(link: &Link, batch: &Batch) -> Result<i64, Error> {
     let held = link.layout.node(&link.node);
     let transaction = Transaction {
         compare: vec![Compare::holds(&held, &link.lease.to_string())],
-        success: puts,
+        success: batch.puts.clone(),
         failure: Vec::new(),
     };
     let mut revision = 0;
@@ -76,28 +141,12 @@ async fn tell(link: &Link, entries: &[(ObjectKey, Entry)]) -> Result<i64, Error>
         }
         revision = answer.header.revision.0;
     }
-    for (key, entry) in entries {
+    for (key, entry) in &batch.entries {
         if entry.word == Word::Delete {
             link.client.transact(&removal(link, key)).await?;
         }
     }
     Ok(revision)
-}
-
-/// Nothing where the endpoint is not one of this node any more.
-fn put(link: &Link, snapshot: &Snapshot, key: &ObjectKey) -> Option<Operation> {
-    let endpoint = snapshot
-        .endpoints
-        .get(key)
-        .filter(|_| link.is_own(snapshot, key))?;
-    let object = Manifest::Endpoint(Arc::clone(endpoint));
-    // An object of the store can be written: it came from JSON.
-    let value = document::write(&object, &link.node).ok()?;
-    Some(Operation::Put {
-        key: link.layout.object(Kind::Endpoint, key).as_str().into(),
-        value: super::wire::Text(value),
-        lease: Number(link.lease),
-    })
 }
 
 /// Takes an endpoint away, unless another node has it by now.

@@ -131,6 +131,17 @@ impl Error {
             || message.contains("revision in header is old")
     }
 
+    /// Whether etcd would refuse the same question again: it is too large, or asks for too much at once.
+    pub(super) fn is_of_question(&self) -> bool {
+        match self {
+            Self::Refused { code, message } => {
+                (*code == INVALID_ARGUMENT && !self.is_of_token())
+                    || (*code == RESOURCE_EXHAUSTED && message.contains("larger than max"))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the write that was asked for is not known any more.
     pub(super) fn is_compacted(&self) -> bool {
         match self {
@@ -179,7 +190,9 @@ impl Error {
 }
 
 // Status codes of gRPC (grpc/doc/statuscodes.md).
+const INVALID_ARGUMENT: u32 = 3;
 const DEADLINE_EXCEEDED: u32 = 4;
+const RESOURCE_EXHAUSTED: u32 = 8;
 const OUT_OF_RANGE: u32 = 11;
 const UNAVAILABLE: u32 = 14;
 const UNAUTHENTICATED: u32 = 16;
@@ -197,6 +210,10 @@ mod tests {
         assert!(refused(16, "etcdserver: invalid auth token").is_of_token());
         assert!(refused(3, "etcdserver: user name is empty").is_of_token());
         assert!(!refused(7, "etcdserver: permission denied").is_of_token());
+        assert!(refused(3, "etcdserver: request is too large").is_of_question());
+        assert!(refused(8, "grpc: received message larger than max").is_of_question());
+        assert!(!refused(8, "etcdserver: mvcc: database space exceeded").is_of_question());
+        assert!(!refused(3, "etcdserver: user name is empty").is_of_question());
         assert!(
             refused(11, "etcdserver: mvcc: required revision has been compacted").is_compacted()
         );

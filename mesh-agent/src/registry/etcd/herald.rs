@@ -20,6 +20,8 @@ use crate::state::{Manifest, Notice};
 
 /// Endpoints told in one transaction; etcd takes 128 operations unless configured otherwise.
 const BATCH: usize = 64;
+/// Bytes of what is told of them, unless one alone has more; etcd takes 1.5 MiB unless configured otherwise.
+const MAX_BYTES: usize = 512 << 10;
 /// Time between two transactions: what changes more often is told once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,6 +30,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Ledger {
     told: BTreeMap<ObjectKey, Vec<CheckStatus>>,
     open: BTreeSet<ObjectKey>,
+    /// Endpoints that etcd has refused together: each is told alone.
+    alone: usize,
+}
+
+/// What the checks of one endpoint have shown.
+struct News {
+    key: ObjectKey,
+    checks: Vec<CheckStatus>,
+    /// The same, as etcd is told it.
+    value: Vec<u8>,
 }
 
 /// Works for ever.
@@ -89,22 +101,36 @@ async fn tell(link: &Link, ledger: &mut Ledger) {
     if batch.is_empty() {
         return;
     }
-    match write(link, &batch).await {
-        Ok(()) => ledger.told.extend(batch),
-        Err(error) => {
-            link.metrics.count(error.reason());
-            tracing::debug!(error = %error.whole(), "what checks have shown cannot be told to the shared registry");
-            ledger.open.extend(batch.into_iter().map(|(key, _)| key));
-        }
+    let count = batch.len();
+    let told = write(link, &batch).await;
+    if let Err(error) = &told {
+        link.metrics.count(error.reason());
+        tracing::debug!(error = %error.whole(), "what checks have shown cannot be told to the shared registry");
     }
+    let is_refused = told.as_ref().is_err_and(Error::is_of_question);
+    if told.is_err() && (!is_refused || count > 1) {
+        ledger.alone = if is_refused { count } else { ledger.alone };
+        ledger.open.extend(batch.into_iter().map(|it| it.key));
+        return;
+    }
+    for News { key, checks, .. } in batch {
+        if is_refused {
+            tracing::warn!(endpoint = %key, "the shared registry refuses what checks have shown: the other nodes do not know it");
+        }
+        // What is refused is told again once it has changed.
+        ledger.told.insert(key, checks);
+    }
+    ledger.alone = ledger.alone.saturating_sub(1);
 }
 
 /// What is news, at most one transaction of it.
-fn batch(link: &Link, ledger: &mut Ledger) -> Vec<(ObjectKey, Vec<CheckStatus>)> {
+fn batch(link: &Link, ledger: &mut Ledger) -> Vec<News> {
     let snapshot = link.store.snapshot();
+    let limit = if ledger.alone > 0 { 1 } else { BATCH };
+    let mut bytes = 0;
     let mut batch = Vec::new();
     let mut later = BTreeSet::new();
-    while batch.len() < BATCH
+    while batch.len() < limit
         && let Some(key) = ledger.open.pop_first()
     {
         let endpoint = snapshot.endpoints.get(&key);
@@ -117,11 +143,24 @@ fn batch(link: &Link, ledger: &mut Ledger) -> Vec<(ObjectKey, Vec<CheckStatus>)>
             later.insert(key);
             continue;
         }
-        let shown = shown(endpoint);
+        let checks = shown(endpoint);
         let told = ledger.told.get(&key).map_or(&[][..], Vec::as_slice);
-        if told != shown.as_slice() {
-            batch.push((key, shown));
+        if told == checks.as_slice() {
+            continue;
         }
+        // It came from JSON, too.
+        let Ok(value) = serde_json::to_vec(&checks) else {
+            continue;
+        };
+        bytes += value.len();
+        if bytes > MAX_BYTES && !batch.is_empty() {
+            later.insert(key);
+            break;
+        }
+        batch.push(News { key, checks, value });
+    }
+    if batch.is_empty() {
+        ledger.alone = 0;
     }
     ledger.open.extend(later);
     batch
@@ -133,14 +172,12 @@ fn shown(endpoint: &Endpoint) -> Vec<CheckStatus> {
     checks.filter(|it| it.id != OBSERVED).cloned().collect()
 }
 
-async fn write(link: &Link, batch: &[(ObjectKey, Vec<CheckStatus>)]) -> Result<(), Error> {
+async fn write(link: &Link, batch: &[News]) -> Result<(), Error> {
     let held = link.layout.node(&link.node);
-    let puts = batch.iter().filter_map(|(key, checks)| {
-        Some(Operation::Put {
-            key: link.layout.health(key).as_str().into(),
-            value: Text(serde_json::to_vec(checks).ok()?),
-            lease: Number(link.lease),
-        })
+    let puts = batch.iter().map(|it| Operation::Put {
+        key: link.layout.health(&it.key).as_str().into(),
+        value: Text(it.value.clone()),
+        lease: Number(link.lease),
     });
     let transaction = Transaction {
         compare: vec![Compare::holds(&held, &link.lease.to_string())],

@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub(super) word: Word,
     /// Grows with each entry: tells a later word from one that is being told.
     pub(super) number: u64,
-    /// Whether the store has what is to be told.
+    /// Whether the store has what is to be told, and etcd may take it.
     is_ready: bool,
 }
 
@@ -110,6 +110,14 @@ impl Outbox {
         }
     }
 
+    /// Lets an entry wait that etcd refuses, until a later word takes its place: it holds nobody up.
+    pub(super) fn set_aside(&mut self, key: &ObjectKey, number: u64) {
+        let entry = self.entries.get_mut(key);
+        if let Some(entry) = entry.filter(|it| it.number == number) {
+            entry.is_ready = false;
+        }
+    }
+
     /// Whether a word of this number or an earlier one is waiting.
     pub(super) fn is_waiting(&self, key: &ObjectKey, number: u64) -> bool {
         self.entries.get(key).is_some_and(|it| it.number <= number)
@@ -169,6 +177,21 @@ mod tests {
         let reserved = outbox.reserve(&key("b"), Word::Put).unwrap();
         outbox.release(&reserved);
         assert_eq!(outbox.next(2).len(), 2);
+    }
+
+    #[test]
+    fn word_that_is_refused_holds_nobody_up_and_gives_way_to_a_later_one() {
+        let mut outbox = Outbox::default();
+        let first = outbox.add(&key("a"), Word::Put).unwrap();
+        outbox.add(&key("b"), Word::Put).unwrap();
+
+        outbox.set_aside(&key("a"), first);
+
+        assert_eq!(outbox.next(1)[0].0, key("b"));
+        assert_eq!(outbox.word(&key("a")), Some(Word::Put), "it is not told");
+        let later = outbox.add(&key("a"), Word::Put).unwrap();
+        outbox.set_aside(&key("a"), first);
+        assert_eq!(outbox.next(2)[1].1.number, later);
     }
 
     #[test]

@@ -460,6 +460,42 @@ async fn endpoints_outlive_an_etcd_that_hangs_for_longer_than_leases_last() {
 }
 
 #[tokio::test]
+async fn endpoints_that_etcd_refuses_hold_no_others_up() {
+    let Some(mut fleet) = Fleet::start().await else {
+        return;
+    };
+    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
+    fleet.server.kill();
+    eventually("a knows", || (!a.etcd.report().connected).then_some(())).await;
+    let with_note = |size: usize| {
+        let document = json!({
+            "metadata": {"annotations": {"note": "x".repeat(size)}},
+            "spec": endpoint("10.0.0.1"),
+        });
+        move |name: &str| {
+            Change::Put(decode::manifest(Kind::Endpoint, &key(name), document.clone()).unwrap())
+        }
+    };
+    // One alone is too large for etcd, and so are the others together.
+    let (large, small) = (with_note(2_000_000), with_note(200_000));
+    let mut changes = vec![large("huge")];
+    changes.extend((0..10).map(|index| small(&format!("web-{index}"))));
+    for change in changes {
+        a.writer.apply(change).await.unwrap();
+    }
+
+    fleet.server.start().await;
+
+    eventually("b has all that can be told", || {
+        (0..10).try_for_each(|index| b.endpoint(&format!("web-{index}")).map(drop))
+    })
+    .await;
+    assert_eq!(a.etcd.report().queued, 1);
+    a.writer.apply(with_note(1)("huge")).await.unwrap();
+    eventually("b has it as it is now", || b.endpoint("huge")).await;
+}
+
+#[tokio::test]
 async fn forgotten_writes_are_read_again_as_a_whole() {
     let Some(fleet) = Fleet::start().await else {
         return;
