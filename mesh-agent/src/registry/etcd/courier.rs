@@ -1,5 +1,6 @@
 //! Tells etcd what the outbox holds: the endpoints of this node, with its lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,14 @@ struct Batch {
     puts: Vec<Operation>,
 }
 
+/// The writes that were made.
+#[derive(Default)]
+struct Told {
+    put: i64,
+    /// Those that have taken an endpoint away.
+    deleted: BTreeMap<ObjectKey, i64>,
+}
+
 /// Works for ever.
 pub(super) async fn run(link: Arc<Link>) {
     // Entries that etcd has refused together: each is told alone.
@@ -46,9 +55,9 @@ pub(super) async fn run(link: Arc<Link>) {
             continue;
         }
         match tell(&link, &batch).await {
-            Ok(revision) => {
+            Ok(told) => {
                 alone = alone.saturating_sub(1);
-                done(&link, batch.entries, revision).await;
+                done(&link, batch.entries, told).await;
             }
             Err(error) if error.is_of_question() && batch.entries.len() > 1 => {
                 alone = batch.entries.len();
@@ -125,28 +134,31 @@ fn set_aside(link: &Link, batch: &Batch, error: &Error) {
     }
 }
 
-/// Returns the write that has done it.
-async fn tell(link: &Link, batch: &Batch) -> Result<i64, Error> {
+/// Returns the writes that have done it.
+async fn tell(link: &Link, batch: &Batch) -> Result<Told, Error> {
     let held = link.layout.node(&link.node);
     let transaction = Transaction {
         compare: vec![Compare::holds(&held, &link.lease.to_string())],
         success: batch.puts.clone(),
         failure: Vec::new(),
     };
-    let mut revision = 0;
+    let mut told = Told::default();
     if !transaction.success.is_empty() {
         let answer = link.client.transact(&transaction).await?;
         if !answer.succeeded {
             return Err(Error::NameTaken(link.node.clone()));
         }
-        revision = answer.header.revision.0;
+        told.put = answer.header.revision.0;
     }
     for (key, entry) in &batch.entries {
         if entry.word == Word::Delete {
-            link.client.transact(&removal(link, key)).await?;
+            let answer = link.client.transact(&removal(link, key)).await?;
+            if answer.succeeded {
+                told.deleted.insert(key.clone(), answer.header.revision.0);
+            }
         }
     }
-    Ok(revision)
+    Ok(told)
 }
 
 /// Takes an endpoint away, unless another node has it by now.
@@ -164,7 +176,7 @@ fn removal(link: &Link, key: &ObjectKey) -> Transaction {
 }
 
 /// Takes the entries away, and says on endpoints that were queued that they are not any more.
-async fn done(link: &Arc<Link>, entries: Vec<(ObjectKey, Entry)>, revision: i64) {
+async fn done(link: &Arc<Link>, entries: Vec<(ObjectKey, Entry)>, told: Told) {
     let link = Arc::clone(link);
     let noted = spawn_blocking(move || {
         let snapshot = link.store.snapshot();
@@ -176,14 +188,14 @@ async fn done(link: &Arc<Link>, entries: Vec<(ObjectKey, Entry)>, revision: i64)
         // What the disk refuses is told once more after the next start.
         drop(link.store.apply_all(notes));
         for (key, entry) in &entries {
+            // What etcd says of it from before comes too late.
+            let name = (Kind::Endpoint, key.clone());
             if entry.word == Word::Put {
                 let mut known = link.known();
-                let value = known
-                    .values
-                    .entry((Kind::Endpoint, key.clone()))
-                    .or_default();
-                // What etcd says of it from before comes too late.
-                value.revision = value.revision.max(revision);
+                let value = known.values.entry(name).or_default();
+                value.revision = value.revision.max(told.put);
+            } else if let Some(revision) = told.deleted.get(key) {
+                link.known().gone.insert(name, *revision);
             }
             link.outbox().told(key, entry.number);
         }

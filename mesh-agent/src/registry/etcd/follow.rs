@@ -96,7 +96,7 @@ async fn take(link: &Arc<Link>, message: Message, resume: &mut Option<i64>) -> R
             let shown = puts.filter_map(|it| intake::shown(link, &it.kv)).collect();
             intake::take(link, steps.collect(), shown).await?;
             *resume = Some(next);
-            link.seen.send_replace(next - 1);
+            link.has_seen(next - 1);
             Ok(())
         }
     }

@@ -177,6 +177,8 @@ fn checks(link: &Link, shown: Vec<Shown>) -> Vec<(Origin, Change)> {
 fn note(link: &Link, step: &Step) -> bool {
     let mut known = link.known();
     let latest = known.values.get(step.name()).map_or(0, |it| it.revision);
+    let gone = known.gone.get(step.name()).copied().unwrap_or_default();
+    let latest = latest.max(gone);
     match step {
         Step::Put { revision, .. } | Step::Bad { revision, .. } if *revision < latest => false,
         Step::Delete { revision, .. } if (1..latest).contains(revision) => false,

@@ -82,6 +82,8 @@ impl Contact {
 pub(super) struct Known {
     /// The values that were taken.
     pub(super) values: BTreeMap<Name, Value>,
+    /// The writes by which this node has taken endpoints away, as long as the watch has not come to them.
+    pub(super) gone: BTreeMap<Name, i64>,
     /// The values that were not, with what may be tried again.
     pub(super) refused: BTreeMap<Name, (String, Option<Shared>)>,
     /// Which endpoints may only seem to be gone.
@@ -210,6 +212,12 @@ impl Link {
         });
         self.post_report();
         self.work.notify_one();
+    }
+
+    /// Says that the store has all writes up to this one.
+    pub(super) fn has_seen(&self, revision: i64) {
+        self.known().gone.retain(|_, gone| *gone > revision);
+        self.seen.send_replace(revision);
     }
 
     /// Says that etcd answers again, before what it says is taken.

@@ -46,7 +46,7 @@ pub(super) async fn take(link: &Arc<Link>) -> Result<i64, Error> {
     all.extend(steps);
     intake::take(link, all, shown).await?;
     link.metrics.resynced();
-    link.seen.send_replace(revision);
+    link.has_seen(revision);
     Ok(revision + 1)
 }
 
@@ -61,6 +61,7 @@ fn forget_others(link: &Link, steps: &[Step], revision: i64) -> BTreeSet<Name> {
             "the shared registry has gone back in time: it was restored or replaced"
         );
         known.values.clear();
+        known.gone.clear();
     }
     let later = known.values.iter().filter(|(_, it)| it.revision > revision);
     listed.extend(later.map(|(name, _)| name.clone()));

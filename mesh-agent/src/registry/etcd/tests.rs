@@ -2,9 +2,15 @@
 
 mod fleet;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::intake::{self, Step};
+use super::outbox::Word;
+use super::{courier, document, link};
 
 use crate::net::tls::{Connector, TlsFiles};
 use crate::state::change::NoticeKind;
@@ -457,6 +463,50 @@ async fn endpoints_outlive_an_etcd_that_hangs_for_longer_than_leases_last() {
         .get("mesh/objects/Endpoint/shop/web-1")
         .unwrap();
     assert_eq!(value["status"]["node"], "a");
+}
+
+#[tokio::test]
+async fn endpoint_that_was_let_go_does_not_come_back_with_what_was_said_before() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let mut a = fleet.node("a").await;
+    a.writer
+        .apply(put(Kind::Endpoint, "web-1", &endpoint("10.0.0.1")))
+        .await
+        .unwrap();
+    let name = (Kind::Endpoint, key("web-1"));
+    let told = fleet.server.text("mesh/objects/Endpoint/shop/web-1");
+    let told = document::read(name.0, &name.1, told.unwrap().as_bytes()).unwrap();
+    let link = Arc::clone(&a.etcd.link);
+    let revision = eventually("it is told", || {
+        let known = link.known();
+        known.values.get(&name).map(|it| it.revision)
+    })
+    .await;
+    // What etcd says comes later, here.
+    a.stop().await;
+    let courier = AbortOnDropHandle::new(tokio::spawn(courier::run(Arc::clone(&link))));
+    let let_go = (link::origin("a"), delete(Kind::Endpoint, "web-1"));
+    link.store.apply_all([let_go]).remove(0).unwrap();
+    link.post(&name.1, Word::Delete).unwrap();
+    eventually("etcd is told", || (link.outbox().len() == 0).then_some(())).await;
+    drop(courier);
+
+    let late = Step::Put {
+        name: name.clone(),
+        shared: told,
+        revision,
+    };
+    intake::take(&link, vec![late], Vec::new()).await.unwrap();
+
+    assert!(a.endpoint("web-1").is_none());
+    a.resume();
+    eventually("nobody needs to remember it", || {
+        link.known().gone.is_empty().then_some(())
+    })
+    .await;
+    assert!(a.endpoint("web-1").is_none());
 }
 
 #[tokio::test]
