@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mesh_tests::assert_eventually;
 use mesh_tests::node::Node;
+use mesh_tests::protocol::ServerKind;
 use mesh_tests::registry::{endpoint, policy, service, with};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -228,6 +229,52 @@ fn a_registry_that_is_gone_beside_full_maps_deletes_nothing() {
         answer.is_ok_and(|answer| answer.status == 503 && !answer.body.is_empty())
     });
     shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+}
+
+#[test]
+fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_taken() {
+    let fields = json!({ "failMode": "closed", "egress": "locked" });
+    let Some(mut shop) = Shop::open_with(1, &fields) else {
+        return;
+    };
+    shop.open_web();
+    shop.server().serve_echo(9_000);
+    shop.client.serve_echo(9_100);
+    let inbound = shop.server().connect(shop.client.at(9_100));
+    inbound.unwrap().echo("before the policy").unwrap();
+    let from = json!({ "serviceAccounts": ["somebody-else"] });
+    let target = ("Workload", shop.client.name());
+    shop.node.apply(&[policy("in", "Allow", target, &from)]);
+    assert_eq!(shop.client.get(WEB).status, 200);
+
+    assert_eq!(shop.node.agent().stop(), 0);
+    let outbound = "127.0.0.1:15001".parse().unwrap();
+    let taken = shop.client.serve_at(ServerKind::Echo, outbound);
+    shop.node.start_agent();
+    assert_eq!(reason(&shop.node, "Enrolled"), "ListenFailed");
+    assert_eq!(
+        shop.client.connect(web()).unwrap_err().kind,
+        "ConnectionRefused"
+    );
+    assert!(shop.client.connect(shop.server().at(9_000)).is_err());
+    assert!(shop.server().connect(shop.client.at(9_100)).is_err());
+
+    taken.stop();
+    assert_eventually!(reason(&shop.node, "Enrolled") == "Enrolled");
+    assert_eq!(shop.client.get(WEB).status, 200);
+    assert!(shop.client.connect(shop.server().at(9_000)).is_err());
+    assert!(shop.server().connect(shop.client.at(9_100)).is_err());
+}
+
+/// Why a condition of the client's workload is as it is.
+fn reason(node: &Node, condition: &str) -> String {
+    let client = node.api().get("/api/v1/namespaces/shop/workloads/client");
+    let conditions = client["status"]["conditions"].as_array().cloned();
+    let mut conditions = conditions.unwrap_or_default().into_iter();
+    let found = conditions.find(|it| it["type"] == condition);
+    found.map_or_else(String::new, |it| {
+        it["reason"].as_str().unwrap_or_default().to_owned()
+    })
 }
 
 #[test]

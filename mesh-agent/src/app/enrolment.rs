@@ -1,49 +1,47 @@
 //! Enrolment: brings the workloads of the registry into the mesh, and keeps them there.
 //!
 //! A workload is never half captured: its listeners stand before the kernel learns of it, and go only after the kernel
-//! has forgotten it. Everything here blocks for short whiles and runs on one blocking thread at a time.
+//! has forgotten it. Where the agent cannot listen the kernel learns of it nevertheless, and does as its fail mode says.
+//! Everything here blocks for short whiles and runs on one blocking thread at a time.
 
+mod namespaces;
 mod obstacle;
+mod place;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use mesh_common::service::{ListenerKey, Role};
 use tracing::{info, warn};
 
 use crate::dns::Dns;
+use crate::ebpf::Datapath;
 use crate::ebpf::coverage;
 use crate::ebpf::inet_diag::Storages;
 use crate::ebpf::mirror::{Enrolled, Mirror, Place, SyncReport};
-use crate::ebpf::{Datapath, Error as DatapathError};
 use crate::net::netns::Netns;
 use crate::proxy::Proxy;
+use crate::state::id::Subject;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use crate::state::workload::Workload;
 use crate::state::{Change, Snapshot, Store};
 
+use namespaces::Namespaces;
 use obstacle::Obstacle;
+use place::Found;
 
 /// Keeps the workloads enrolled that the registry names.
 pub(super) struct Enrolment {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
-    proxy: Arc<Proxy>,
-    /// Answers questions for names, unless that is switched off.
-    dns: Option<Arc<Dns>>,
     mirror: Mirror,
-    /// The agent's own network namespace.
-    host: Arc<Netns>,
-    /// Namespaces in which the agent listens, by cookie.
-    listening: BTreeMap<u64, Arc<Netns>>,
-    /// Namespaces that an earlier agent hooked and nobody has asked for yet, by cookie.
-    inherited: BTreeSet<u64>,
+    namespaces: Namespaces,
     standing: Arc<ArcSwap<Standing>>,
+    /// What stood in the way at the last run.
+    obstacles: BTreeMap<ObjectKey, Obstacle>,
 }
 
 /// Who is enrolled, for those who tell about it.
@@ -66,17 +64,13 @@ impl Enrolment {
         mirror: Mirror,
         host: Arc<Netns>,
     ) -> Self {
-        let names = datapath.attached_netns().unwrap_or_default();
         Self {
             store,
+            namespaces: Namespaces::new(Arc::clone(&datapath), proxy, dns, host),
             datapath,
-            proxy,
-            dns,
             mirror,
-            host,
-            listening: BTreeMap::new(),
-            inherited: names.iter().filter_map(|name| name.parse().ok()).collect(),
             standing: Arc::default(),
+            obstacles: BTreeMap::new(),
         }
     }
 
@@ -96,18 +90,16 @@ impl Enrolment {
         let snapshot = self.store.snapshot();
         let mut next = Standing::default();
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
-        next.enrolled.answers_names = self.dns.is_some();
+        next.enrolled.answers_names = self.namespaces.answers_names();
         let mut obstacles = BTreeMap::new();
-        for (key, workload) in &snapshot.workloads {
-            match self.prepare(workload) {
-                Ok((place, netns)) => {
-                    next.enrolled.places.insert(key.clone(), place);
-                    next.netns.insert(key.clone(), netns);
-                }
-                Err(obstacle) => {
+        for (key, found) in self.find(&snapshot, &mut obstacles) {
+            if let (Some(netns), Some(workload)) = (found.netns, snapshot.workloads.get(&key)) {
+                if let Err(obstacle) = self.namespaces.serve(&netns, path(workload)) {
                     obstacles.insert(key.clone(), obstacle);
                 }
+                next.netns.insert(key.clone(), netns);
             }
+            next.enrolled.places.insert(key, found.place);
         }
         let last = self.standing.load_full();
         next.older = older(&snapshot, &last, &next, &self.datapath);
@@ -121,47 +113,51 @@ impl Enrolment {
         self.standing.store(Arc::clone(&next));
         self.leave(&next.enrolled);
         self.tell(&snapshot, &last, &next, &obstacles);
+        self.obstacles = obstacles;
         (snapshot.revision, report)
     }
 
     /// Takes every listener out of the kernel, so that new connections follow the fail mode of their workload.
     pub(super) fn withdraw(&self) {
-        for cookie in self.listening.keys() {
-            self.forget_listeners(*cookie);
-        }
+        self.namespaces.withdraw();
     }
 
-    /// Makes everything ready that must stand before the kernel learns of a workload.
-    fn prepare(&mut self, workload: &Workload) -> Result<(Place, Arc<Netns>), Obstacle> {
-        match (&workload.spec.netns, &workload.spec.cgroup) {
-            (Some(path), _) => self.prepare_netns(path),
-            (None, Some(path)) => self.prepare_cgroup(path),
-            // The store admits no such object; should one come, nothing is captured for it.
-            (None, None) => self.prepare_cgroup(Path::new("")),
+    /// Where each workload is. Where nothing can be known of that now, it stays where the kernel has it: else it would
+    /// drop out of the mesh, and with it the policy that holds for it.
+    fn find(
+        &mut self,
+        snapshot: &Snapshot,
+        obstacles: &mut BTreeMap<ObjectKey, Obstacle>,
+    ) -> BTreeMap<ObjectKey, Found> {
+        let mut found = BTreeMap::new();
+        for (key, workload) in &snapshot.workloads {
+            match self.look(workload) {
+                Ok(it) => drop(found.insert(key.clone(), it)),
+                Err(obstacle) => {
+                    let number = snapshot.ids.number(&Subject::Workload(key.clone()));
+                    let place = place::in_kernel(self.mirror.held(), workload, number);
+                    let kept = place.filter(|_| obstacle.is_shortage());
+                    let netns = None;
+                    found.extend(kept.map(|place| (key.clone(), Found { place, netns })));
+                    obstacles.insert(key.clone(), obstacle);
+                }
+            }
         }
+        found
     }
 
-    fn prepare_netns(&mut self, path: &Path) -> Result<(Place, Arc<Netns>), Obstacle> {
-        let open = |source| Obstacle::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let inode = fs::metadata(path).map_err(open)?.ino();
-        let known = self.listening.values().find(|netns| netns.inode() == inode);
-        let netns = match known {
-            Some(netns) => Arc::clone(netns),
-            None => Arc::new(Netns::open(path).map_err(open)?),
-        };
-        if netns.cookie() == self.host.cookie() {
-            return Err(Obstacle::OwnNamespace {
-                path: path.to_owned(),
-            });
+    fn look(&mut self, workload: &Workload) -> Result<Found, Obstacle> {
+        if workload.spec.netns.is_none() {
+            return self.look_for_cgroup(path(workload));
         }
-        self.listen(&netns, path)?;
-        Ok((Place::Netns(netns.cookie()), netns))
+        let netns = self.namespaces.open(path(workload))?;
+        Ok(Found {
+            place: Place::Netns(netns.cookie()),
+            netns: Some(netns),
+        })
     }
 
-    fn prepare_cgroup(&mut self, path: &Path) -> Result<(Place, Arc<Netns>), Obstacle> {
+    fn look_for_cgroup(&self, path: &Path) -> Result<Found, Obstacle> {
         let open = |source| Obstacle::Open {
             path: path.to_owned(),
             source,
@@ -175,134 +171,21 @@ impl Enrolment {
             });
         }
         let id = fs::metadata(&real).map_err(open)?.ino();
-        let host = Arc::clone(&self.host);
-        self.listen(&host, path)?;
-        Ok((Place::Cgroup(id), host))
-    }
-
-    /// Listens in a namespace, unless the agent does already.
-    fn listen(&mut self, netns: &Arc<Netns>, path: &Path) -> Result<(), Obstacle> {
-        let cookie = netns.cookie();
-        if self.listening.contains_key(&cookie) {
-            return Ok(());
-        }
-        let listen = |source| Obstacle::Listen {
-            path: path.to_owned(),
-            source,
-        };
-        let listeners = self.proxy.listen(Arc::clone(netns)).map_err(listen)?;
-        self.listening.insert(cookie, Arc::clone(netns));
-        let listeners = [listeners.v4, listeners.v6];
-        let hooked = self
-            .datapath
-            .attach_netns(&cookie.to_string(), netns.as_fd())
-            .and_then(|()| self.announce(cookie, Role::Outbound, &listeners))
-            .and_then(|()| self.answer_names(netns));
-        hooked
-            .map_err(|source| Obstacle::Hook {
-                path: path.to_owned(),
-                source,
-            })
-            .inspect_err(|_| self.unlisten(cookie))
-    }
-
-    /// Answers questions for names in a namespace. Where that cannot be, they go where they are sent, and the kernel
-    /// counts them as those of an agent that is absent.
-    fn answer_names(&self, netns: &Arc<Netns>) -> Result<(), DatapathError> {
-        let Some(dns) = &self.dns else {
-            return Ok(());
-        };
-        match dns.listen(Arc::clone(netns)) {
-            Ok(listeners) => {
-                let listeners = [listeners.v4, listeners.v6];
-                self.announce(netns.cookie(), Role::Resolver, &listeners)
-            }
-            Err(error) => {
-                warn!(netns = netns.cookie(), %error, "cannot answer questions for names");
-                Ok(())
-            }
-        }
-    }
-
-    /// Tells the kernel of the listeners in a namespace, over IPv4 and IPv6.
-    fn announce(
-        &self,
-        netns: u64,
-        role: Role,
-        listeners: &[Option<OwnedFd>; 2],
-    ) -> Result<(), DatapathError> {
-        for (family, socket) in [4, 6].into_iter().zip(listeners) {
-            if let Some(socket) = socket {
-                let role = role as u32;
-                let key = ListenerKey {
-                    netns,
-                    family,
-                    role,
-                };
-                self.datapath.add_listener(key, socket.as_fd())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn forget_listeners(&self, cookie: u64) {
-        let roles = [Role::Outbound, Role::Resolver].map(|role| role as u32);
-        for (family, role) in [4, 6].iter().flat_map(|it| roles.map(|role| (*it, role))) {
-            let key = ListenerKey {
-                netns: cookie,
-                family,
-                role,
-            };
-            if let Err(error) = self.datapath.remove_listener(key) {
-                warn!(
-                    error = super::describe(&error),
-                    "cannot take a listener out of the kernel"
-                );
-            }
-        }
-    }
-
-    fn unhook(&self, cookie: u64) {
-        if let Err(error) = self.datapath.detach_netns(&cookie.to_string()) {
-            warn!(
-                error = super::describe(&error),
-                "cannot unhook a network namespace"
-            );
-        }
-    }
-
-    fn unlisten(&mut self, cookie: u64) {
-        self.listening.remove(&cookie);
-        self.forget_listeners(cookie);
-        self.unhook(cookie);
-        self.proxy.unlisten(cookie);
-        if let Some(dns) = &self.dns {
-            dns.unlisten(cookie);
-        }
+        Ok(Found {
+            place: Place::Cgroup(id),
+            netns: Some(Arc::clone(self.namespaces.host())),
+        })
     }
 
     /// Takes down what no workload needs any more.
     fn leave(&mut self, enrolled: &Enrolled) {
-        let needed: BTreeSet<u64> = enrolled
-            .places
-            .values()
-            .map(|place| match place {
-                Place::Netns(cookie) => *cookie,
-                Place::Cgroup(_) => self.host.cookie(),
-            })
-            .collect();
-        for cookie in std::mem::take(&mut self.inherited).difference(&needed) {
-            self.unhook(*cookie);
-        }
-        let gone: Vec<u64> = self
-            .listening
-            .keys()
-            .copied()
-            .filter(|cookie| !needed.contains(cookie))
-            .collect();
-        for cookie in gone {
-            self.unlisten(cookie);
-        }
+        let host = self.namespaces.host().cookie();
+        let places = enrolled.places.values();
+        let needed = places.map(|place| match place {
+            Place::Netns(cookie) => *cookie,
+            Place::Cgroup(_) => host,
+        });
+        self.namespaces.leave(&needed.collect());
     }
 
     /// Says in the log and in the objects what came of it.
@@ -314,7 +197,9 @@ impl Enrolment {
         obstacles: &BTreeMap<ObjectKey, Obstacle>,
     ) {
         for (key, place) in &next.enrolled.places {
-            if last.enrolled.places.get(key) != Some(place) {
+            let is_new = last.enrolled.places.get(key) != Some(place);
+            let is_whole = !obstacles.contains_key(key);
+            if is_whole && (is_new || self.obstacles.contains_key(key)) {
                 info!(workload = %key, "enrolled");
             }
         }
@@ -351,7 +236,7 @@ impl Enrolment {
             return;
         }
         if obstacle.is_some() {
-            warn!(workload = %key, reason, message = condition.message, "not enrolled");
+            warn!(workload = %key, reason, message = condition.message, "not wholly enrolled");
         }
         let change = Change::Condition {
             kind: Kind::Workload,
@@ -362,6 +247,13 @@ impl Enrolment {
             warn!(workload = %key, %refusal, "cannot record the enrolment");
         }
     }
+}
+
+/// How people know the place of a workload. The store admits none without; should one come, nothing is captured for it.
+fn path(workload: &Workload) -> &Path {
+    let spec = &workload.spec;
+    let path = spec.netns.as_deref().or(spec.cgroup.as_deref());
+    path.unwrap_or(Path::new(""))
 }
 
 /// Counts what each workload had dialled before it was enrolled: for those that are new, once.

@@ -98,7 +98,8 @@ pub struct Exit {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadStatus {
-    /// `Accepted`; `Enrolled`: its listeners stand and the kernel knows it.
+    /// `Accepted`; `Enrolled`: its listeners stand and the kernel knows it. With `ListenFailed` or `HookFailed` the kernel
+    /// knows it, but not all is there: without listeners its `failMode` holds.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use crate::ebpf::Error as DatapathError;
 
-/// Why a workload cannot be enrolled now. It is tried again.
+use super::place;
+
+/// Why a workload cannot be enrolled now, or not wholly: what can be had of it is. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Obstacle {
     #[error("cannot open {}", path.display())]
@@ -14,7 +16,7 @@ pub(super) enum Obstacle {
     OwnNamespace { path: PathBuf },
     #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
     OutsideCgroup { path: PathBuf, root: PathBuf },
-    #[error("cannot listen in {}", path.display())]
+    #[error("cannot listen in {}, so that its fail mode holds", path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot hook {}", path.display())]
     Hook {
@@ -24,6 +26,11 @@ pub(super) enum Obstacle {
 }
 
 impl Obstacle {
+    /// Whether it says nothing about where the workload is.
+    pub(super) fn is_shortage(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if place::is_shortage(source))
+    }
+
     /// The `reason` of the condition.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
