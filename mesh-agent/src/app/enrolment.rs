@@ -122,7 +122,7 @@ impl Enrolment {
         self.namespaces.withdraw();
     }
 
-    /// Where each workload is. Where nothing can be known of that now, it stays where the kernel has it: else it would
+    /// Where each workload is; different paths may lead to one place. Where nothing can be known of that now, it stays where the kernel has it: else it would
     /// drop out of the mesh, and with it the policy that holds for it.
     fn find(
         &mut self,
@@ -142,6 +142,19 @@ impl Enrolment {
                     obstacles.insert(key.clone(), obstacle);
                 }
             }
+        }
+        let held = self.mirror.held();
+        let holder = |place| match snapshot.ids.subject(place::number_at(held, place)?) {
+            Some(Subject::Workload(key)) => Some(key.clone()),
+            _ => None,
+        };
+        for (key, owner) in place::share(&mut found, holder) {
+            let path = snapshot
+                .workloads
+                .get(&key)
+                .map_or(Path::new(""), |it| path(it));
+            let path = path.to_owned();
+            obstacles.insert(key, Obstacle::Taken { path, owner });
         }
         found
     }

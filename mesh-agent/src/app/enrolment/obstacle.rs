@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ebpf::Error as DatapathError;
+use crate::state::object::ObjectKey;
 
 use super::place;
 
@@ -16,6 +17,8 @@ pub(super) enum Obstacle {
     OwnNamespace { path: PathBuf },
     #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
     OutsideCgroup { path: PathBuf, root: PathBuf },
+    #[error("{} is Workload {owner} already, by another path", path.display())]
+    Taken { path: PathBuf, owner: ObjectKey },
     #[error("cannot listen in {}, so that its fail mode holds", path.display())]
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot hook {}", path.display())]
@@ -37,6 +40,7 @@ impl Obstacle {
             Self::Open { .. } => "NotFound",
             Self::OwnNamespace { .. } => "OwnNamespace",
             Self::OutsideCgroup { .. } => "OutsideCgroup",
+            Self::Taken { .. } => "Conflicted",
             Self::Listen { .. } => "ListenFailed",
             Self::Hook { .. } => "HookFailed",
         }

@@ -1,12 +1,12 @@
 //! What the maps are derived from, and what a step from one such basis to the next concerns: a change costs what it
 //! touches, not what the registry holds. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 
-use super::desired::{Desired, Enrolled};
+use super::desired::{Desired, Enrolled, Place};
 use crate::state::Snapshot;
 use crate::state::affected::Affected;
 use crate::state::object::{Kind, ObjectKey};
@@ -60,8 +60,16 @@ impl Basis {
             policies,
         };
         let snapshots: [&Snapshot; 2] = [&self.snapshot, &next.snapshot];
-        add_rivals(&mut affected.services, snapshots, rivals);
-        add_rivals(&mut affected.workloads, snapshots, neighbours);
+        let places = [&self.enrolled.places, &next.enrolled.places];
+        add_rivals(&mut affected.services, |key| {
+            let rivals = snapshots.into_iter().map(|it| rivals(it, key));
+            rivals.flatten().collect()
+        });
+        add_rivals(&mut affected.workloads, |key| {
+            let neighbours = snapshots.into_iter().map(|it| neighbours(it, key));
+            let mates = places.into_iter().map(|it| mates(it, key));
+            neighbours.chain(mates).flatten().collect()
+        });
         let mut step = Step {
             before: self.part(&affected),
             after: next.part(&affected),
@@ -104,16 +112,12 @@ impl Basis {
 
 /// Adds to `keys` all who claim an entry of one of them: of several, the first has it. That is rare, where it is not an
 /// error.
-fn add_rivals(
-    keys: &mut BTreeSet<ObjectKey>,
-    snapshots: [&Snapshot; 2],
-    rivals: fn(&Snapshot, &ObjectKey) -> BTreeSet<ObjectKey>,
-) {
+fn add_rivals(keys: &mut BTreeSet<ObjectKey>, rivals: impl Fn(&ObjectKey) -> BTreeSet<ObjectKey>) {
     let mut last = keys.clone();
     while !last.is_empty() {
-        last = snapshots
-            .into_iter()
-            .flat_map(|snapshot| last.iter().flat_map(move |key| rivals(snapshot, key)))
+        last = last
+            .iter()
+            .flat_map(&rivals)
             .filter(|key| !keys.contains(key))
             .collect();
         keys.extend(last.iter().cloned());
@@ -152,4 +156,13 @@ fn neighbours(snapshot: &Snapshot, key: &ObjectKey) -> BTreeSet<ObjectKey> {
         .filter(|(kind, _)| *kind == Kind::Workload)
         .map(|(_, key)| key.clone())
         .collect()
+}
+
+/// The workloads at the place of a workload.
+fn mates(places: &BTreeMap<ObjectKey, Place>, key: &ObjectKey) -> BTreeSet<ObjectKey> {
+    let Some(place) = places.get(key) else {
+        return BTreeSet::new();
+    };
+    let mates = places.iter().filter(|(_, other)| *other == place);
+    mates.map(|(key, _)| key.clone()).collect()
 }

@@ -228,8 +228,9 @@ impl Desired {
             self.exits.extend(exits::of_workload(value.id, workload));
         }
         match place {
-            Some(Place::Netns(cookie)) => drop(self.workloads.insert(*cookie, value)),
-            Some(Place::Cgroup(id)) => drop(self.cgroups.insert(*id, value)),
+            // So it is with a place.
+            Some(Place::Netns(cookie)) => _ = self.workloads.entry(*cookie).or_insert(value),
+            Some(Place::Cgroup(id)) => _ = self.cgroups.entry(*id).or_insert(value),
             None => {}
         }
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Kernel, Mirror};
 use crate::ebpf::metrics::Metrics;
-use crate::ebpf::mirror::desired::{Enrolled, desired};
+use crate::ebpf::mirror::desired::{Enrolled, Place, desired};
 use crate::ebpf::mirror::diff::tests::{check_equal, check_readable, random_node};
 use crate::ebpf::mirror::{Held, Write};
 use crate::state::Snapshot;
@@ -239,6 +239,29 @@ fn a_change_costs_what_it_touches() {
     // The endpoint and its count, four slots and the service; the three old slots are garbage.
     assert_eq!(report.written, 2 + 4 + 1 + 3);
     assert_eq!(mirror.sweep(&maps), 3);
+}
+
+#[test]
+fn a_place_of_two_workloads_stays_enrolled_when_one_of_them_goes() {
+    let maps = Maps::default();
+    let mut mirror = mirror();
+    let both = Fixture::default()
+        .workload("a", &json!({"netns": "/run/netns/a"}))
+        .workload("b", &json!({"netns": "/proc/7/ns/net"}))
+        .snapshot();
+    let (a, b) = (ObjectKey::new("shop", "a"), ObjectKey::new("shop", "b"));
+    let mut enrolled = Enrolled::default();
+    enrolled.places.insert(a.clone(), Place::Netns(7));
+    enrolled.places.insert(b.clone(), Place::Netns(7));
+    let number = |key: &ObjectKey| both.ids.number(&Subject::Workload(key.clone()));
+    let at_place = || maps.held.borrow().workloads.get(&7).map(|it| it.id);
+    mirror.sync(&maps, &Arc::new(both.clone()), &enrolled);
+    assert_eq!(at_place(), Some(number(&a)));
+    let mut one = both.clone();
+    one.workloads.remove(&a);
+    enrolled.places.remove(&a);
+    mirror.sync(&maps, &Arc::new(one), &enrolled);
+    assert_eq!(at_place(), Some(number(&b)));
 }
 
 #[test]
