@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mesh_tests::assert_eventually;
 use mesh_tests::node::Node;
-use mesh_tests::protocol::ServerKind;
+use mesh_tests::protocol::{How, ServerKind};
 use mesh_tests::registry::{endpoint, policy, service, with};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -250,6 +250,8 @@ fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_take
     assert_eq!(shop.node.agent().stop(), 0);
     let outbound = "127.0.0.1:15001".parse().unwrap();
     let taken = shop.client.serve_at(ServerKind::Echo, outbound);
+    let resolver = "127.0.0.1:15053".parse().unwrap();
+    let taken_too = shop.client.serve_at(ServerKind::Echo, resolver);
     shop.node.start_agent();
     assert_eq!(reason(&shop.node, "Enrolled"), "ListenFailed");
     assert_eq!(
@@ -264,6 +266,15 @@ fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_take
     assert_eq!(shop.client.get(WEB).status, 200);
     assert!(shop.client.connect(shop.server().at(9_000)).is_err());
     assert!(shop.server().connect(shop.client.at(9_100)).is_err());
+
+    assert_eq!(reason(&shop.node, "NamesAnswered"), "ListenFailed");
+    taken_too.stop();
+    assert_eventually!(reason(&shop.node, "NamesAnswered") == "NamesAnswered");
+    let resolver = shop.server().at(53);
+    let answer = shop
+        .client
+        .ask(resolver, "web.shop.mesh.", 1, How::Connected);
+    assert_eq!(answer.unwrap().records, ["240.240.0.10"]);
 }
 
 /// Why a condition of the client's workload is as it is.

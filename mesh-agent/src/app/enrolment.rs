@@ -30,7 +30,7 @@ use crate::state::workload::Workload;
 use crate::state::{Change, Snapshot, Store};
 
 use namespaces::Namespaces;
-use obstacle::Obstacle;
+use obstacle::{Obstacle, Obstacles};
 use place::Found;
 
 /// Keeps the workloads enrolled that the registry names.
@@ -41,7 +41,7 @@ pub(super) struct Enrolment {
     namespaces: Namespaces,
     standing: Arc<ArcSwap<Standing>>,
     /// What stood in the way at the last run.
-    obstacles: BTreeMap<ObjectKey, Obstacle>,
+    obstacles: Obstacles,
 }
 
 /// Who is enrolled, for those who tell about it.
@@ -70,7 +70,7 @@ impl Enrolment {
             datapath,
             mirror,
             standing: Arc::default(),
-            obstacles: BTreeMap::new(),
+            obstacles: Obstacles::default(),
         }
     }
 
@@ -91,11 +91,17 @@ impl Enrolment {
         let mut next = Standing::default();
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
         next.enrolled.answers_names = self.namespaces.answers_names();
-        let mut obstacles = BTreeMap::new();
-        for (key, found) in self.find(&snapshot, &mut obstacles) {
+        let mut obstacles = Obstacles::default();
+        for (key, found) in self.find(&snapshot, &mut obstacles.enrolment) {
             if let (Some(netns), Some(workload)) = (found.netns, snapshot.workloads.get(&key)) {
-                if let Err(obstacle) = self.namespaces.serve(&netns, path(workload)) {
-                    obstacles.insert(key.clone(), obstacle);
+                let path = path(workload);
+                if let Err(obstacle) = self.namespaces.serve(&netns, path) {
+                    obstacles.enrolment.insert(key.clone(), obstacle);
+                }
+                if let Err(obstacle) = self.namespaces.answer_names(&netns, path)
+                    && workload.spec.dns
+                {
+                    obstacles.names.insert(key.clone(), obstacle);
                 }
                 next.netns.insert(key.clone(), netns);
             }
@@ -202,17 +208,11 @@ impl Enrolment {
     }
 
     /// Says in the log and in the objects what came of it.
-    fn tell(
-        &self,
-        snapshot: &Snapshot,
-        last: &Standing,
-        next: &Standing,
-        obstacles: &BTreeMap<ObjectKey, Obstacle>,
-    ) {
+    fn tell(&self, snapshot: &Snapshot, last: &Standing, next: &Standing, obstacles: &Obstacles) {
         for (key, place) in &next.enrolled.places {
             let is_new = last.enrolled.places.get(key) != Some(place);
-            let is_whole = !obstacles.contains_key(key);
-            if is_whole && (is_new || self.obstacles.contains_key(key)) {
+            let is_whole = !obstacles.enrolment.contains_key(key);
+            if is_whole && (is_new || self.obstacles.enrolment.contains_key(key)) {
                 info!(workload = %key, "enrolled");
             }
         }
@@ -225,13 +225,25 @@ impl Enrolment {
             info!(workload = %key, "left the mesh");
         }
         for (key, workload) in &snapshot.workloads {
-            self.condition(key, workload, obstacles.get(key));
+            self.condition(key, workload, ENROLLED, obstacles.enrolment.get(key));
+            let names = obstacles.names.get(key);
+            let mut conditions = workload.status.conditions.iter();
+            // Who always had answers is not told so.
+            if names.is_some() || conditions.any(|it| it.kind == NAMES_ANSWERED) {
+                self.condition(key, workload, NAMES_ANSWERED, names);
+            }
         }
     }
 
-    fn condition(&self, key: &ObjectKey, workload: &Workload, obstacle: Option<&Obstacle>) {
+    fn condition(
+        &self,
+        key: &ObjectKey,
+        workload: &Workload,
+        kind: &str,
+        obstacle: Option<&Obstacle>,
+    ) {
         let (status, reason, message) = match obstacle {
-            None => (ConditionStatus::True, "Enrolled", String::new()),
+            None => (ConditionStatus::True, kind, String::new()),
             Some(obstacle) => (
                 ConditionStatus::False,
                 obstacle.reason(),
@@ -239,7 +251,7 @@ impl Enrolment {
             ),
         };
         let condition = Condition {
-            kind: ENROLLED.to_owned(),
+            kind: kind.to_owned(),
             status,
             reason: reason.to_owned(),
             message,
@@ -249,7 +261,7 @@ impl Enrolment {
             return;
         }
         if obstacle.is_some() {
-            warn!(workload = %key, reason, message = condition.message, "not wholly enrolled");
+            warn!(workload = %key, reason, message = condition.message, "{kind} is false");
         }
         let change = Change::Condition {
             kind: Kind::Workload,
@@ -303,3 +315,5 @@ fn older(
 
 /// The condition that says whether a workload is enrolled.
 const ENROLLED: &str = "Enrolled";
+/// The condition that says whether its questions for names are answered.
+const NAMES_ANSWERED: &str = "NamesAnswered";

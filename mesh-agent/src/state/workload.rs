@@ -99,7 +99,8 @@ pub struct Exit {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadStatus {
     /// `Accepted`; `Enrolled`: its listeners stand and the kernel knows it. With `ListenFailed` or `HookFailed` the kernel
-    /// knows it, but not all is there: without listeners its `failMode` holds.
+    /// knows it, but not all is there: without listeners its `failMode` holds. `NamesAnswered`, once that has
+    /// failed: its questions for names reach the agent.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -36,6 +36,8 @@ pub(super) struct Namespaces {
     current: BTreeSet<u64>,
     /// The proxy listens there.
     listening: BTreeSet<u64>,
+    /// Questions for names are answered there.
+    answering: BTreeSet<u64>,
 }
 
 impl Namespaces {
@@ -55,6 +57,7 @@ impl Namespaces {
             hooked: names.iter().filter_map(|name| name.parse().ok()).collect(),
             current: BTreeSet::new(),
             listening: BTreeSet::new(),
+            answering: BTreeSet::new(),
         }
     }
 
@@ -122,50 +125,48 @@ impl Namespaces {
             source,
         })?;
         self.listening.insert(cookie);
-        let listeners = [listeners.v4, listeners.v6];
-        self.announce(cookie, Role::Outbound, &listeners)
-            .and_then(|()| self.answer_names(netns))
-            .map_err(|source| Obstacle::Hook {
-                path: path.to_owned(),
-                source,
-            })
-            .inspect_err(|_| self.unlisten(cookie))
+        self.announce(cookie, Role::Outbound, &[listeners.v4, listeners.v6], path)
     }
 
-    /// Answers questions for names in a namespace. Where that cannot be, they go where they are sent, and the kernel
-    /// counts them as those of an agent that is absent.
-    fn answer_names(&self, netns: &Arc<Netns>) -> Result<(), DatapathError> {
+    /// Answers questions for names in a namespace, unless that is done or switched off. Where that cannot be, they go where
+    /// they are sent, and the kernel counts them as those of an agent that is absent.
+    pub(super) fn answer_names(&mut self, netns: &Arc<Netns>, path: &Path) -> Result<(), Obstacle> {
+        let cookie = netns.cookie();
         let Some(dns) = &self.dns else {
             return Ok(());
         };
-        match dns.listen(Arc::clone(netns)) {
-            Ok(listeners) => {
-                let listeners = [listeners.v4, listeners.v6];
-                self.announce(netns.cookie(), Role::Resolver, &listeners)
-            }
-            Err(error) => {
-                warn!(netns = netns.cookie(), %error, "cannot answer questions for names");
-                Ok(())
-            }
+        if self.answering.contains(&cookie) {
+            return Ok(());
         }
+        let listeners = dns.listen(Arc::clone(netns));
+        let listeners = listeners.map_err(|source| Obstacle::Answer {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.answering.insert(cookie);
+        self.announce(cookie, Role::Resolver, &[listeners.v4, listeners.v6], path)
     }
 
-    /// Tells the kernel of the listeners in a namespace, over IPv4 and IPv6.
+    /// Tells the kernel of the listeners in a namespace, over IPv4 and IPv6. Closes them where it does not take them.
     fn announce(
-        &self,
+        &mut self,
         netns: u64,
         role: Role,
         listeners: &[Option<OwnedFd>; 2],
-    ) -> Result<(), DatapathError> {
+        path: &Path,
+    ) -> Result<(), Obstacle> {
         for (family, socket) in [4, 6].into_iter().zip(listeners) {
             if let Some(socket) = socket {
-                let role = role as u32;
                 let key = ListenerKey {
                     netns,
                     family,
-                    role,
+                    role: role as u32,
                 };
-                self.datapath.add_listener(key, socket.as_fd())?;
+                if let Err(source) = self.datapath.add_listener(key, socket.as_fd()) {
+                    self.close(netns, role);
+                    let path = path.to_owned();
+                    return Err(Obstacle::Hook { path, source });
+                }
             }
         }
         Ok(())
@@ -174,16 +175,24 @@ impl Namespaces {
     /// Takes every listener out of the kernel.
     pub(super) fn withdraw(&self) {
         for cookie in &self.listening {
-            self.forget_listeners(*cookie);
+            self.forget_listeners(*cookie, Role::Outbound);
+        }
+        for cookie in &self.answering {
+            self.forget_listeners(*cookie, Role::Resolver);
         }
     }
 
     /// Takes down what is in none of the namespaces `needed`.
     pub(super) fn leave(&mut self, needed: &BTreeSet<u64>) {
         let is_gone = |cookie: &&u64| !needed.contains(cookie);
-        let silent: Vec<u64> = self.listening.iter().filter(is_gone).copied().collect();
-        for cookie in silent {
-            self.unlisten(cookie);
+        let proxies = self.listening.iter().filter(is_gone);
+        let resolvers = self.answering.iter().filter(is_gone);
+        let closing: Vec<(u64, Role)> = proxies
+            .map(|cookie| (*cookie, Role::Outbound))
+            .chain(resolvers.map(|cookie| (*cookie, Role::Resolver)))
+            .collect();
+        for (cookie, role) in closing {
+            self.close(cookie, role);
         }
         for cookie in self.hooked.iter().filter(is_gone) {
             self.unhook(*cookie);
@@ -193,22 +202,28 @@ impl Namespaces {
         self.open.retain(|cookie, _| needed.contains(cookie));
     }
 
-    fn unlisten(&mut self, cookie: u64) {
-        self.listening.remove(&cookie);
-        self.forget_listeners(cookie);
-        self.proxy.unlisten(cookie);
-        if let Some(dns) = &self.dns {
-            dns.unlisten(cookie);
+    fn close(&mut self, cookie: u64, role: Role) {
+        self.forget_listeners(cookie, role);
+        match role {
+            Role::Outbound => {
+                self.listening.remove(&cookie);
+                self.proxy.unlisten(cookie);
+            }
+            Role::Resolver => {
+                self.answering.remove(&cookie);
+                if let Some(dns) = &self.dns {
+                    dns.unlisten(cookie);
+                }
+            }
         }
     }
 
-    fn forget_listeners(&self, cookie: u64) {
-        let roles = [Role::Outbound, Role::Resolver].map(|role| role as u32);
-        for (family, role) in [4, 6].iter().flat_map(|it| roles.map(|role| (*it, role))) {
+    fn forget_listeners(&self, cookie: u64, role: Role) {
+        for family in [4, 6] {
             let key = ListenerKey {
                 netns: cookie,
                 family,
-                role,
+                role: role as u32,
             };
             if let Err(error) = self.datapath.remove_listener(key) {
                 warn!(

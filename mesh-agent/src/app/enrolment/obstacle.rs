@@ -1,5 +1,6 @@
 //! What stands in the way of an enrolment.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -21,6 +22,8 @@ pub(super) enum Obstacle {
     Taken { path: PathBuf, owner: ObjectKey },
     #[error("cannot listen in {}, so that its fail mode holds", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error("cannot answer questions for names in {}: they go where they are sent", path.display())]
+    Answer { path: PathBuf, source: io::Error },
     #[error("cannot hook {}", path.display())]
     Hook {
         path: PathBuf,
@@ -41,8 +44,17 @@ impl Obstacle {
             Self::OwnNamespace { .. } => "OwnNamespace",
             Self::OutsideCgroup { .. } => "OutsideCgroup",
             Self::Taken { .. } => "Conflicted",
-            Self::Listen { .. } => "ListenFailed",
+            Self::Listen { .. } | Self::Answer { .. } => "ListenFailed",
             Self::Hook { .. } => "HookFailed",
         }
     }
+}
+
+/// What stood in the way of some workloads at one run.
+#[derive(Debug, Default)]
+pub(super) struct Obstacles {
+    /// Of their enrolment.
+    pub(super) enrolment: BTreeMap<ObjectKey, Obstacle>,
+    /// Of answers to their questions for names.
+    pub(super) names: BTreeMap<ObjectKey, Obstacle>,
 }
