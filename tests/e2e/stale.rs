@@ -79,3 +79,31 @@ fn what_was_left_while_no_agent_ran_is_reset_by_the_next() {
         direct.echo("still there").is_err().then_some(())
     });
 }
+
+#[test]
+fn connections_to_the_old_address_of_an_endpoint_that_moved_are_reset() {
+    let Some(node) = Node::start_with(&["--stale-grace", "1s"]) else {
+        return;
+    };
+    let client = node.pod("client");
+    let [first, second] = ["first", "second"].map(|name| node.pod(name));
+    for server in [&first, &second] {
+        server.serve_echo(CACHE_PORT);
+    }
+    node.enrol(&client);
+    node.apply(&[
+        service("cache", &["240.240.0.20"], "tcp", 6_379, "tcp"),
+        endpoint("cache-1", "cache", first.v4(), "tcp", CACHE_PORT),
+    ]);
+    let cache: std::net::SocketAddr = "240.240.0.20:6379".parse().unwrap();
+    let old = client.connect(cache).unwrap();
+    old.echo("it is there").unwrap();
+    node.apply(&[endpoint("cache-1", "cache", second.v4(), "tcp", CACHE_PORT)]);
+    let new = client.connect(cache).unwrap();
+    mesh_tests::eventually::eventually(
+        "the old connection is reset",
+        Duration::from_secs(20),
+        || old.echo("still there").is_err().then_some(()),
+    );
+    new.echo("it has moved").unwrap();
+}

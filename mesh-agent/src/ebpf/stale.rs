@@ -1,11 +1,14 @@
-//! Resets direct connections whose endpoint is gone, or has failed for good: their clients would wait for a dead address.
+//! Resets direct connections whose endpoint is gone, has moved, or has failed for good: their clients would wait for a
+//! dead address.
 //!
 //! A socket is chosen by what the kernel remembers of its connect (verdict direct, and the number of the endpoint), never
-//! by address: an upstream connection of the agent, or one that was passed, may lead to the same place. The numbers of
-//! endpoints are never given twice, so what was removed while no agent ran is known too.
+//! by address alone: an upstream connection of the agent, or one that was passed, may lead to the same place. The numbers
+//! of endpoints are never given twice, so what was removed while no agent ran is known too. An endpoint that gets another
+//! address keeps its number; its old connections are told by where they lead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use crate::net::netns::Netns;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 
-/// Endpoints that are dead while connections still lead to them.
+/// Endpoints that are dead, or were left behind at an old address, while connections still lead there.
 #[derive(Debug)]
 pub struct Stale {
     grace_ns: u64,
@@ -84,25 +87,34 @@ impl Stale {
     }
 }
 
-/// Whether connections to the endpoint with a number may go on. To a critical one they may only where no other of its
-/// service is better.
-fn is_living(snapshot: &Snapshot, number: u32) -> bool {
-    let Some(Subject::Endpoint(key, _)) = snapshot.ids.subject(number) else {
+/// Whether a connection to `remote`, made for the endpoint with a number, may go on: it may not where the endpoint is
+/// elsewhere now. To a critical one it may only where no other of its service is better.
+fn is_living(snapshot: &Snapshot, number: u32, remote: SocketAddr) -> bool {
+    let Some(Subject::Endpoint(key, port)) = snapshot.ids.subject(number) else {
         return false;
     };
     let Some(endpoint) = snapshot.endpoints.get(key) else {
         return false;
     };
     let service = endpoint.service_key();
-    !endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed())
+    let ports = snapshot
+        .services
+        .get(&service)
+        .map(|it| it.spec.ports.iter());
+    let port = ports.and_then(|mut ports| ports.find(|it| it.name == *port));
+    let is_there = endpoint.spec.address.to_canonical() == remote.ip().to_canonical()
+        && port.is_none_or(|port| endpoint.spec.port_of(port) == remote.port());
+    is_there
+        && (!endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed()))
 }
 
-/// The sockets of a namespace that the kernel sent to an endpoint that is not living.
+/// The sockets of a namespace that the kernel sent to an endpoint that is not living, or not there any more.
 fn dead_ends(netns: &Netns, storages: Storages<'_>, snapshot: &Snapshot) -> Vec<TcpSocket> {
     let list = || -> io::Result<Vec<TcpSocket>> {
         let mut sockets = Vec::new();
         inet_diag::visit(OPEN_STATES, Some(storages), |socket| {
-            if endpoint_of(&socket).is_some_and(|number| !is_living(snapshot, number)) {
+            let number = endpoint_of(&socket);
+            if number.is_some_and(|number| !is_living(snapshot, number, socket.remote)) {
                 sockets.push(socket);
             }
             true
@@ -182,9 +194,8 @@ mod tests {
             .endpoint("two", &["main"], &endpoint(2))
             .snapshot();
         let living = |snapshot: &Snapshot| {
-            ["one", "two"].map(|name| {
-                let subject = Subject::Endpoint(ObjectKey::new("shop", name), "main".to_owned());
-                is_living(snapshot, snapshot.ids.number(&subject))
+            [("one", "10.0.0.1:80"), ("two", "10.0.0.2:80")].map(|(name, remote)| {
+                is_living(snapshot, number(snapshot, name), remote.parse().unwrap())
             })
         };
         let fail = |snapshot: &mut Snapshot, name: &str| {
@@ -203,5 +214,31 @@ mod tests {
         assert_eq!(living(&snapshot), [true, true]);
         snapshot.endpoints.clear();
         assert_eq!(living(&snapshot), [false, false]);
+    }
+
+    #[test]
+    fn a_connection_to_the_old_address_of_an_endpoint_that_moved_is_dead() {
+        let mut fixture =
+            Fixture::default().service("web", &json!({"ports": [{"name": "main", "port": 80}]}));
+        let mut living = |spec, remote: &str| {
+            let moved = std::mem::take(&mut fixture).endpoint("one", &["main"], &spec);
+            let snapshot = moved.snapshot();
+            fixture = moved;
+            let number = number(&snapshot, "one");
+            is_living(&snapshot, number, remote.parse().unwrap())
+        };
+        let first = || json!({"service": "web", "address": "10.0.0.1"});
+        let elsewhere = || json!({"service": "web", "address": "10.0.0.2", "port": 8080});
+        assert!(living(first(), "10.0.0.1:80"));
+        assert!(living(first(), "[::ffff:10.0.0.1]:80"));
+        assert!(!living(elsewhere(), "10.0.0.1:80"));
+        assert!(!living(elsewhere(), "10.0.0.2:80"));
+        assert!(living(elsewhere(), "10.0.0.2:8080"));
+    }
+
+    fn number(snapshot: &Snapshot, endpoint: &str) -> u32 {
+        let key = ObjectKey::new("shop", endpoint);
+        let subject = Subject::Endpoint(key, "main".to_owned());
+        snapshot.ids.number(&subject)
     }
 }
