@@ -7,6 +7,7 @@
 mod access;
 mod cgroup;
 mod control;
+mod counts;
 mod enrolment;
 mod facts;
 mod memory;

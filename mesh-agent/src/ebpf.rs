@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod numbers;
 pub mod stale;
+pub mod stats;
 
 pub mod check;
 pub mod cleanup;

@@ -12,6 +12,18 @@ pub struct StatKey {
     pub reason: u16,
 }
 
+impl StatKey {
+    /// The subject of what is left of objects that are gone; only the agent writes it.
+    pub const GONE: u32 = u32::MAX;
+
+    /// What found no room for a counter of its own. The agent makes it before any program counts.
+    pub const LOST: Self = Self {
+        subject: 0,
+        counter: Counter::StatLost as u16,
+        reason: 0,
+    };
+}
+
 const _: () = assert!(size_of::<StatKey>() == 4 + 2 + 2);
 
 /// What is counted. The first four have the numbers of [`Verdict`](crate::verdict::Verdict).
@@ -42,4 +54,6 @@ pub enum Counter {
     EventLost = 11,
     /// Writes that found a map full, by reason.
     MapFull = 12,
+    /// Counts that found no room for a new counter; one key, [`StatKey::LOST`].
+    StatLost = 13,
 }

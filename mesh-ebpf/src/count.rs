@@ -15,7 +15,7 @@ pub(crate) fn bump(subject: u32, counter: Counter, reason: Reason) {
     add(subject, counter as u16, reason as u16, 1);
 }
 
-/// Adds `amount`. A program may be preempted by another on its CPU, hence the atomic addition.
+/// Adds `amount`, or counts a loss where there is no room for a new counter. A program may be preempted by another on its CPU, hence the atomic addition.
 #[inline(never)]
 pub(crate) fn add(subject: u32, counter: u16, reason: u16, amount: u64) {
     let key = StatKey {
@@ -28,8 +28,13 @@ pub(crate) fn add(subject: u32, counter: u16, reason: u16, amount: u64) {
         let _raced = STATS.insert(key, 0, u64::from(BPF_NOEXIST));
         STATS.get_ptr_mut(key)
     });
-    if let Some(value) = value {
-        add_to(value, amount);
+    match value {
+        Some(value) => add_to(value, amount),
+        None => {
+            if let Some(lost) = STATS.get_ptr_mut(StatKey::LOST) {
+                add_to(lost, 1);
+            }
+        }
     }
 }
 

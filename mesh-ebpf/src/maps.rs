@@ -120,7 +120,8 @@ pub(crate) static REDIRECTS: SkStorage<Redirect> = SkStorage::new();
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Written by every program, read by the agent. Full: new counters are lost, those that exist go on.
+/// Written by every program, read by the agent, which takes out counters of objects that are gone. Full: new counters are lost
+/// and counted as such, those that exist go on.
 #[map]
 pub(crate) static STATS: PerCpuHashMap<StatKey, u64> =
     PerCpuHashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);

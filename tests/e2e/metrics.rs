@@ -72,7 +72,12 @@ fn direct_connections_have_the_tcp_series_of_istio() {
 fn maps_build_and_process_are_shown() {
     let Some(shop) = Shop::open(1) else { return };
     let metrics = shop.node.metrics();
-    for family in ["mesh_map_entries", "mesh_map_capacity", "mesh_build_info"] {
+    for family in [
+        "mesh_map_entries",
+        "mesh_map_capacity",
+        "mesh_stats_lost_total",
+        "mesh_build_info",
+    ] {
         assert!(metrics.has(family, &[]), "{family}: {}", metrics.text());
     }
     for (name, _) in [

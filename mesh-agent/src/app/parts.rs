@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use mesh_common::service::OUTBOUND_PORT;
-use mesh_common::stats::StatKey;
 
 use crate::api;
 use crate::config;
@@ -30,11 +29,12 @@ use crate::registry::checks::{Checks, Trust};
 use crate::state;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
-use crate::state::report::MapReport;
 use crate::state::store::Start;
-use crate::state::{Snapshot, Store, Writer};
+use crate::state::{Store, Writer};
 use crate::telemetry::{AccessLog, Telemetry};
 
+use super::counts;
+use super::counts::Counts;
 use super::enrolment::Enrolment;
 use super::facts;
 use super::node::{Node, Progress};
@@ -140,6 +140,9 @@ impl Parts {
         let (enrolment, programmed) = &mut *self.lock();
         let (revision, report) = enrolment.run(sweeps);
         programmed.tell(&report);
+        if sweeps {
+            counts::prune(&self.node.store, &self.node.datapath);
+        }
         if report.is_complete() {
             self.node.progress.programmed(revision);
         }
@@ -182,7 +185,7 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     let counter = Arc::clone(&resets);
     registry.register_counter(
         "mesh_stale_connections_reset",
-        "Direct connections that were reset because their endpoint was gone or had failed",
+        "Direct connections that were reset because their endpoint was gone, had moved or had failed",
         move || counter.load(Ordering::Relaxed),
     );
     (registry, resets)
@@ -358,30 +361,6 @@ fn access_log(settings: &Settings) -> AccessLog {
     match settings.access_log {
         config::Switch::On => AccessLog::stdout(),
         config::Switch::Off => AccessLog::disabled(),
-    }
-}
-
-/// Where a scrape reads what the kernel counts.
-struct Counts {
-    store: Arc<Store>,
-    datapath: Arc<Datapath>,
-}
-
-impl ebpf::metrics::Source for Counts {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        self.store.snapshot()
-    }
-
-    fn stats(&self) -> Vec<(StatKey, u64)> {
-        self.datapath.tables().stats.entries().unwrap_or_default()
-    }
-
-    fn open_connections(&self) -> Vec<(u32, u64)> {
-        self.datapath.tables().open.entries().unwrap_or_default()
-    }
-
-    fn maps(&self) -> Vec<MapReport> {
-        self.datapath.tables().reports().unwrap_or_default()
     }
 }
 

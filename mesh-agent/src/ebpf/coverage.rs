@@ -11,7 +11,6 @@ use mesh_common::stats::{Counter, StatKey};
 use mesh_common::verdict::Reason;
 
 use super::inet_diag::{self, Storages, state};
-use super::{TableError, Tables};
 use crate::net::netns::Netns;
 use crate::state::Snapshot;
 use crate::state::id::Subject;
@@ -175,29 +174,6 @@ fn outside_cgroup_of(proc: &Path, netns: u64, hooked: &Path) -> u64 {
             cgroup.is_ok_and(|cgroup| !is_below(&cgroup, hooked))
         });
     u64::try_from(outside.count()).unwrap_or(u64::MAX)
-}
-
-/// Forgets the counters of objects that are gone, once the map is half full: new ones could not be counted some day.
-/// Returns how many.
-pub fn prune(tables: &Tables, snapshot: &Snapshot) -> Result<usize, TableError> {
-    let entries = tables.stats.entries()?;
-    if entries.len() < tables.stats.capacity() as usize / 2 {
-        return Ok(0);
-    }
-    let workloads = snapshot.workloads.keys().cloned().map(Subject::Workload);
-    let services = snapshot.services.keys().cloned().map(Subject::Service);
-    let known: BTreeSet<u32> = workloads
-        .chain(services)
-        .map(|subject| snapshot.ids.number(&subject))
-        .chain([0])
-        .collect();
-    let mut pruned = 0;
-    for (key, _) in entries {
-        if !known.contains(&key.subject) {
-            pruned += usize::from(tables.stats.remove(&key)?);
-        }
-    }
-    Ok(pruned)
 }
 
 /// Whether a `/proc/PID/cgroup` names a place at or below `hooked` in the unified hierarchy.

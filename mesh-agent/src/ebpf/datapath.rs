@@ -19,7 +19,7 @@ use super::load::{self, Globals, Programs};
 use super::offsets::Offsets;
 use super::pins::Pins;
 use super::sys::AttachType;
-use super::{Config, Error, Tables, acceleration, probe, sys};
+use super::{Config, Error, Tables, acceleration, probe, stats, sys};
 use crate::net::netns::Netns;
 use crate::state::report::{Acceleration, BpfReport, ProgramReport};
 
@@ -49,6 +49,10 @@ impl Datapath {
         };
         let programs = load::load(&pins.maps, &globals)?;
         let tables = Tables::open(&pins.maps)?;
+        // Where there is no room, the first run of `stats::prune` makes it.
+        if let Err(error) = stats::reserve(&tables) {
+            tracing::warn!(%error, "cannot make the counter of lost counts");
+        }
         let mut settings = first_settings(&tables)?;
         attach::attach(&pins, &programs, &cgroup)?;
         let acceleration = acceleration::decide(

@@ -139,10 +139,11 @@ enum Exported {
     AccelerationFallback,
     EventsLost,
     MapFull,
+    StatsLost,
 }
 
 impl Exported {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Connections,
         Self::Bypassed,
         Self::AuditDenied,
@@ -152,6 +153,7 @@ impl Exported {
         Self::AccelerationFallback,
         Self::EventsLost,
         Self::MapFull,
+        Self::StatsLost,
     ];
 
     /// The family of a counter.
@@ -164,6 +166,7 @@ impl Exported {
         const FALLBACK: u16 = Stat::AccelerationFallback as u16;
         const EVENT_LOST: u16 = Stat::EventLost as u16;
         const MAP_FULL: u16 = Stat::MapFull as u16;
+        const STAT_LOST: u16 = Stat::StatLost as u16;
         Some(match counter {
             1..=4 => Self::Connections,
             BYPASS => Self::Bypassed,
@@ -174,6 +177,7 @@ impl Exported {
             FALLBACK => Self::AccelerationFallback,
             EVENT_LOST => Self::EventsLost,
             MAP_FULL => Self::MapFull,
+            STAT_LOST => Self::StatsLost,
             _ => return None,
         })
     }
@@ -214,6 +218,10 @@ impl Exported {
                 "mesh_map_full",
                 "Writes of kernel programs that found a map full, by what was to be written",
             ),
+            Self::StatsLost => (
+                "mesh_stats_lost",
+                "Counts of kernel programs that found no room for a new counter",
+            ),
         }
     }
 
@@ -244,7 +252,7 @@ impl Exported {
                 labels.push(reason);
                 labels
             }
-            Self::EventsLost => Labels::new(),
+            Self::EventsLost | Self::StatsLost => Labels::new(),
             Self::MapFull => vec![reason],
         })
     }
@@ -252,7 +260,7 @@ impl Exported {
     fn encode(self, encoder: &mut DescriptorEncoder<'_>, samples: &Samples) -> fmt::Result {
         let (name, help) = self.describe();
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        if self == Self::EventsLost {
+        if matches!(self, Self::EventsLost | Self::StatsLost) {
             let lost: u64 = samples.values().sum();
             return ConstCounter::new(lost).encode(family);
         }

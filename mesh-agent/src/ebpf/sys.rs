@@ -329,14 +329,14 @@ pub(super) fn lookup<K: Pod, V: Pod>(
     found(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes), ())
 }
 
-/// Writes an entry.
+/// Writes an entry. `value` is as large as the map says (for maps per CPU: of all CPUs).
 pub(super) fn update<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     key: &K,
-    value: &V,
+    value: &[V],
     flags: u64,
 ) -> io::Result<()> {
-    let mut attributes = element(map, Some(key), value, flags);
+    let mut attributes = element(map, Some(key), value.as_ptr(), flags);
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::slice;
 
 use aya::Pod;
 
@@ -144,14 +145,19 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Writes an entry, whether the key is there or not.
     pub fn insert(&self, key: &K, value: &V) -> Result<(), TableError> {
-        sys::update(self.handle.fd.as_fd(), key, value, 0)
+        sys::update(self.handle.fd.as_fd(), key, slice::from_ref(value), 0)
             .map_err(|source| self.handle.write_failed(source))
     }
 
     /// Writes an entry unless the key is there.
     pub fn insert_new(&self, key: &K, value: &V) -> Result<(), TableError> {
-        sys::update(self.handle.fd.as_fd(), key, value, sys::NO_EXIST)
-            .map_err(|source| self.handle.write_failed(source))
+        sys::update(
+            self.handle.fd.as_fd(),
+            key,
+            slice::from_ref(value),
+            sys::NO_EXIST,
+        )
+        .map_err(|source| self.handle.write_failed(source))
     }
 
     /// Removes an entry, and says whether it was there.
@@ -242,6 +248,30 @@ impl<K: Pod> PerCpuTable<K> {
         let found = sys::lookup(self.handle.fd.as_fd(), key, &mut counts)
             .map_err(|source| self.handle.read_failed(source))?;
         Ok(found.map(|()| counts.iter().sum()))
+    }
+
+    /// Every key. Entries that come and go meanwhile may be missed, or seen twice.
+    pub fn keys(&self) -> Result<Vec<K>, TableError> {
+        self.handle.keys()
+    }
+
+    /// Writes a count that no kernel program adds to.
+    pub fn insert(&self, key: &K, count: u64) -> Result<(), TableError> {
+        self.update(key, count, 0)
+    }
+
+    /// Writes a count unless the key is there.
+    pub fn insert_new(&self, key: &K, count: u64) -> Result<(), TableError> {
+        self.update(key, count, sys::NO_EXIST)
+    }
+
+    fn update(&self, key: &K, count: u64, flags: u64) -> Result<(), TableError> {
+        let mut counts = vec![0; self.cpus];
+        if let Some(first) = counts.first_mut() {
+            *first = count;
+        }
+        sys::update(self.handle.fd.as_fd(), key, &counts, flags)
+            .map_err(|source| self.handle.write_failed(source))
     }
 
     /// Every count over all CPUs.

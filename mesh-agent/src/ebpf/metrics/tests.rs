@@ -79,6 +79,7 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
             stat(web, Counter::AccelerationFallback, Reason::PeerFull, 1),
             stat(client, Counter::EventLost, Reason::None, 1),
             stat(0, Counter::EventLost, Reason::None, 1),
+            (StatKey::LOST, 4),
         ],
         open: Vec::new(),
     };
@@ -95,6 +96,7 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
         r#"mesh_accelerated_bytes_total{service_namespace="unknown",service="unknown"} 11"#,
         r#"mesh_acceleration_fallback_total{service_namespace="shop",service="web",reason="peer-full"} 1"#,
         "mesh_events_lost_total 2",
+        "mesh_stats_lost_total 4",
         r#"mesh_map_entries{map="SLOTS"} 5"#,
         r#"mesh_map_capacity{map="SLOTS"} 8"#,
         r#"mesh_map_writes_total{map="SLOTS"} 1"#,
