@@ -111,6 +111,12 @@ pub enum Error {
         /// The pin.
         path: PathBuf,
     },
+    /// Another agent has the pin directory.
+    #[error("{} is in use by another agent; stop it, or choose another pin directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The cgroup cannot be opened.
     #[error("cannot open cgroup {}", path.display())]
     Cgroup {

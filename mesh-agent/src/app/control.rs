@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::api::{self, Server};
 use crate::dns::external::External;
@@ -65,17 +66,25 @@ async fn bind(parts: &Arc<Parts>, api: &Handle) -> Result<Server> {
     Ok(server.with_writer(parts.sources.writer.clone()))
 }
 
-/// Tells the kernel that the data plane is alive.
+/// Tells the kernel that the data plane is alive, and notices when its programs were taken out.
 async fn beat(parts: Arc<Parts>) -> Result<()> {
     let mut ticks = time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        parts
-            .node
+        let node = &parts.node;
+        let is_attached = node
             .datapath
             .heartbeat(parts.proxy.heartbeat())
             .context("cannot write the heartbeat")?;
+        if !is_attached && !node.progress.is_blocked() {
+            let why = format!(
+                "what was pinned in {} was taken out by `mesh-agent cleanup`: nothing is steered any more. Stop the agent, or start it anew",
+                node.settings.pin_dir.display()
+            );
+            warn!("{why}");
+            node.progress.block(why);
+        }
     }
 }
 

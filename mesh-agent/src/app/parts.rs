@@ -238,15 +238,20 @@ fn open_store(settings: &Settings) -> Result<Arc<Store>> {
     let config = state::store::Config {
         virtual_ranges: settings.virtual_range.clone(),
     };
-    if settings.reset {
-        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
-    }
+    // Nothing is forgotten while another agent uses it.
+    let claimed = settings
+        .reset
+        .then(|| ebpf::cleanup::claim(&settings.pin_dir));
+    let _claimed = claimed.transpose()?;
     let start = match (settings.reset, settings.restore) {
         (true, _) => Start::Reset,
         (false, true) => Start::Restore,
         (false, false) => Start::Keep,
     };
     let store = Store::start(&settings.state_dir, config, start)?;
+    if settings.reset {
+        ebpf::cleanup::run(&settings.pin_dir).context("cannot forget what is pinned")?;
+    }
     if store.is_restored() {
         tracing::warn!(
             "registry was restored from its last export: what was written after it is lost"

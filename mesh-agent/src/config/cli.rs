@@ -78,7 +78,7 @@ pub enum Command {
     LogLevel(LogLevel),
     /// Let the agent finish its connections and take no new ones
     Drain(Target),
-    /// Remove everything that is pinned in the kernel; works without an agent
+    /// Remove everything that is pinned in the kernel; works without an agent, and one that runs steers nothing any more
     Cleanup(Cleanup),
     /// Create or replace objects from YAML or JSON
     Apply(Apply),

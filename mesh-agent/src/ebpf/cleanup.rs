@@ -1,6 +1,8 @@
-//! `mesh-agent cleanup`: takes everything out of the kernel, with or without a running agent.
+//! `mesh-agent cleanup`: takes everything out of the kernel, with or without a running agent. One that runs notices it with
+//! its next heartbeat ([`Datapath::heartbeat`](super::Datapath::heartbeat)), and steers nothing from then on.
 
 use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +33,12 @@ const ORDER: [&str; 11] = [
     program::GETPEERNAME6,
     program::SOCK_OPS,
 ];
+
+/// Keeps agents out of `pin_dir` until the file is closed, where there is such a directory. Fails with
+/// [`Error::InUse`] while one runs.
+pub fn claim(pin_dir: &Path) -> Result<Option<File>, Error> {
+    Pins::lock(pin_dir)
+}
 
 /// Removes links, maps and directories below `pin_dir`, and says what it removed. What is not ours stays.
 pub fn run(pin_dir: &Path) -> Result<Vec<String>, Error> {
@@ -140,7 +148,7 @@ fn failed(path: &Path, source: io::Error) -> Error {
 mod tests {
     use mesh_common::names::program;
 
-    use super::{ORDER, is_link_of, run};
+    use super::{Error, ORDER, claim, is_link_of, run};
 
     #[test]
     fn every_hook_is_taken_out() {
@@ -156,6 +164,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let removed = run(&directory.path().join("absent")).unwrap();
         assert_eq!(removed, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_directory_is_claimed_by_one_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let claimed = claim(directory.path()).unwrap();
+        assert!(claimed.is_some());
+        let refused = claim(directory.path());
+        assert!(matches!(refused, Err(Error::InUse { .. })), "{refused:?}");
+        drop(claimed);
+        assert!(claim(directory.path()).unwrap().is_some());
+        assert!(claim(&directory.path().join("absent")).unwrap().is_none());
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Datapath {
     cgroup: Cgroup,
     settings: Mutex<Settings>,
     acceleration: Acceleration,
+    /// Keeps other agents out.
+    _lock: Option<File>,
 }
 
 impl Datapath {
@@ -43,6 +45,7 @@ impl Datapath {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let cgroup = Cgroup::open(&config.cgroup)?;
         let pins = Pins::create(&config.pin_dir)?;
+        let lock = Pins::lock(&config.pin_dir)?;
         let globals = Globals {
             offsets: Offsets::of_kernel(),
             has_skb_netns: probe::has_skb_netns(),
@@ -68,6 +71,7 @@ impl Datapath {
             cgroup,
             settings: Mutex::new(settings),
             acceleration,
+            _lock: lock,
         })
     }
 
@@ -176,11 +180,19 @@ impl Datapath {
         Ok(self.tables.settings.insert(&0, &settings)?)
     }
 
-    /// Says when every worker of the data plane was last seen alive, on the monotonic clock.
-    pub fn heartbeat(&self, now_ns: u64) -> Result<(), Error> {
+    /// Says when every worker of the data plane was last seen alive, on the monotonic clock. False, if what this agent
+    /// has pinned was taken out meanwhile: then everything stays switched off.
+    pub fn heartbeat(&self, now_ns: u64) -> Result<bool, Error> {
         let mut settings = self.lock();
+        let found = self.tables.settings.get(&0)?.unwrap_or_default();
+        // Nobody but `cleanup` sets that flag; one of another version only takes the pins away.
+        let is_attached = !found.has(Settings::PASS_ALL) && self.pins.root.exists();
+        if !is_attached {
+            settings.flags |= Settings::PASS_ALL | Settings::ACCELERATION_OFF;
+        }
         settings.heartbeat_ns = now_ns;
-        Ok(self.tables.settings.insert(&0, &settings)?)
+        self.tables.settings.insert(&0, &settings)?;
+        Ok(is_attached)
     }
 
     fn lock(&self) -> MutexGuard<'_, Settings> {

@@ -1,6 +1,7 @@
 //! The directory of pinned maps and links: `<pin_dir>/v<schema>/{maps,links}`.
 
 use std::fs;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,21 @@ impl Pins {
             });
         }
         Ok(pins)
+    }
+
+    /// Keeps other agents out of `pin_dir` until the file is closed; `None` where the directory is not there.
+    pub(super) fn lock(pin_dir: &Path) -> Result<Option<File>, Error> {
+        let path = pin_dir.to_owned();
+        let directory = match File::open(pin_dir) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Pin { path, source }),
+        };
+        match directory.try_lock() {
+            Ok(()) => Ok(Some(directory)),
+            Err(TryLockError::WouldBlock) => Err(Error::InUse { path }),
+            Err(TryLockError::Error(source)) => Err(Error::Pin { path, source }),
+        }
     }
 
     /// Names of what is in one of the directories; none where it is not there.
