@@ -158,7 +158,7 @@ impl Enrolment {
             let path = snapshot
                 .workloads
                 .get(&key)
-                .map_or(Path::new(""), |it| path(it));
+                .map_or_else(|| Path::new(""), |it| path(it));
             let path = path.to_owned();
             obstacles.insert(key, Obstacle::Taken { path, owner });
         }
@@ -278,7 +278,7 @@ impl Enrolment {
 fn path(workload: &Workload) -> &Path {
     let spec = &workload.spec;
     let path = spec.netns.as_deref().or(spec.cgroup.as_deref());
-    path.unwrap_or(Path::new(""))
+    path.unwrap_or_else(|| Path::new(""))
 }
 
 /// Counts what each workload had dialled before it was enrolled: for those that are new, once.
