@@ -13,6 +13,7 @@ mod filter;
 mod instance;
 mod kv;
 mod name;
+mod paths;
 mod question;
 mod scope;
 mod settings;
@@ -34,6 +35,7 @@ use serde_json::Value;
 
 use self::blocking::{Seen, Topic};
 use self::failure::Failure;
+use self::paths::{BEATS, READS, WRITES};
 use self::question::Question;
 use self::views::View;
 use self::wakeup::Wakeup;
@@ -122,20 +124,27 @@ pub(super) fn routes(router: Router<Context>) -> Router<Context> {
         router.route(path, read(path, *view, *topic))
     });
     let router = WRITES.iter().fold(router, |router, (path, change)| {
-        router.route(path, write(*change))
+        router.route(path, write(*change, Turns::One))
     });
     let router = BEATS.iter().fold(router, |router, (path, beat)| {
-        router.route(path, write_beside(*beat))
+        router.route(path, write(*beat, Turns::Any))
     });
     let key = read(kv::PATH, kv::read, Topic::Keys)
-        .merge(write(settings::put))
+        .merge(write(settings::put, Turns::One))
         .delete(
             |state: State<Context>,
              scope: Whose,
              path: Argument,
              query: Pairs,
              request: Request| {
-                change(settings::delete, state, scope, path, query, request)
+                change(
+                    (settings::delete, Turns::One),
+                    state,
+                    scope,
+                    path,
+                    query,
+                    request,
+                )
             },
         );
     router
@@ -144,97 +153,12 @@ pub(super) fn routes(router: Router<Context>) -> Router<Context> {
         .route("/v1/agent/metrics", get(metrics))
 }
 
-/// What is read where, and what may change it.
-const READS: [(&str, View, Topic); 20] = [
-    ("/v1/agent/services", views::agent_services, Topic::Nothing),
-    (
-        "/v1/agent/service/{argument}",
-        views::agent_service,
-        Topic::Nothing,
-    ),
-    ("/v1/agent/checks", views::agent_checks, Topic::Nothing),
-    ("/v1/agent/self", views::agent_self, Topic::Nothing),
-    ("/v1/agent/members", views::agent_members, Topic::Nothing),
-    (
-        "/v1/agent/health/service/name/{argument}",
-        views::agent_health_by_name,
-        Topic::Nothing,
-    ),
-    (
-        "/v1/agent/health/service/id/{argument}",
-        views::agent_health_by_id,
-        Topic::Nothing,
-    ),
-    ("/v1/status/leader", views::leader, Topic::Nothing),
-    ("/v1/status/peers", views::peers, Topic::Nothing),
-    (
-        "/v1/catalog/datacenters",
-        views::datacenters,
-        Topic::Nothing,
-    ),
-    ("/v1/catalog/services", views::services, Topic::All),
-    (
-        "/v1/catalog/service/{argument}",
-        views::service,
-        Topic::Service,
-    ),
-    ("/v1/catalog/nodes", views::nodes, Topic::All),
-    ("/v1/catalog/node/{argument}", views::node, Topic::All),
-    (
-        "/v1/catalog/node-services/{argument}",
-        views::node_services,
-        Topic::All,
-    ),
-    (
-        "/v1/health/service/{argument}",
-        views::health_service,
-        Topic::Service,
-    ),
-    (
-        "/v1/health/checks/{argument}",
-        views::health_checks,
-        Topic::Service,
-    ),
-    ("/v1/health/node/{argument}", views::health_node, Topic::All),
-    (
-        "/v1/health/state/{argument}",
-        views::health_state,
-        Topic::All,
-    ),
-    (
-        "/v1/health/connect/{argument}",
-        views::nothing,
-        Topic::Nothing,
-    ),
-];
-
-/// What is written where, one after the other.
-const WRITES: [(&str, Write); 9] = [
-    ("/v1/agent/service/register", write::register),
-    (
-        "/v1/agent/service/deregister/{*argument}",
-        write::deregister,
-    ),
-    ("/v1/agent/service/maintenance/{*argument}", write::maintain),
-    ("/v1/agent/maintenance", write::maintain_node),
-    ("/v1/agent/check/register", write::register_check),
-    (
-        "/v1/agent/check/deregister/{*argument}",
-        write::deregister_check,
-    ),
-    ("/v1/catalog/register", catalog::register),
-    ("/v1/catalog/deregister", catalog::deregister),
-    // What is registered is kept at once.
-    ("/v1/agent/reload", catalog::nothing),
-];
-
-/// Signs of life. They wait for no other write: one that waits for the shared registry would make them late.
-const BEATS: [(&str, Write); 4] = [
-    ("/v1/agent/check/pass/{*argument}", write::pass),
-    ("/v1/agent/check/warn/{*argument}", write::warn),
-    ("/v1/agent/check/fail/{*argument}", write::fail),
-    ("/v1/agent/check/update/{*argument}", write::update),
-];
+/// How many writes are made at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turns {
+    One,
+    Any,
+}
 
 /// Who asks, where that is a workload.
 type Whose = Option<Extension<Arc<Scope>>>;
@@ -264,38 +188,20 @@ fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<C
     )
 }
 
-/// A write that is several writes of the registry: one at a time.
-fn write(change_with: Write) -> MethodRouter<Context> {
+fn write(change_with: Write, turns: Turns) -> MethodRouter<Context> {
     put(
         move |state: State<Context>,
               scope: Whose,
               path: Argument,
               query: Pairs,
               request: Request| {
-            let alone = move |writer: &Writer, body: &[u8]| {
-                let writes = &writer.context.consul.writes;
-                // Nothing is half done behind the lock that a later change could not finish.
-                let _turn = writes.lock().unwrap_or_else(PoisonError::into_inner);
-                change_with(writer, body)
-            };
-            change(alone, state, scope, path, query, request)
+            change((change_with, turns), state, scope, path, query, request)
         },
     )
 }
 
-/// A write that may be made beside others.
-fn write_beside(change_with: Write) -> MethodRouter<Context> {
-    put(
-        move |state: State<Context>,
-              scope: Whose,
-              path: Argument,
-              query: Pairs,
-              request: Request| { change(change_with, state, scope, path, query, request) },
-    )
-}
-
 async fn change(
-    write: impl Fn(&Writer, &[u8]) -> Result<Option<Value>, Failure> + Send + 'static,
+    (write, turns): (Write, Turns),
     State(context): State<Context>,
     scope: Whose,
     path: Argument,
@@ -316,7 +222,14 @@ async fn change(
             argument: argument(path),
             context,
         };
-        tokio::task::spawn_blocking(move || write(&writer, &body)).await?
+        let work = move || {
+            let consul = Arc::clone(&writer.context.consul);
+            let lock = || consul.writes.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nothing is half done behind the lock that a later change could not finish.
+            let _turn = (turns == Turns::One).then(lock);
+            write(&writer, &body)
+        };
+        tokio::task::spawn_blocking(work).await?
     };
     match changed.await {
         Ok(Some(value)) => axum::Json(value).into_response(),
