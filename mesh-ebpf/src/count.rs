@@ -15,7 +15,8 @@ pub(crate) fn bump(subject: u32, counter: Counter, reason: Reason) {
     add(subject, counter as u16, reason as u16, 1);
 }
 
-/// Adds `amount`, or counts a loss where there is no room for a new counter. A program may be preempted by another on its CPU, hence the atomic addition.
+/// Adds `amount`, or counts a loss where there is no room for a new counter. A program may be preempted by another on its
+/// CPU, hence the atomic addition.
 #[inline(never)]
 pub(crate) fn add(subject: u32, counter: u16, reason: u16, amount: u64) {
     let key = StatKey {

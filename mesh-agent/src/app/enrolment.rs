@@ -128,8 +128,8 @@ impl Enrolment {
         self.namespaces.withdraw();
     }
 
-    /// Where each workload is; different paths may lead to one place. Where nothing can be known of that now, it stays where the kernel has it: else it would
-    /// drop out of the mesh, and with it the policy that holds for it.
+    /// Where each workload is; different paths may lead to one place. Where nothing can be known of that now, it stays
+    /// where the kernel has it: else it would drop out of the mesh, and with it the policy that holds for it.
     fn find(
         &mut self,
         snapshot: &Snapshot,
