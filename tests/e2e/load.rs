@@ -67,9 +67,9 @@ fn an_agent_that_cannot_read_its_files_leaves_nothing_in_the_kernel() {
         return;
     };
     node.start_agent_unready();
-    assert_eq!(node.agent().wait(), 1);
+    assert_eq!(node.agent().wait(), 65);
     let log = node.agent().log();
-    assert!(log.contains("--check-ca") && log.contains(missing), "{log}");
+    assert!(log.contains("checkCa") && log.contains(missing), "{log}");
     assert!(!node.pin_dir().exists());
 }
 
