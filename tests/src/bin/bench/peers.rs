@@ -33,6 +33,9 @@ pub(crate) enum Peer {
 /// From where to where, and where files may be put.
 pub(crate) struct Task<'a> {
     pub(crate) wire: Wire,
+    /// Whether a line is to be written for each request. nginx and Envoy write it to where nobody reads; a bare relay has no
+    /// log, and `haproxy` one of datagrams only.
+    pub(crate) is_logging: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) endpoint: SocketAddr,
     pub(crate) folder: &'a Path,
@@ -104,9 +107,10 @@ fn nginx(task: &Task<'_>) -> io::Result<Command> {
     } else {
         ("", "proxy_pass http://be;")
     };
+    let log = if task.is_logging { LOG } else { "off" };
     let server = format!(
         "upstream be {{ server {endpoint}; keepalive 256; keepalive_requests 1000000000; }}\n\
-         server {{ listen {listen}{protocol} backlog=16384; location / {{ {pass} }} }}"
+         server {{ listen {listen}{protocol} backlog=16384; access_log {log}; location / {{ {pass} }} }}"
     );
     let path = file(task, "nginx.conf", &nginx_file(task.folder, &server))?;
     let mut command = on(PROXY_CPU, "nginx");
@@ -134,6 +138,9 @@ fn file(task: &Task<'_>, name: &str, text: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Where peers write their access logs.
+const LOG: &str = "/dev/null";
+
 const TYPE: &str = "type.googleapis.com/envoy.";
 
 /// Tuned as Envoy's own "best practices for benchmarking" advise: no request ids, no dynamic statistics, no limits that
@@ -150,7 +157,7 @@ fn envoy(task: &Task<'_>) -> io::Result<Command> {
                 "cluster": "be",
             },
         }),
-        Wire::Http1 | Wire::Http2 => envoy_http(task.wire),
+        Wire::Http1 | Wire::Http2 => envoy_http(task),
     };
     let config = json!({
         "stats_config": { "stats_matcher": { "reject_all": true } },
@@ -175,13 +182,21 @@ fn envoy(task: &Task<'_>) -> io::Result<Command> {
     Ok(command)
 }
 
-fn envoy_http(wire: Wire) -> Value {
-    let codec = if wire == Wire::Http2 {
+fn envoy_http(task: &Task<'_>) -> Value {
+    let codec = if task.wire == Wire::Http2 {
         "HTTP2"
     } else {
         "HTTP1"
     };
     let network = format!("{TYPE}extensions.filters.network.http_connection_manager.v3");
+    let log = json!({
+        "name": "log",
+        "typed_config": {
+            "@type": format!("{TYPE}extensions.access_loggers.file.v3.FileAccessLog"),
+            "path": LOG,
+        },
+    });
+    let logs: Vec<Value> = task.is_logging.then_some(log).into_iter().collect();
     json!({
         "name": "http",
         "typed_config": {
@@ -189,6 +204,7 @@ fn envoy_http(wire: Wire) -> Value {
             "stat_prefix": "in",
             "codec_type": codec,
             "generate_request_id": false,
+            "access_log": logs,
             "http_filters": [{
                 "name": "router",
                 "typed_config": {

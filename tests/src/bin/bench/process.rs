@@ -33,6 +33,26 @@ pub(crate) fn pin(pid: u32, cpu: usize) -> io::Result<()> {
     }
 }
 
+/// Does `work` on the processor of the load: the threads and processes that it begins stay there.
+pub(crate) fn beside_the_load<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    let count = available_parallelism()?.get();
+    here(&LOAD_CPU.to_string())?;
+    let done = work();
+    here(&format!("0-{}", count - 1))?;
+    Ok(done)
+}
+
+/// Moves the main thread, and none that it has begun.
+fn here(cpus: &str) -> io::Result<()> {
+    let own = std::process::id().to_string();
+    let output = Command::new("taskset").args(["-cp", cpus, &own]).output()?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other("cannot move"))
+    }
+}
+
 /// Lets a process and its children, with all their threads, run whenever they can: as if on a processor of their own.
 pub(crate) fn prefer(pid: u32) -> io::Result<()> {
     for pid in family(pid) {

@@ -20,7 +20,9 @@ use super::features;
 use super::loads::Load;
 use super::outcome::{NO_MESH, Sample};
 use super::peers::{Peer, Task, Wire, nginx_file};
-use super::process::{LOAD_CPU, PROXY_CPU, Running, cpu_micros, on, pin, resident_kib};
+use super::process::{
+    LOAD_CPU, PROXY_CPU, Running, beside_the_load, cpu_micros, on, pin, resident_kib,
+};
 
 /// Ours.
 pub(crate) const OURS: &str = "ours";
@@ -95,7 +97,7 @@ impl Rig {
         rig.answer(setup.wire, &setup.opaque)?;
         rig.enrol_ours(setup, agent);
         if !setup.with_routes {
-            rig.start_peers(setup.wire)?;
+            rig.start_peers(setup.wire, setup.log)?;
         }
         Ok(Some(rig))
     }
@@ -178,7 +180,7 @@ impl Rig {
         }
     }
 
-    fn start_peers(&mut self, wire: Wire) -> io::Result<()> {
+    fn start_peers(&mut self, wire: Wire, log: Log) -> io::Result<()> {
         let plain = Contender {
             name: NO_MESH,
             address: SocketAddr::new(self.pod(SERVER)?.v4(), BACKEND),
@@ -192,6 +194,7 @@ impl Rig {
             std::fs::create_dir_all(&folder)?;
             let task = Task {
                 wire,
+                is_logging: log == Log::On,
                 listen: SocketAddr::new(client.v4(), PEERS + u16::from(number)),
                 endpoint: SocketAddr::new(server.v4(), BACKEND),
                 folder: &folder,
@@ -302,7 +305,8 @@ pub(crate) fn start_node(folder: &FilePath, log: Log) -> io::Result<Option<Node>
     let config = config.to_string_lossy();
     let log = if log == Log::On { "on" } else { "off" };
     let flags = ["--workers", "1", "--access-log", log, "--config", &config];
-    let Some(mut node) = Node::start_with(&flags) else {
+    // What reads the access log must not take the processor of the proxy.
+    let Some(mut node) = beside_the_load(|| Node::start_with(&flags))? else {
         return Ok(None);
     };
     pin(node.agent().pid(), PROXY_CPU)?;
