@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::net::clock;
 use crate::proxy::passage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::balancing::Subsets;
@@ -59,15 +58,8 @@ fn shown(
 /// How an endpoint is. What only the breakers on the way know comes last.
 fn state(policy: &Policy, port: &ServicePort, endpoint: &Endpoint) -> &'static str {
     let word = endpoint.state();
-    let now = clock::monotonic_ns();
-    let is_refused = || {
-        let breakers = endpoint.live.vitals.breakers();
-        breakers.iter().any(|(guard, breaker)| {
-            let mut guards = passage::guards(policy, port);
-            breaker.refuses(now) && guards.any(|it| Arc::ptr_eq(it, guard))
-        })
-    };
-    if word == "ready" && is_refused() {
+    let vitals = &endpoint.live.vitals;
+    if word == "ready" && vitals.is_broken(passage::guards(policy, port)) {
         return "breaker-open";
     }
     word

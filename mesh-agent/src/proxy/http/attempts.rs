@@ -62,7 +62,7 @@ pub(crate) async fn send(
     request: Asked,
     is_http2: bool,
 ) -> Result<Response<Received>, Error> {
-    if exchange.is_overdue(Instant::now()) {
+    if exchange.is_overdue_in(Duration::ZERO) {
         // The proxy has made it wait: no endpoint is to blame.
         return Err(Error::Deadline);
     }
@@ -205,7 +205,7 @@ impl<'a> Attempts<'a> {
                 }
             }
         };
-        if last.is_err() && self.exchange.is_overdue(Instant::now()) {
+        if last.is_err() && self.exchange.is_overdue_in(Duration::ZERO) {
             return Step::Done(Err(Error::Deadline));
         }
         if !plan(&self.policy).wants(outcome, self.is_idempotent) {
@@ -245,7 +245,7 @@ impl<'a> Attempts<'a> {
     ) -> Step {
         let backoff = &plan(&self.policy).backoff;
         let wait = backoff.wait(self.retries, rand::random());
-        if self.exchange.is_overdue(Instant::now() + wait) {
+        if self.exchange.is_overdue_in(wait) {
             return self.end(last, false);
         }
         self.avoid_last();

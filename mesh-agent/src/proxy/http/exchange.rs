@@ -146,9 +146,10 @@ impl Exchange {
         self.deadline
     }
 
-    /// Whether it should have ended by `now`.
-    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline.at <= now)
+    /// Whether it should have ended when so much more time has passed. Most requests have no deadline, and need no clock.
+    pub(crate) fn is_overdue_in(&self, wait: Duration) -> bool {
+        let end = || Instant::now() + wait;
+        self.deadline.is_some_and(|deadline| deadline.at <= end())
     }
 
     /// Does nothing for a time, or until it must have ended.
