@@ -54,12 +54,23 @@ impl Conn {
     pub const TRANSLATED: u8 = 1 << 4;
     /// Somebody whom policy protects sent datagrams to this socket: `REPLIES` knows who may be answered.
     pub const CALLED: u8 = 1 << 5;
+    /// For how long the other end may be accepted after connect, in nanoseconds: Linux repeats a SYN for 127 s
+    /// (`net.ipv4.tcp_syn_retries`, 6). What is older in `PENDING` is of a connection that is gone, and who has its
+    /// name now may be somebody else.
+    pub const PENDING_NS: u64 = 130 * 1_000_000_000;
 
     /// Whether `flag` is set.
     #[must_use]
     #[inline(always)]
     pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether its other end may still be accepted, at `now_ns` on the monotonic clock.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_pending(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.started_ns) < Self::PENDING_NS
     }
 }
 
@@ -110,5 +121,24 @@ impl Tuple {
             remote: self.local,
             netns: self.netns,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Conn;
+
+    #[test]
+    fn a_connection_is_pending_while_its_syn_may_be_repeated() {
+        let second = 1_000_000_000;
+        let conn = Conn {
+            started_ns: 1_000 * second,
+            ..Conn::default()
+        };
+        assert!(conn.is_pending(1_000 * second));
+        assert!(conn.is_pending(1_127 * second));
+        assert!(!conn.is_pending(1_130 * second));
+        // The clock of another processor may be a moment behind.
+        assert!(conn.is_pending(999 * second));
     }
 }

@@ -2,6 +2,10 @@
 
 use crate::address::Address;
 
+/// Levels of the cgroup tree, of which its root is one, in which a workload is looked for: the kernel has no loop without a
+/// bound. What lies deeper cannot be enrolled.
+pub const CGROUP_LEVELS: u8 = 16;
+
 /// What policy knows about a caller. Zero in a field is "unknown", and matches only rules that ask for nothing there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -7,14 +7,11 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::service::{TCP, UDP};
 use mesh_common::settings::Settings;
 use mesh_common::verdict::Facts;
-use mesh_common::workload::Workload;
+use mesh_common::workload::{CGROUP_LEVELS, Workload};
 
 use crate::context::{SOCK_DGRAM, SOCK_STREAM, bound_address, field, user_address};
 use crate::maps::{CGROUPS, WORKLOADS};
 use crate::tables::settings;
-
-/// Levels of cgroups that are searched for a workload.
-const MAX_LEVELS: i32 = 16;
 
 /// What is known of the call, if a workload of the mesh makes it.
 #[inline(always)]
@@ -70,7 +67,7 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
 /// The workload whose cgroup the calling process is in, deepest first.
 #[inline(always)]
 fn workload_of_task() -> Option<&'static Workload> {
-    let mut level = MAX_LEVELS;
+    let mut level = i32::from(CGROUP_LEVELS);
     while level > 0 {
         level -= 1;
         // SAFETY: the helper has no conditions; it answers zero where there is no such level.

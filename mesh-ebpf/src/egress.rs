@@ -17,7 +17,7 @@ use mesh_common::event::{Event, Kind};
 use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::{Reason, Tables as _};
-use mesh_common::workload::Workload;
+use mesh_common::workload::{CGROUP_LEVELS, Workload};
 
 use crate::context::{SOCK_STREAM, field, is_connected, store, stored};
 use crate::count::{bump, emit};
@@ -31,8 +31,7 @@ use crate::tables::{Maps, settings};
 const ALLOW: i32 = 1;
 /// Verdict of an egress program: it does not.
 const DROP: i32 = 0;
-/// Levels of cgroups that are searched for a workload.
-const MAX_LEVELS: i32 = 16;
+
 /// A packet leaves.
 #[cgroup_skb(egress)]
 pub(crate) fn mesh_egress(ctx: SkBuffContext) -> i32 {
@@ -100,7 +99,7 @@ fn workload(ctx: &SkBuffContext, skb: *mut __sk_buff, source: &Address) -> Optio
 /// The workload whose cgroup the sending socket was made in, deepest first.
 #[inline(always)]
 fn workload_of_cgroup(skb: *mut __sk_buff) -> Option<Workload> {
-    let mut level = MAX_LEVELS;
+    let mut level = i32::from(CGROUP_LEVELS);
     while level > 0 {
         level -= 1;
         // SAFETY: the kernel passes a valid context; the helper answers zero where there is no such level.

@@ -16,8 +16,7 @@ use mesh_common::workload::Caller;
 
 use crate::context::{field, pair_of_addresses};
 use crate::count::{bump, emit};
-use crate::maps::PENDING;
-use crate::tables::{Maps, settings};
+use crate::tables::{Maps, pending, settings};
 
 /// A SYN looks for its listener, or a datagram for a socket that is not connected. Dropping a SYN answers with a reset:
 /// the caller's connection is refused. Of a datagram nobody hears again.
@@ -73,9 +72,7 @@ fn stranger(address: &Address) -> Party {
 #[inline(never)]
 fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
     // Neither end is loopback, so that the name has no namespace.
-    // SAFETY: the entry may be replaced meanwhile only by a new connection of the same name.
-    let pending = unsafe { PENDING.get(Tuple::new(*remote, *local, 0)) };
-    let party = match pending {
+    let party = match pending(&Tuple::new(*remote, *local, 0)) {
         Some(conn) if conn.has(Conn::OWN) && conn.has(Conn::AUTHORIZED) => return SK_PASS,
         Some(conn) => Party {
             caller: conn.caller,

@@ -17,6 +17,7 @@ use crate::context::{AF_INET, AF_INET6, field, full_socket, store, stored, tuple
 use crate::count::{add_to, bump, emit};
 use crate::maps::{CONN, OPEN, PEERS, PENDING, REDIRECTS};
 use crate::pair::pair;
+use crate::tables::pending;
 
 /// What the kernel takes from this hook: nothing to say.
 const CONTINUE: u32 = 1;
@@ -80,8 +81,7 @@ fn is_accepted(ctx: &SockOpsContext) {
         return;
     };
     let tuple = tuple(ctx);
-    // SAFETY: the entry may be replaced meanwhile only by a new connection of the same name.
-    let Some(pending) = (unsafe { PENDING.get(tuple.reversed()) }) else {
+    let Some(pending) = pending(&tuple.reversed()) else {
         return;
     };
     let mut conn = *pending;

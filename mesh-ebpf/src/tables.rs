@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::maps::lpm_trie::Key;
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::balance;
+use mesh_common::conn::{Conn, Tuple};
 use mesh_common::egress::EgressKey;
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, MAX_RULES, Policy, PolicyKey, Seen};
@@ -17,7 +18,8 @@ use mesh_common::workload::{Caller, Workload};
 
 use crate::count::add_to;
 use crate::maps::{
-    CURSORS, EGRESS, ENDPOINTS, IDENTITIES, LISTENERS, OPEN, POLICY, SERVICES, SETTINGS, SLOTS,
+    CURSORS, EGRESS, ENDPOINTS, IDENTITIES, LISTENERS, OPEN, PENDING, POLICY, SERVICES, SETTINGS,
+    SLOTS,
 };
 
 /// The maps of this object.
@@ -126,6 +128,17 @@ impl Tables for Maps {
 #[inline(always)]
 pub(crate) fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
+}
+
+/// What was published of the connection that its caller names `tuple`, if it may still be under way.
+#[inline(always)]
+pub(crate) fn pending(tuple: &Tuple) -> Option<&'static Conn> {
+    // SAFETY: the entry may be replaced meanwhile only by a new connection of the same name; its memory outlives the
+    // program's run.
+    let conn = unsafe { PENDING.get(tuple) }?;
+    // SAFETY: the helper has no conditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    conn.is_pending(now).then_some(conn)
 }
 
 /// Picks an endpoint: its number, or zero if none takes connections.

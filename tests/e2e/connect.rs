@@ -1,8 +1,6 @@
 //! The verdict at connect: proxied, direct, passed on, refused; over IPv4, IPv6 and v4-mapped sockets.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::process::Command;
 
 use mesh_tests::assert_eventually;
 use mesh_tests::pod::mapped;
@@ -225,45 +223,6 @@ fn a_service_changes_under_load_without_a_failure() {
 }
 
 #[test]
-fn processes_of_the_host_namespace_are_enrolled_by_cgroup() {
-    let Some(shop) = Shop::open(1) else { return };
-    shop.open_web();
-    shop.open_cache();
-    let host = shop.node.host_pod("host", &shop.client);
-    let stranger = shop.node.host_pod("stranger", &shop.client);
-    shop.node.enrol(&host);
-    assert_eq!(host.get(WEB).header("x-server"), "web-1");
-    host.connect(cache()).unwrap().echo("hello").unwrap();
-    assert!(stranger.connect(cache()).is_err());
-    let coverage = || shop.node.api().coverage("shop", "host");
-    assert_eventually!(coverage()["captured"] == 1 && coverage()["direct"] == 1);
-}
-
-#[test]
-fn processes_in_a_cgroup_below_that_of_the_workload_belong_to_it() {
-    let Some(shop) = Shop::open(1) else { return };
-    shop.open_cache();
-    let host = shop.node.host_pod("host", &shop.client);
-    shop.node.enrol(&host);
-    let deeper = host.cgroup().join("deeper/still");
-    fs::create_dir_all(&deeper).unwrap();
-    let cache = cache();
-    let script = format!(
-        "echo $$ > {}/cgroup.procs; exec 3<>/dev/tcp/{}/{}",
-        deeper.display(),
-        cache.ip(),
-        cache.port()
-    );
-    let output = host
-        .run(Command::new("bash").args(["-c", &script]))
-        .unwrap();
-    fs::remove_dir(&deeper).unwrap();
-    fs::remove_dir(host.cgroup().join("deeper")).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eventually!(shop.node.api().coverage("shop", "host")["direct"] == 1);
-}
-
-#[test]
 fn multipath_sockets_are_steered_like_others() {
     let Some(shop) = Shop::open(1) else { return };
     shop.open_web();
@@ -274,15 +233,6 @@ fn multipath_sockets_are_steered_like_others() {
     proxied.send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").unwrap();
     assert_eq!(proxied.receive(12).unwrap(), "HTTP/1.1 200");
     assert_eventually!(shop.coverage()["direct"] == 1 && shop.coverage()["captured"] == 1);
-}
-
-#[test]
-fn processes_outside_the_hooked_cgroup_are_listed_as_bypassed() {
-    let Some(shop) = Shop::open(1) else { return };
-    let outside = shop.node.pod_outside("outside");
-    shop.node.enrol(&outside);
-    let coverage = || shop.node.api().coverage("shop", "outside");
-    assert_eventually!(coverage()["reasons"]["outside-cgroup"].as_u64() >= Some(1));
 }
 
 #[test]

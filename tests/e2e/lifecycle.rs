@@ -253,7 +253,7 @@ fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_take
     let resolver = "127.0.0.1:15053".parse().unwrap();
     let taken_too = shop.client.serve_at(ServerKind::Echo, resolver);
     shop.node.start_agent();
-    assert_eq!(reason(&shop.node, "Enrolled"), "ListenFailed");
+    assert_eq!(shop.reason("client", "Enrolled"), "ListenFailed");
     assert_eq!(
         shop.client.connect(web()).unwrap_err().kind,
         "ConnectionRefused"
@@ -262,30 +262,19 @@ fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_take
     assert!(shop.server().connect(shop.client.at(9_100)).is_err());
 
     taken.stop();
-    assert_eventually!(reason(&shop.node, "Enrolled") == "Enrolled");
+    assert_eventually!(shop.reason("client", "Enrolled") == "Enrolled");
     assert_eq!(shop.client.get(WEB).status, 200);
     assert!(shop.client.connect(shop.server().at(9_000)).is_err());
     assert!(shop.server().connect(shop.client.at(9_100)).is_err());
 
-    assert_eq!(reason(&shop.node, "NamesAnswered"), "ListenFailed");
+    assert_eq!(shop.reason("client", "NamesAnswered"), "ListenFailed");
     taken_too.stop();
-    assert_eventually!(reason(&shop.node, "NamesAnswered") == "NamesAnswered");
+    assert_eventually!(shop.reason("client", "NamesAnswered") == "NamesAnswered");
     let resolver = shop.server().at(53);
     let answer = shop
         .client
         .ask(resolver, "web.shop.mesh.", 1, How::Connected);
     assert_eq!(answer.unwrap().records, ["240.240.0.10"]);
-}
-
-/// Why a condition of the client's workload is as it is.
-fn reason(node: &Node, condition: &str) -> String {
-    let client = node.api().get("/api/v1/namespaces/shop/workloads/client");
-    let conditions = client["status"]["conditions"].as_array().cloned();
-    let mut conditions = conditions.unwrap_or_default().into_iter();
-    let found = conditions.find(|it| it["type"] == condition);
-    found.map_or_else(String::new, |it| {
-        it["reason"].as_str().unwrap_or_default().to_owned()
-    })
 }
 
 #[test]

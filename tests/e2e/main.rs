@@ -14,6 +14,7 @@
 mod acceleration;
 mod api;
 mod balancing;
+mod cgroup;
 mod cleanup;
 mod command;
 mod connect;

@@ -99,6 +99,16 @@ impl Shop {
         self.node.api().coverage("shop", "client")
     }
 
+    /// Why a condition of a workload is as it is; empty before it is told.
+    #[track_caller]
+    pub(crate) fn reason(&self, workload: &str, condition: &str) -> String {
+        let path = format!("/api/v1/namespaces/shop/workloads/{workload}");
+        let conditions = self.node.api().get(&path)["status"]["conditions"].clone();
+        let mut conditions = conditions.as_array().into_iter().flatten();
+        let found = conditions.find(|it| it["type"] == condition);
+        found.map_or_else(String::new, |it| it["reason"].as_str().unwrap().to_owned())
+    }
+
     /// Packets are spread over all processors, everywhere.
     #[track_caller]
     pub(crate) fn spread_packets(&self) {

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use mesh_common::workload::CGROUP_LEVELS;
 use tracing::{info, warn};
 
 use crate::dns::Dns;
@@ -189,9 +190,16 @@ impl Enrolment {
                 root,
             });
         }
-        let id = fs::metadata(&real).map_err(open)?.ino();
+        let cgroup = fs::metadata(&real).map_err(open)?;
+        let levels = levels(&real, cgroup.dev());
+        if levels > usize::from(CGROUP_LEVELS) {
+            return Err(Obstacle::TooDeep {
+                path: path.to_owned(),
+                levels,
+            });
+        }
         Ok(Found {
-            place: Place::Cgroup(id),
+            place: Place::Cgroup(cgroup.ino()),
             netns: Some(Arc::clone(self.namespaces.host())),
         })
     }
@@ -272,6 +280,12 @@ impl Enrolment {
             warn!(workload = %key, %refusal, "cannot record the enrolment");
         }
     }
+}
+
+/// At which level of the file system of `device` the directory `path` is; its root is the first.
+fn levels(path: &Path, device: u64) -> usize {
+    let is_same = |it: &&Path| fs::metadata(it).is_ok_and(|it| it.dev() == device);
+    path.ancestors().take_while(is_same).count()
 }
 
 /// How people know the place of a workload. The store admits none without; should one come, nothing is captured for it.

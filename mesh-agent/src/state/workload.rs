@@ -20,7 +20,8 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub netns: Option<PathBuf>,
-    /// Path of its cgroup (with all below it), in the agent's own network namespace.
+    /// Path of its cgroup (with all below it), in the agent's own network namespace. At most 15 levels below the root of
+    /// the tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub cgroup: Option<PathBuf>,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
+use mesh_common::workload::CGROUP_LEVELS;
+
 use crate::ebpf::Error as DatapathError;
 use crate::state::object::ObjectKey;
 
@@ -18,6 +20,8 @@ pub(super) enum Obstacle {
     OwnNamespace { path: PathBuf },
     #[error("{} is not under the hooked cgroup {}", path.display(), root.display())]
     OutsideCgroup { path: PathBuf, root: PathBuf },
+    #[error("{} is at level {levels} of the cgroup tree: the kernel looks at {CGROUP_LEVELS}", path.display())]
+    TooDeep { path: PathBuf, levels: usize },
     #[error("{} is Workload {owner} already, by another path", path.display())]
     Taken { path: PathBuf, owner: ObjectKey },
     #[error("cannot listen in {}, so that its fail mode holds", path.display())]
@@ -43,6 +47,7 @@ impl Obstacle {
             Self::Open { .. } => "NotFound",
             Self::OwnNamespace { .. } => "OwnNamespace",
             Self::OutsideCgroup { .. } => "OutsideCgroup",
+            Self::TooDeep { .. } => "TooDeep",
             Self::Taken { .. } => "Conflicted",
             Self::Listen { .. } | Self::Answer { .. } => "ListenFailed",
             Self::Hook { .. } => "HookFailed",
