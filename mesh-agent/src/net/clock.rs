@@ -36,6 +36,14 @@ pub fn timestamp_before(age: Duration) -> String {
     format!("{:.6}", then.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
 }
 
+/// The time of day for HTTP: RFC 9110, 5.6.7.
+#[must_use]
+pub fn http_date() -> String {
+    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+    let printed = printer.timestamp_to_rfc9110_string(&jiff::Timestamp::now());
+    printed.unwrap_or_default()
+}
+
 /// Seconds since 1970, for what clients keep.
 #[must_use]
 pub fn unix_seconds() -> u64 {
@@ -49,6 +57,12 @@ mod tests {
         let first = super::monotonic_ns();
         assert!(first > 0);
         assert!(super::monotonic_ns() >= first);
+    }
+
+    #[test]
+    fn a_date_of_http_has_its_fixed_length() {
+        let date = super::http_date();
+        assert_eq!((date.len(), date.ends_with(" GMT")), (29, true), "{date}");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use http::StatusCode;
 /// What hyper or h2 says of a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// A client's connection, or one to an endpoint that speaks HTTP/1.1.
+    /// A connection that speaks HTTP/1.1.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
-    /// A connection to an endpoint that speaks HTTP/2.
+    /// A connection that speaks HTTP/2.
     #[error(transparent)]
     H2(#[from] h2::Error),
 }

@@ -1,4 +1,4 @@
-//! Serves one HTTP connection of a client: hyper in, hyper out, each request balanced on its own.
+//! Serves one HTTP connection of a client: each request is balanced on its own.
 
 pub(crate) mod admit;
 pub(crate) mod attempts;
@@ -19,23 +19,24 @@ pub(crate) mod silence;
 pub(crate) mod upgrade;
 
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::future::ready;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderValue, Response};
+use futures_util::FutureExt as _;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::caller::Caller;
 use super::config::Timeouts;
 use super::error::Error;
+use super::http2::Serving;
 use super::worker::Worker;
 use crate::net::gather::Gathering;
 use crate::net::peek::Prefixed;
@@ -44,24 +45,15 @@ use crate::traffic::admission::Lane;
 use body::Reply;
 use headers::LastHost;
 use pulse::{Beating, Pulse, Verdict};
+use received::Received;
 
-/// What one stream may hold in flight. Bounds the memory that a slow reader costs.
-pub(crate) const STREAM_WINDOW: u32 = 512 * 1024;
-/// What all streams of a connection may hold. Larger than one stream's window: else a reader that takes B before A
-/// waits for ever. Much larger, because h2 ends a connection whose unread frames of a few bytes, each counted as 256,
-/// exceed half of it.
-pub(crate) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// Streams that a client may have open.
-const MAX_STREAMS: u32 = 250;
 /// Buffers set aside for a connection of HTTP/1.1 and its endpoint's.
 const RESERVED_HTTP1: usize = 32 * 1024;
-/// The same for HTTP/2.
-const RESERVED_HTTP2: usize = 1024 * 1024;
 /// How often a connection is looked at for time limits.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 });
 
 /// The bytes of a client.
-type Stream = Beating<Gathering<Prefixed<TcpStream>>>;
+pub(crate) type Stream = Beating<Gathering<Prefixed<TcpStream>>>;
 
 /// One HTTP connection of a client.
 #[derive(Debug)]
@@ -97,7 +89,7 @@ pub(crate) fn serve(
     is_http2: bool,
 ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> {
     let reserved = if is_http2 {
-        RESERVED_HTTP2
+        Serving::RESERVED
     } else {
         RESERVED_HTTP1
     };
@@ -169,7 +161,7 @@ fn looks() -> Interval {
 /// Drives a connection: to its end, to a time limit, gracefully to the end of what runs when the proxy drains, or until it
 /// rests.
 macro_rules! drive {
-    ($connection:expr, $serving:expr) => {{
+    ($connection:expr, $serving:expr, $ended:expr) => {{
         let connection = $connection;
         let mut serving = Pin::new($serving);
         let bell = Bell::default();
@@ -182,7 +174,7 @@ macro_rules! drive {
             match bell.first(serving.as_mut(), signal).await {
                 Either::Often(result) => {
                     if let Err(error) = result {
-                        ended(&connection.worker, &error);
+                        $ended(&connection.worker, &error);
                     }
                     break Course::Over;
                 }
@@ -220,7 +212,7 @@ macro_rules! drive {
 async fn serve_http1(connection: Arc<Connection>, mut stream: Stream) -> Result<(), Error> {
     loop {
         let mut serving = Box::new(begin_http1(&connection, stream));
-        if Box::pin(async { drive!(&connection, &mut *serving) }).await == Course::Over {
+        if Box::pin(async { drive!(&connection, &mut *serving, ended) }).await == Course::Over {
             return Ok(());
         }
         let Some(parts) = serving.into_parts() else {
@@ -262,7 +254,13 @@ fn begin_http1(
     let service = service_fn({
         let connection = Arc::clone(connection);
         // hyper keeps the place of a request for as long as the connection: a pointer, not the whole.
-        move |request| -> Answering { Box::pin(forward::forward(Arc::clone(&connection), request)) }
+        move |mut request: Request<Incoming>| -> Answering {
+            let client = upgrade::End::Upgrade(hyper::upgrade::on(&mut request));
+            let (head, body) = request.into_parts();
+            let coming = (head, Received::Hyper(body));
+            let answer = forward::forward(Arc::clone(&connection), coming, Some(client));
+            Box::pin(answer.map(Ok))
+        }
     });
     let limits = &connection.worker.config.limits;
     http1::Builder::new()
@@ -275,33 +273,23 @@ fn begin_http1(
 }
 
 async fn serve_http2(connection: Arc<Connection>, stream: Stream) -> Result<(), Error> {
-    let service = service_fn({
-        let connection = Arc::clone(&connection);
-        // A task is moved several times before it runs.
-        move |request| Box::pin(forward::forward(Arc::clone(&connection), request))
-    });
-    let limits = &connection.worker.config.limits;
-    let mut serving = http2::Builder::new(connection.worker.executor())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(1024)
-        .serve_connection(TokioIo::new(stream), service);
-    drive!(&connection, &mut serving);
+    let mut serving = Serving::new(Arc::clone(&connection), stream);
+    drive!(&connection, &mut serving, ended_http2);
     Ok(())
 }
 
-/// What hyper and h2 refuse themselves is no request yet, and counted all the same.
+/// What hyper refuses itself is no request yet, and counted all the same.
 fn ended(worker: &Worker, error: &hyper::Error) {
     tracing::debug!(%error, "connection of a client ended");
-    let cause = error.source();
-    let violation = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
     if error.is_parse() {
         worker.metrics.failed("bad-request");
-    } else if violation.is_some_and(|error| error.is_go_away() && error.is_library()) {
+    }
+}
+
+/// What h2 refuses itself, the same.
+fn ended_http2(worker: &Worker, error: &h2::Error) {
+    tracing::debug!(%error, "connection of a client ended");
+    if error.is_go_away() && error.is_library() {
         worker.metrics.failed("protocol-violation");
     }
 }

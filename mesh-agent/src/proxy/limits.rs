@@ -77,6 +77,15 @@ impl Permit {
         self.reserved.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+
+    /// The same for what is only better to have: while less than half of everything is taken.
+    pub(crate) fn reserve_spare(&self, bytes: usize) -> bool {
+        let [of_all, of_workload] = self.buffered_bytes;
+        let is_spare = |usage: &Usage, limit| usage.buffered().saturating_add(bytes) <= limit / 2;
+        is_spare(&self.all, of_all)
+            && is_spare(&self.workload, of_workload)
+            && self.reserve(bytes).is_ok()
+    }
 }
 
 impl Allowance for Permit {

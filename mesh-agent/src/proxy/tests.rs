@@ -16,3 +16,4 @@ mod shaping;
 mod streams;
 mod tcp;
 mod told;
+mod windows;

@@ -136,11 +136,6 @@ impl Worker {
         drop(self.tasks.spawn(task));
     }
 
-    /// Runs the tasks that hyper makes.
-    pub(crate) fn executor(self: &Arc<Self>) -> Executor {
-        Executor(Arc::clone(self))
-    }
-
     /// Serves a connection on this worker. Called on its thread.
     pub(crate) fn serve(self: &Arc<Self>, accepted: Accepted) {
         let Accepted {
@@ -230,25 +225,3 @@ impl Drop for Held {
         self.0.gauge.dec();
     }
 }
-
-/// Runs hyper's tasks on a worker.
-#[derive(Clone, Debug)]
-pub(crate) struct Executor(Arc<Worker>);
-
-impl<F> hyper::rt::Executor<F> for Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, task: F) {
-        if size_of::<F>() > MOVED {
-            drop(self.0.tasks.spawn(Box::pin(task)));
-        } else {
-            drop(self.0.tasks.spawn(task));
-        }
-    }
-}
-
-/// Largest task that is spawned in place. The runtime moves a task about five times in its life, and those that wait for an
-/// answer over HTTP/2 are as large as a whole connection: hyper has one type for both.
-const MOVED: usize = 256;

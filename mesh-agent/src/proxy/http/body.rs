@@ -187,6 +187,20 @@ fn length(frame: &Frame<Bytes>) -> u64 {
         .map_or(0, |data| u64::try_from(data.len()).unwrap_or(0))
 }
 
+/// A body that does not wait for ever for a peer that takes nothing.
+pub(crate) trait Limited: Body {
+    /// It waits for its peer. Ready when that has lasted for too long.
+    fn poll_limit(&mut self, _cx: &mut Context<'_>) -> Poll<Self::Error> {
+        Poll::Pending
+    }
+
+    /// The peer has taken something.
+    fn moved(&mut self) {}
+}
+
+/// Whoever waits for the answer has limits of its own.
+impl Limited for Outgoing {}
+
 /// The body of a response, on its way to the client.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -246,6 +260,27 @@ impl Body for Reply {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(0))
             }
             Self::Streamed { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+impl Limited for Reply {
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let Self::Streamed { inner, exchange } = self else {
+            return Poll::Pending;
+        };
+        if exchange.has_expired(cx) {
+            exchange.failed(&Error::Deadline);
+            return Poll::Ready(BodyError::Deadline);
+        }
+        ready!(inner.poll_silence(cx));
+        exchange.failed(&Error::Idle);
+        Poll::Ready(BodyError::Broken(Broken::Silent))
+    }
+
+    fn moved(&mut self) {
+        if let Self::Streamed { inner, .. } = self {
+            inner.moved();
         }
     }
 }

@@ -6,7 +6,6 @@ use std::task::Context;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
@@ -207,15 +206,14 @@ impl Exchange {
     }
 
     /// The request's body, with copies for `tees`. That of a gRPC call is a stream, in which silence is nothing unusual.
-    pub(crate) fn upload(&mut self, body: Incoming, tees: Vec<Tee>) -> Upload {
+    pub(crate) fn upload(&mut self, body: Received, tees: Vec<Tee>) -> Upload {
         let timeouts = &self.connection.worker.config.timeouts;
         let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
             (true, true) => (Version::HTTP_2, timeouts.idle),
             (true, false) => (Version::HTTP_2, timeouts.body),
             (false, _) => (Version::HTTP_11, timeouts.body),
         };
-        let inner =
-            Guarded::new(Received::Hyper(body), version, Silence::new(patience)).copied(tees);
+        let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
         let fate = Arc::clone(self.fate.get_or_insert_default());
         Upload::new(inner, fate)
     }

@@ -1,6 +1,5 @@
 //! One request: sound? which service? may it? to whom? and the answer streamed back.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,8 +7,6 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 use super::Connection;
 use super::admit;
@@ -24,27 +21,28 @@ use super::mirror;
 use super::received::Received;
 use super::reply::{self, Form};
 use super::routes::{self, Routed, Ruled, Way};
-use super::upgrade;
+use super::upgrade::{self, End};
 use crate::proxy::error::Error;
 use crate::proxy::view::ServicePort;
 use crate::state::service::Protocol;
 
-/// Answers one request. There is always an answer; that of the proxy itself says so.
+/// Answers one request; `client` is where bytes come from should it become a tunnel. There is always an answer; that of the proxy itself says so.
 pub(crate) fn forward(
     connection: Arc<Connection>,
-    mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Reply>, Infallible>> + Send {
-    let client = hyper::upgrade::on(&mut request);
+    (parts, body): (Parts, Received),
+    client: Option<End>,
+) -> impl Future<Output = Response<Reply>> + Send {
     let form = Form {
-        version: request.version(),
-        is_head: request.method() == Method::HEAD,
+        version: parts.version,
+        is_head: parts.method == Method::HEAD,
     };
     // An async function keeps what it is given by value twice: a request is given to none.
-    let mut coming = Some(request.into_parts());
+    let mut coming = Some((parts, body));
+    // Under way from now on, though its task may have to wait.
+    let mut exchange = Exchange::new(connection);
     async move {
-        let mut exchange = Exchange::new(connection);
         let result = answer(&mut exchange, &mut coming, client).await;
-        Ok(conclude(exchange, result, form))
+        conclude(exchange, result, form)
     }
 }
 
@@ -72,14 +70,14 @@ fn conclude(exchange: Box<Exchange>, result: Result<Answer, Error>, form: Form) 
 }
 
 /// A request until it is sent on.
-type Coming = Option<(Parts, Incoming)>;
+type Coming = Option<(Parts, Received)>;
 
 enum Answer {
     Streamed(Response<Received>),
     Switched {
         response: Response<Reply>,
-        client: OnUpgrade,
-        endpoint: upgrade::End,
+        client: End,
+        endpoint: End,
     },
     /// A rule of a route answers itself.
     Own(StatusCode, HeaderMap),
@@ -88,7 +86,7 @@ enum Answer {
 async fn answer(
     exchange: &mut Exchange,
     coming: &mut Coming,
-    client: OnUpgrade,
+    client: Option<End>,
 ) -> Result<Answer, Error> {
     const GONE: Error = Error::BadRequest("the request was taken");
     let connection = Arc::clone(&exchange.connection);
@@ -149,7 +147,7 @@ fn judge(
 /// Makes the request that the endpoint gets.
 fn prepare(
     exchange: &mut Exchange,
-    (mut parts, body): (Parts, Incoming),
+    (mut parts, body): (Parts, Received),
     wish: &mut Wish,
     routed: &Routed,
     is_http2: bool,
@@ -189,7 +187,7 @@ struct Sent {
     wish: Wish,
     ruled: Option<Ruled>,
     origin: Option<HeaderValue>,
-    client: OnUpgrade,
+    client: Option<End>,
 }
 
 impl Sent {
@@ -215,11 +213,12 @@ impl Sent {
         if !is_tunnel {
             return Ok(Answer::Streamed(response));
         }
+        let client = self.client.ok_or_else(|| unasked(exchange))?;
         exchange.admitted.leave();
-        let (response, endpoint) = upgrade::End::of(response);
+        let (response, endpoint) = End::of(response);
         Ok(Answer::Switched {
             response: response.map(|()| Reply::Text(None)),
-            client: self.client,
+            client,
             endpoint,
         })
     }

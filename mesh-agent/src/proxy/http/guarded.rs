@@ -57,6 +57,16 @@ impl Guarded {
 }
 
 impl Guarded {
+    /// Nothing moves, also where its reader is to blame. Ready if that has lasted for too long.
+    pub(crate) fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.silence.poll(cx)
+    }
+
+    /// Its reader has gone on.
+    pub(crate) const fn moved(&mut self) {
+        self.silence.broken();
+    }
+
     fn end_copies(&mut self) {
         for mut tee in self.tees.drain(..) {
             tee.end();

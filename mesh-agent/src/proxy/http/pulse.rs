@@ -114,6 +114,11 @@ impl Pulse {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
+    /// Requests under way.
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Whether the connection is old enough to be replaced by another.
     pub(crate) fn is_aged(&self) -> bool {
         self.is_aged.load(Ordering::Relaxed)

@@ -13,12 +13,14 @@ use crate::proxy::http2::{self, Tunnel};
 /// A body that is received.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// From a client, or from an endpoint that speaks HTTP/1.1.
+    /// From whom speaks HTTP/1.1.
     Hyper(Incoming),
-    /// From an endpoint that speaks HTTP/2.
+    /// From whom speaks HTTP/2.
     Stream(http2::Body),
     /// None, for a CONNECT was granted.
     Tunnel(Box<Tunnel>),
+    /// None, for a CONNECT asks.
+    Nothing,
 }
 
 impl Body for Received {
@@ -32,7 +34,7 @@ impl Body for Received {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Cause::from),
             Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Cause::from),
-            Self::Tunnel(_) => Poll::Ready(None),
+            Self::Tunnel(_) | Self::Nothing => Poll::Ready(None),
         }
     }
 
@@ -40,7 +42,7 @@ impl Body for Received {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
-            Self::Tunnel(_) => true,
+            Self::Tunnel(_) | Self::Nothing => true,
         }
     }
 
@@ -48,7 +50,7 @@ impl Body for Received {
         match self {
             Self::Hyper(body) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
-            Self::Tunnel(_) => SizeHint::with_exact(0),
+            Self::Tunnel(_) | Self::Nothing => SizeHint::with_exact(0),
         }
     }
 }

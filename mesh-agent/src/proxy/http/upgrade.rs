@@ -3,6 +3,7 @@
 use http::Response;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 use tokio_util::either::Either;
 
 use super::exchange::Exchange;
@@ -11,12 +12,14 @@ use crate::net::copy::{self, Counts, End as Ended, Watch};
 use crate::proxy::error::Error;
 use crate::proxy::http2::Tunnel;
 
-/// The endpoint's end of a tunnel.
+/// One end of a tunnel.
 pub(crate) enum End {
     /// A connection that hyper lets go of.
     Upgrade(OnUpgrade),
     /// A stream of a connection.
     Stream(Box<Tunnel>),
+    /// A stream of a connection, once the client has its answer.
+    Promised(oneshot::Receiver<Tunnel>),
 }
 
 impl End {
@@ -26,31 +29,34 @@ impl End {
         let (head, body) = response.into_parts();
         let end = match body {
             Received::Tunnel(tunnel) => Self::Stream(tunnel),
-            Received::Hyper(_) | Received::Stream(_) => Self::Upgrade(upgrade),
+            Received::Hyper(_) | Received::Stream(_) | Received::Nothing => Self::Upgrade(upgrade),
         };
         (Response::from_parts(head, ()), end)
     }
 
-    async fn open(self) -> Result<Either<TokioIo<Upgraded>, Tunnel>, hyper::Error> {
+    /// Nothing, where it has ended before it began.
+    async fn open(self) -> Option<Either<TokioIo<Upgraded>, Tunnel>> {
         match self {
-            Self::Upgrade(upgrade) => Ok(Either::Left(TokioIo::new(upgrade.await?))),
-            Self::Stream(tunnel) => Ok(Either::Right(*tunnel)),
+            Self::Upgrade(upgrade) => Some(Either::Left(TokioIo::new(upgrade.await.ok()?))),
+            Self::Stream(tunnel) => Some(Either::Right(*tunnel)),
+            Self::Promised(tunnel) => Some(Either::Right(tunnel.await.ok()?)),
         }
     }
 }
 
 /// Joins the two connections that were taken out of HTTP, until they end.
-pub(crate) async fn tunnel(mut exchange: Box<Exchange>, client: OnUpgrade, endpoint: End) {
+pub(crate) async fn tunnel(mut exchange: Box<Exchange>, client: End, endpoint: End) {
     let connection = std::sync::Arc::clone(&exchange.connection);
-    connection.pulse.tunnel();
-    let joined = tokio::join!(client, endpoint.open());
-    let (client, mut endpoint) = match joined {
-        (Ok(client), Ok(endpoint)) => (client, endpoint),
-        (Err(_), _) => return,
-        (_, Err(_)) => return exchange.cut_off(),
+    if !connection.is_http2 {
+        connection.pulse.tunnel();
+    }
+    let joined = tokio::join!(client.open(), endpoint.open());
+    let (mut client, mut endpoint) = match joined {
+        (Some(client), Some(endpoint)) => (client, endpoint),
+        (None, _) => return,
+        (_, None) => return exchange.cut_off(),
     };
     let counts = Counts::default();
-    let mut client = TokioIo::new(client);
     let idle = connection.worker.config.timeouts.idle;
     let watch = Watch {
         idle,

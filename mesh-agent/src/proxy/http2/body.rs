@@ -1,4 +1,4 @@
-//! The body of an answer.
+//! A body that is received.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,15 +8,18 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::oneshot;
 
-/// Gives the endpoint room for more as it is read.
+/// Gives the peer room for more as it is read.
 #[derive(Debug)]
 pub(crate) struct Body {
     stream: RecvStream,
-    /// Bytes to come, where the endpoint has said so; h2 holds it to that.
+    /// Bytes to come, where the peer has said so; h2 holds it to that.
     left: Option<u64>,
     has_data_ended: bool,
     has_ended: bool,
+    /// Hears when it has ended; or that it never will, when this is dropped.
+    told: Option<oneshot::Sender<()>>,
 }
 
 impl Body {
@@ -28,7 +31,15 @@ impl Body {
             stream,
             has_data_ended: false,
             has_ended: false,
+            told: None,
         }
+    }
+
+    /// Hears whether the body is read to its end, when it has been.
+    pub(super) fn fate(&mut self) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        self.told = Some(tell);
+        told
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
@@ -86,5 +97,16 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take()
+            && (self.is_end_stream() || self.left == Some(0))
+        {
+            // Whoever sent the request may have finished.
+            let _gone = told.send(());
+        }
     }
 }

@@ -1,85 +1,69 @@
-//! The body of a request on its way to an endpoint, as fast as the endpoint takes it.
+//! A body on its way to an endpoint or to a client, as fast as it is taken.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::Response;
-use http_body::Body as _;
+use tokio::sync::oneshot;
 
-use crate::proxy::http::body::Outgoing;
-use crate::proxy::worker::Worker;
+use crate::proxy::http::body::{Limited, Outgoing};
 
 /// A body and the stream on which it goes. Dropped before its end, it takes the stream with it.
-pub(super) struct Sending {
-    worker: Arc<Worker>,
-    body: Outgoing,
+pub(super) struct Sending<B> {
+    body: B,
     stream: SendStream<Bytes>,
+    /// What the peer has no room for yet.
+    waiting: Option<Bytes>,
 }
 
 /// Why a body is sent no further.
-enum End {
+enum End<E> {
     /// It has ended.
     Sent,
     /// The body broke off.
-    Broken,
-    /// The stream or the connection has ended; whoever awaits the answer hears why.
+    Broken(E),
+    /// The stream or the connection has ended; whoever uses it hears why.
     Closed,
 }
 
-impl Sending {
-    pub(super) const fn new(
-        worker: Arc<Worker>,
-        body: Outgoing,
-        stream: SendStream<Bytes>,
-    ) -> Self {
+impl<B: Limited<Data = Bytes, Error: Error + 'static> + Unpin> Sending<B> {
+    pub(super) const fn new(body: B, stream: SendStream<Bytes>) -> Self {
         Self {
-            worker,
             body,
             stream,
+            waiting: None,
         }
     }
 
-    /// Awaits the answer and sends the body meanwhile. What is left of the body when the answer begins is sent on the side.
-    pub(super) async fn beside(
-        mut self,
-        response: ResponseFuture,
-    ) -> Result<Response<RecvStream>, h2::Error> {
-        let mut response = pin!(response);
-        let mut is_over = false;
-        let response = poll_fn(|cx| {
-            is_over = is_over || self.poll(cx).is_ready();
-            response.as_mut().poll(cx)
-        });
-        let response = response.await?;
-        if !is_over {
-            let worker = Arc::clone(&self.worker);
-            worker.spawn(async move { poll_fn(|cx| self.poll(cx)).await });
-        }
-        Ok(response)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let End::Broken = ready!(self.poll_end(cx)) {
-            // The endpoint must not take for whole what is not.
-            self.stream.send_reset(Reason::CANCEL);
+    /// Sends on, to the end of the body or of the stream.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let End::Broken(error) = ready!(self.poll_end(cx)) {
+            // The peer must not take for whole what is not.
+            self.stream.send_reset(reason(&error));
         }
         Poll::Ready(())
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End<B::Error>> {
         loop {
-            if ready!(self.poll_room(cx)).is_none() {
+            if self.stream.poll_reset(cx).is_ready() {
                 return Poll::Ready(End::Closed);
             }
+            match self.poll_waiting(cx) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) => return Poll::Ready(End::Closed),
+                Poll::Pending => return self.body.poll_limit(cx).map(End::Broken),
+            }
+            // Nothing is reserved before there is something to send: what one stream holds for nothing others lack.
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(_)) => return Poll::Ready(End::Broken),
-                None => return Poll::Ready(self.finish(Bytes::new())),
+                Some(Err(error)) => return Poll::Ready(End::Broken(error)),
+                None => return Poll::Ready(self.end_with(Bytes::new())),
             };
             let data = match frame.into_data() {
                 Ok(data) => data,
@@ -92,30 +76,82 @@ impl Sending {
                 }
             };
             if self.body.is_end_stream() {
-                return Poll::Ready(self.finish(data));
+                return Poll::Ready(self.end_with(data));
             }
-            if self.stream.send_data(data, false).is_err() {
-                return Poll::Ready(End::Closed);
+            if !data.is_empty() {
+                self.stream.reserve_capacity(1);
+                self.waiting = Some(data);
             }
         }
     }
 
-    fn finish(&mut self, data: Bytes) -> End {
+    fn end_with(&mut self, data: Bytes) -> End<B::Error> {
         let sent = self.stream.send_data(data, true);
         sent.map_or(End::Closed, |()| End::Sent)
     }
 
-    /// Waits until the endpoint takes at least a byte more, so that no more than a frame waits here. `None` where it takes
+    /// Sends what waits once the peer takes at least a byte, so that no more than a frame waits here. `None` where it takes
     /// nothing any more.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        self.stream.reserve_capacity(1);
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        if self.waiting.is_none() {
+            return Poll::Ready(Some(()));
+        }
         while self.stream.capacity() == 0 {
             match ready!(self.stream.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Poll::Ready(None),
             }
         }
-        let is_reset = self.stream.poll_reset(cx).is_ready();
-        Poll::Ready((!is_reset).then_some(()))
+        self.body.moved();
+        let data = self.waiting.take().unwrap_or_default();
+        Poll::Ready(self.stream.send_data(data, false).ok())
     }
+}
+
+impl Sending<Outgoing> {
+    /// Awaits the answer and sends the body meanwhile. Gives back what is left to do when the answer begins.
+    pub(super) async fn beside(
+        mut self,
+        response: ResponseFuture,
+    ) -> Result<(Response<RecvStream>, Option<Self>), h2::Error> {
+        let mut response = pin!(response);
+        let mut is_over = false;
+        let response = poll_fn(|cx| {
+            is_over = is_over || self.poll(cx).is_ready();
+            response.as_mut().poll(cx)
+        });
+        let response = response.await?;
+        Ok((response, (!is_over).then_some(self)))
+    }
+
+    /// Sends on beside the answer. An answer that nobody wants any more takes the body with it: h2 tells the endpoint when
+    /// both ends of the stream are gone, and an endpoint that takes nothing would keep this one for ever.
+    pub(super) async fn follow(mut self, answer: oneshot::Receiver<()>) -> Option<Self> {
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| self.poll(cx)) => None,
+            ended = answer => {
+                if ended.is_ok() {
+                    return Some(self);
+                }
+                self.stream.send_reset(Reason::CANCEL);
+                None
+            }
+        }
+    }
+
+    /// Sends on to the end.
+    pub(super) async fn finish(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+/// What the peer is told of a body that broke off: what its sender has told, unless that says that nothing is wrong, or that
+/// nothing was done.
+fn reason(error: &(dyn Error + 'static)) -> Reason {
+    let mut causes = std::iter::successors(Some(error), |error| Error::source(*error));
+    causes
+        .find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason())
+        .filter(|reason| !matches!(*reason, Reason::NO_ERROR | Reason::REFUSED_STREAM))
+        .unwrap_or(Reason::INTERNAL_ERROR)
 }

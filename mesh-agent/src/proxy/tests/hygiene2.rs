@@ -779,6 +779,29 @@ async fn blocks_that_do_not_end_are_closed() {
 }
 
 #[tokio::test]
+async fn a_tunnel_does_not_end_the_watch_over_its_connection() {
+    let (address, _server) = server(|stream| async move {
+        let mut connection = h2::server::handshake(stream)
+            .await
+            .map_err(io::Error::other)?;
+        while let Some(asked) = connection.accept().await {
+            let (_request, mut respond) = asked.map_err(io::Error::other)?;
+            let granted = respond.send_response(Response::new(()), false);
+            granted.map(std::mem::forget).map_err(io::Error::other)?;
+        }
+        Ok(())
+    })
+    .await;
+    let node = Node::start_with("http2", &[address], hasty());
+    let mut raw = Raw::connect(&node).await;
+    let connect = block(&[(":method", "CONNECT"), (":authority", "web:80")]);
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &connect)).await;
+    assert_eq!(raw.outcome().await, "200");
+    raw.send(&frame(HEADERS, 0, 3, &request(&[]))).await;
+    raw.end().await;
+}
+
+#[tokio::test]
 async fn an_old_or_idle_connection_ends_though_its_client_does_not_answer() {
     let (address, _server) = echo().await;
     for timeouts in [
