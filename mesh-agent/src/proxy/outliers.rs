@@ -73,8 +73,7 @@ pub(crate) fn observe(worker: &Worker, port: &ServicePort, endpoint: &Endpoint, 
     let Some(outliers) = &port.policy.outliers else {
         return;
     };
-    let counters = &endpoint.live.vitals.counters;
-    if let Some(reason) = counters.observe(&outliers.spec, outcome) {
+    if let Some(reason) = endpoint.live.vitals.ended(&outliers.spec, outcome) {
         outliers.eject(&worker.metrics, port, endpoint, reason);
     }
 }
@@ -110,7 +109,7 @@ fn look(outliers: &Outliers, metrics: &Metrics, port: &ServicePort) {
     let windows: Vec<Window> = port
         .endpoints
         .iter()
-        .map(|endpoint| endpoint.live.vitals.counters.take())
+        .map(|endpoint| endpoint.live.vitals.take_window())
         .collect();
     for (place, reason) in outlier::judge(&outliers.spec, &windows) {
         if let Some(endpoint) = port.endpoints.get(place) {

@@ -9,10 +9,12 @@ use arc_swap::ArcSwap;
 
 use super::policy::breaker::Guard;
 use crate::net::clock;
+use crate::state::traffic_policy::health::OutlierDetection;
 use crate::traffic::breaker::{Breaker, Settings};
 use crate::traffic::ejection::{Ejection, REFUSED, Terms};
 use crate::traffic::hedge::Latencies;
-use crate::traffic::outlier::Counters;
+use crate::traffic::outlier::{Counters, Reason, Window};
+use crate::traffic::retry::Outcome;
 
 /// How an endpoint is.
 #[derive(Debug, Default)]
@@ -22,7 +24,7 @@ pub(crate) struct Vitals {
     is_critical: AtomicBool,
     is_registered_critical: AtomicBool,
     /// Answers, where outliers are looked for.
-    pub(crate) counters: Counters,
+    counters: Counters,
     /// One per policy that wants one; the usual endpoint has none.
     breakers: ArcSwap<Vec<(Weak<Guard>, Arc<Breaker>)>>,
     latencies: OnceLock<Box<Latencies>>,
@@ -86,6 +88,24 @@ impl Vitals {
         self.eject(|ejections, now| ejections.refused = ejections.refused.ejected(&REFUSED, now))
     }
 
+    /// An attempt at it has ended; tells whether a number in a row has been reached by it. What ends while it is out for
+    /// its answers was under way when it was put aside, and must not count when it is back.
+    pub(crate) fn ended(&self, spec: &OutlierDetection, outcome: Outcome) -> Option<Reason> {
+        if self.is_ejected() && self.is_outlier() {
+            return None;
+        }
+        self.counters.observe(spec, outcome)
+    }
+
+    fn is_outlier(&self) -> bool {
+        clock::monotonic_ns() < self.ejections().outlier.until_ns()
+    }
+
+    /// Takes what it has answered since the last time.
+    pub(crate) fn take_window(&self) -> Window {
+        self.counters.take()
+    }
+
     /// It has answered badly; tells whether it is put aside by this.
     pub(crate) fn eject_outlier(&self, terms: &Terms) -> bool {
         let is_new =
@@ -121,7 +141,7 @@ impl Vitals {
     /// An interval of outlier detection has passed.
     pub(crate) fn interval_passed(&self) {
         let mut ejections = self.ejections();
-        ejections.outlier = ejections.outlier.forgiven(clock::monotonic_ns());
+        ejections.outlier = ejections.outlier.looked_at(clock::monotonic_ns());
         let until = ejections.until_ns();
         self.ejected_until_ns.store(until, Ordering::Relaxed);
     }
@@ -198,6 +218,43 @@ mod tests {
         assert!(!vitals.accepted());
         vitals.interval_passed();
         assert!(vitals.is_ejected(), "a connection is no good answer");
+    }
+
+    #[tokio::test]
+    async fn what_was_under_way_when_it_was_put_aside_does_not_count() {
+        let vitals = Vitals::default();
+        let spec = serde_json::json!({"consecutive5xx": 3, "failurePercentage": {}});
+        let spec: OutlierDetection = serde_json::from_value(spec).unwrap();
+        let bad = Outcome::Answered {
+            status: 500,
+            grpc: None,
+        };
+        let mut reached = (0..3).map(|_| vitals.ended(&spec, bad));
+        assert!(reached.by_ref().take(2).all(|it| it.is_none()));
+        assert_eq!(reached.next(), Some(Some(Reason::Consecutive5xx)));
+        let length = Duration::from_millis(300);
+        let terms = Terms {
+            base: length,
+            longest: length,
+            growth: Growth::Linear,
+        };
+        assert!(vitals.eject_outlier(&terms));
+        assert!((0..2).all(|_| vitals.ended(&spec, bad).is_none()));
+        tokio::time::sleep(length).await;
+        assert!(!vitals.is_ejected());
+        assert_eq!(vitals.ended(&spec, bad), None, "the first since it is back");
+        assert_eq!(vitals.take_window().requests, 1);
+    }
+
+    #[test]
+    fn refused_connections_count_in_a_row() {
+        let vitals = Vitals::default();
+        let spec = serde_json::json!({"consecutiveLocalFailures": 2});
+        let spec: OutlierDetection = serde_json::from_value(spec).unwrap();
+        assert!(vitals.refused());
+        assert_eq!(vitals.ended(&spec, Outcome::ConnectFailure), None);
+        let reached = vitals.ended(&spec, Outcome::ConnectFailure);
+        assert_eq!(reached, Some(Reason::ConsecutiveLocalFailures));
     }
 
     #[test]

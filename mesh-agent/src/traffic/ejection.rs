@@ -34,6 +34,8 @@ pub const REFUSED: Terms = Terms {
 pub struct Ejection {
     times: u32,
     until_ns: u64,
+    /// Whether it was in at the last look.
+    was_in: bool,
 }
 
 impl Ejection {
@@ -65,6 +67,7 @@ impl Ejection {
         Self {
             times,
             until_ns: now_ns.saturating_add(length_ns),
+            was_in: false,
         }
     }
 
@@ -81,20 +84,22 @@ impl Ejection {
             return self;
         }
         Self {
-            times: self.times,
             until_ns: 0,
+            ..self
         }
     }
 
-    /// It has been in for an interval: one of the times is forgiven.
+    /// It is looked at, as once in each interval: if it has been in since the last look, one of the times is forgiven.
     #[must_use]
-    pub const fn forgiven(self, now_ns: u64) -> Self {
+    pub const fn looked_at(self, now_ns: u64) -> Self {
         if now_ns < self.until_ns {
             return self;
         }
+        let forgiven = if self.was_in { 1 } else { 0 };
         Self {
-            times: self.times.saturating_sub(1),
+            times: self.times.saturating_sub(forgiven),
             until_ns: 0,
+            was_in: true,
         }
     }
 }
@@ -143,9 +148,24 @@ mod tests {
         let ejection = Ejection::default().ejected(&REFUSED, 0);
         let ejection = ejection.ejected(&REFUSED, SECOND);
         assert_eq!(ejection.forgotten(), Ejection::default());
-        assert_eq!(ejection.forgiven(2 * SECOND), ejection, "it is out");
-        let once = ejection.forgiven(3 * SECOND);
-        assert_eq!((once.times(), once.until_ns()), (1, 0));
-        assert_eq!(once.forgiven(4 * SECOND).forgiven(5 * SECOND).times(), 0);
+        assert_eq!(ejection.looked_at(2 * SECOND), ejection, "it is out");
+        let back = ejection.looked_at(3 * SECOND);
+        assert_eq!((back.times(), back.until_ns()), (2, 0));
+        let once = back.looked_at(4 * SECOND);
+        assert_eq!(once.times(), 1);
+        let never = once.looked_at(5 * SECOND).looked_at(6 * SECOND);
+        assert_eq!(never.times(), 0);
+    }
+
+    #[test]
+    fn who_has_been_in_for_a_part_of_an_interval_is_not_forgiven() {
+        // Out, and back, between two looks.
+        let ejection = Ejection::default().looked_at(1).ejected(&REFUSED, 2);
+        let back = ejection.ended(2 + SECOND);
+        assert_eq!((back.times(), back.until_ns()), (1, 0));
+        assert_eq!(back.looked_at(2 * SECOND).times(), 1);
+        // A look that finds it out begins no interval.
+        let ejection = ejection.looked_at(3).ended(2 + SECOND);
+        assert_eq!(ejection.looked_at(2 * SECOND).times(), 1);
     }
 }

@@ -80,8 +80,12 @@ pub struct Window {
 }
 
 impl Counters {
-    /// An attempt has ended; tells whether a number in a row has been reached by it.
+    /// An attempt has ended; tells whether a number in a row has been reached by it. A refused stream is neither good
+    /// nor bad: nobody has looked at the request.
     pub fn observe(&self, spec: &OutlierDetection, outcome: Outcome) -> Option<Reason> {
+        if outcome == Outcome::RefusedStream {
+            return None;
+        }
         let is_counted = spec.success_rate.is_some() || spec.failure_percentage.is_some();
         let is_failure = outcome.is_failure();
         if is_counted {

@@ -38,6 +38,25 @@ fn failures_count_in_a_row() {
 }
 
 #[test]
+fn a_refused_stream_is_no_answer() {
+    let rule = json!({"consecutive5xx": 3, "failurePercentage": {}});
+    let bad = [
+        answered(500),
+        Outcome::RefusedStream,
+        answered(500),
+        Outcome::RefusedStream,
+        answered(500),
+    ];
+    assert_eq!(
+        reached(rule.clone(), &bad),
+        Some((4, Reason::Consecutive5xx))
+    );
+    let counters = Counters::default();
+    counters.observe(&spec(rule), Outcome::RefusedStream);
+    assert_eq!(counters.take(), Window::default());
+}
+
+#[test]
 fn each_kind_has_a_row_of_its_own() {
     let gateway = json!({"consecutiveGatewayErrors": 2});
     let local = json!({"consecutiveLocalFailures": 2});
