@@ -41,6 +41,7 @@ pub struct LoadBalancing {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsets: Vec<Subset>,
     /// Percent of healthy endpoints below which health is ignored, because the rest would not bear the load; 0: never.
+    /// With `locality` that is not so while the healthy ones of all distances, by `minHealthyPercent`, bear the load.
     /// Absent: 50 where endpoints are checked or watched for outliers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub panic_threshold: Option<u32>,

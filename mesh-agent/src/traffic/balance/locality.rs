@@ -45,20 +45,36 @@ const WHOLE: u64 = 10_000;
 /// proportionally less below; if all together cannot bear the whole, each takes in proportion to what it can.
 #[must_use]
 pub fn choose(capacities: &[Capacity], min_well_percent: u32, number: u64) -> Option<usize> {
-    let bears = |capacity: &Capacity| {
-        let needed = capacity.total * u64::from(min_well_percent.clamp(1, 100));
-        (capacity.well * 100 * WHOLE)
-            .checked_div(needed)
-            .unwrap_or(0)
-            .min(WHOLE)
-    };
-    let sum: u64 = capacities.iter().map(bears).sum();
-    let mut left = scale(number, sum.min(WHOLE));
-    capacities.iter().map(bears).position(|share| {
+    let mut left = scale(number, borne(capacities, min_well_percent).min(WHOLE));
+    capacities.iter().position(|capacity| {
+        let share = capacity.bears(min_well_percent);
         let is_it = left < share;
         left = left.saturating_sub(share);
         is_it
     })
+}
+
+/// Whether all distances together can bear the whole traffic.
+#[must_use]
+pub fn is_enough(capacities: &[Capacity], min_well_percent: u32) -> bool {
+    borne(capacities, min_well_percent) >= WHOLE
+}
+
+/// How much of the traffic all distances can bear together; more than [`WHOLE`] if there is room.
+fn borne(capacities: &[Capacity], min_well_percent: u32) -> u64 {
+    let shares = capacities.iter().map(|it| it.bears(min_well_percent));
+    shares.sum()
+}
+
+impl Capacity {
+    /// How much of the traffic a distance can bear.
+    fn bears(&self, min_well_percent: u32) -> u64 {
+        let needed = self.total * u64::from(min_well_percent.clamp(1, 100));
+        (self.well * 100 * WHOLE)
+            .checked_div(needed)
+            .unwrap_or(0)
+            .min(WHOLE)
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ const LOOK_NS: u64 = 10_000_000;
 pub struct Rules {
     /// How one is picked among equals.
     pub algorithm: Algorithm,
-    /// Percent of the weight that must be well, so that health counts; 0: it always does.
+    /// Percent of the weight that must be well, so that health counts; 0: it always does. Of several distances it counts
+    /// as well if those that are well can bear all the traffic.
     pub panic_percent: u32,
     /// A distance bears all its traffic while so many percent of its weight are well.
     pub min_well_percent: u32,
@@ -140,7 +141,11 @@ impl Pool {
         }
         let well: u64 = capacities.iter().map(|it| it.well).sum();
         let total: u64 = capacities.iter().map(|it| it.total).sum();
-        if well * 100 < total * u64::from(rules.panic_percent) && well > 0 {
+        let is_low = well * 100 < total * u64::from(rules.panic_percent) && well > 0;
+        // As Envoy's priority levels: who loses a near place is not in a panic while a far one can take over.
+        let is_borne =
+            || self.tiers.len() > 1 && locality::is_enough(&capacities, rules.min_well_percent);
+        if is_low && !is_borne() {
             // Neither health nor nearness is relied on: all bear the load together.
             let mut left = scale(number, total);
             let first = capacities.iter().position(|it| {

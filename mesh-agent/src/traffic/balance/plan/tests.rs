@@ -346,7 +346,7 @@ fn what_is_known_of_health_is_renewed() {
 #[test]
 fn in_a_panic_health_and_nearness_are_ignored() {
     let mut facts = Facts::new(&[1; 6]);
-    facts.out = vec![0, 2, 3, 4];
+    facts.out = vec![0, 1, 2, 3, 4];
     let mut rules = rules(Random);
     rules.panic_percent = 50;
     let make = || plan(rules, near_and_far());
@@ -364,6 +364,24 @@ fn in_a_panic_health_and_nearness_are_ignored() {
     assert_eq!(make().pick(&mut ask(1), &facts, Trust::Well), None);
     let anyone = make().pick(&mut ask(1), &facts, Trust::Anyone).unwrap();
     assert!(anyone.is_panic && anyone.distance == 0);
+}
+
+#[test]
+fn the_loss_of_a_large_near_place_is_no_panic_while_a_far_one_can_bear_all() {
+    let mut members = members(&[1; 10]);
+    for member in &mut members[7..] {
+        member.distance = 2;
+    }
+    let mut rules = rules(Random);
+    rules.panic_percent = 50;
+    let mut facts = Facts::new(&[1; 10]);
+    facts.out = (0..7).collect();
+    let shares = |facts: &Facts| percents(&plan(rules, members.clone()), facts, 20_000);
+    let far = [vec![0.0; 7], vec![33.3; 3]].concat();
+    assert_close(&shares(&facts), &far, 1.3);
+    // Two of three bear less than all of it.
+    facts.out.push(7);
+    assert_close(&shares(&facts), &[10.0; 10], 1.0);
 }
 
 #[test]
