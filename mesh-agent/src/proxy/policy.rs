@@ -117,7 +117,11 @@ impl Policy {
                 .as_ref()
                 .map(|spec| Outliers::next(spec, old.and_then(|old| old.outliers.as_ref()))),
             balancing: Balancing::of_service(object),
-            subsets: balancing::of_route(object, base.subsets.as_ref()),
+            subsets: balancing::of_route(
+                object,
+                base.subsets.as_ref(),
+                old.and_then(|old| old.subsets.as_ref()),
+            ),
             priority: spec.priority.or(base.priority),
             limits: Limits::derive(&base.limits, object, old.map(|old| &old.limits)),
             faults: Faults::derive(

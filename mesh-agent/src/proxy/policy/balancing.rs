@@ -132,12 +132,18 @@ impl Balancing {
     }
 }
 
-/// The subsets that the policy of a route wants; `base` are those of the level above.
-pub(super) fn of_route(object: &TrafficPolicy, base: Option<&Subsets>) -> Option<Subsets> {
+/// The subsets that the policy of a route wants; `base` are those of the level above. `old` are those of the last view:
+/// equal ones stay the same, with what was laid out for them.
+pub(super) fn of_route(
+    object: &TrafficPolicy,
+    base: Option<&Subsets>,
+    old: Option<&Subsets>,
+) -> Option<Subsets> {
     if object.spec.target.kind == Kind::Service {
         return None;
     }
     let own = object.spec.load_balancing.as_ref().and_then(subsets);
+    let own = own.map(|own| old.filter(|old| **old == own).map_or(own, Arc::clone));
     own.or_else(|| base.map(Arc::clone))
 }
 
@@ -236,13 +242,19 @@ mod tests {
                 .and_then(|it| it[0].version.clone())
                 .unwrap_or_default()
         };
-        let route = of_route(&object("HTTPRoute", wants("1")), None);
+        let route = of_route(&object("HTTPRoute", wants("1")), None, None);
         assert_eq!(version(route.as_ref()), "1");
-        let silent = of_route(&object("HTTPRoute", json!({})), route.as_ref());
+        let silent = of_route(&object("HTTPRoute", json!({})), route.as_ref(), None);
         assert_eq!(version(silent.as_ref()), "1");
-        let rule = of_route(&object("HTTPRoute", wants("2")), route.as_ref());
+        let rule = of_route(&object("HTTPRoute", wants("2")), route.as_ref(), None);
         assert_eq!(version(rule.as_ref()), "2");
-        assert_eq!(of_route(&object("Service", wants("3")), None), None);
+        let again = of_route(
+            &object("HTTPRoute", wants("2")),
+            route.as_ref(),
+            rule.as_ref(),
+        );
+        assert!(Arc::ptr_eq(&again.unwrap(), &rule.unwrap()));
+        assert_eq!(of_route(&object("Service", wants("3")), None, None), None);
         let service = balancing(wants("3")).unwrap();
         assert_eq!(version(service.subsets.as_ref()), "3");
     }

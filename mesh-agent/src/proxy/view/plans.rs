@@ -1,10 +1,10 @@
 //! The endpoints of a service port, laid out for choices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
-use super::Endpoint;
+use super::{Endpoint, SharedTable};
 use crate::proxy::policy::balancing::{Balancing, Subsets};
 use crate::state::endpoint::Locality;
 use crate::state::traffic_policy::balancing::Subset;
@@ -13,11 +13,12 @@ use crate::traffic::balance::plan::Plan;
 use crate::traffic::balance::pool::Rules;
 use crate::traffic::balance::tier::Member;
 
-/// Most layouts that are kept for routes that want a part of the endpoints. A further one takes the place of the oldest.
-const MAX_LAYOUTS: usize = 16;
-
 /// The plans of one choice of subsets: IPv4, IPv6.
 pub(crate) type Plans = [Plan; 2];
+
+/// What is laid out for routes that want a part of the endpoints, by the address of what each wants: at most one for
+/// each policy that says so. No address is used again while its row is here.
+type OfRoutes = SharedTable<usize, (Weak<Vec<Subset>>, Arc<Plans>)>;
 
 /// Layouts of a service port.
 #[derive(Debug)]
@@ -28,7 +29,9 @@ pub(crate) struct Layouts {
     /// As the service wants it.
     own: Plans,
     /// As routes want it; made when they are first asked for.
-    of_routes: ArcSwap<Vec<(Subsets, Arc<Plans>)>>,
+    of_routes: ArcSwap<OfRoutes>,
+    /// What earlier views have laid out for routes: tables and turns go on from there.
+    former: OfRoutes,
 }
 
 impl Layouts {
@@ -59,13 +62,20 @@ impl Layouts {
                 .collect()
         });
         let subsets = balancing.and_then(|it| it.subsets.as_ref());
-        let old = old.map(|old| &old.own);
-        let own = plans(rules, &members, endpoints, subsets.map(Arc::as_ref), old);
+        let old_own = old.map(|old| &old.own);
+        let own = plans(
+            rules,
+            &members,
+            endpoints,
+            subsets.map(Arc::as_ref),
+            old_own,
+        );
         Self {
             rules,
             members,
             own,
             of_routes: ArcSwap::default(),
+            former: old.map_or_else(OfRoutes::default, Self::so_far),
         }
     }
 
@@ -76,27 +86,46 @@ impl Layouts {
 
     /// The plans for the subsets that a route wants.
     pub(crate) fn of_route(&self, wanted: &Subsets, endpoints: &[Arc<Endpoint>]) -> Arc<Plans> {
-        let find = |kept: &[(Subsets, Arc<Plans>)]| {
-            let kept = kept.iter().find(|(subsets, _)| subsets == wanted);
-            kept.map(|(_, plans)| Arc::clone(plans))
-        };
+        let key = Arc::as_ptr(wanted).addr();
+        let find = |kept: &OfRoutes| kept.get(&key).map(|(_, plans)| Arc::clone(plans));
         if let Some(plans) = find(&self.of_routes.load()) {
             return plans;
         }
-        let made = plans(self.rules, &self.members, endpoints, Some(wanted), None);
-        let made = Arc::new(made);
+        let former = find(&self.former);
+        let made = Arc::new(plans(
+            self.rules,
+            &self.members,
+            endpoints,
+            Some(wanted),
+            former.as_deref(),
+        ));
         self.of_routes.rcu(|kept| {
-            let mut kept = Vec::clone(kept);
-            if find(&kept).is_none() {
-                if kept.len() >= MAX_LAYOUTS {
-                    kept.remove(0);
-                }
-                kept.push((Arc::clone(wanted), Arc::clone(&made)));
+            let mut kept = OfRoutes::clone(kept);
+            // Now and then, so that it costs little.
+            if kept.len().is_power_of_two() {
+                forget_unwanted(&mut kept);
+            }
+            if !kept.contains_key(&key) {
+                kept.insert(key, (Arc::downgrade(wanted), Arc::clone(&made)));
             }
             kept
         });
-        made
+        // Of two who make one, the first is kept.
+        find(&self.of_routes.load()).unwrap_or(made)
     }
+
+    /// What has been laid out for routes up to now.
+    fn so_far(&self) -> OfRoutes {
+        let made = OfRoutes::clone(&self.of_routes.load());
+        let mut all = made.union(self.former.clone());
+        forget_unwanted(&mut all);
+        all
+    }
+}
+
+/// Forgets what was laid out for policies that are gone.
+fn forget_unwanted(layouts: &mut OfRoutes) {
+    layouts.retain(|_, (wanted, _)| wanted.strong_count() > 0);
 }
 
 fn plans(
@@ -131,3 +160,6 @@ fn plans(
     };
     [plan(v4, old_v4), plan(v6, old_v6)]
 }
+
+#[cfg(test)]
+mod tests;
