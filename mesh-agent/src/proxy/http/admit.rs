@@ -135,9 +135,7 @@ fn run(exchange: &mut Exchange, backend: &ServicePort) -> Result<(), Error> {
         return Ok(());
     }
     let metrics = &exchange.connection.worker.metrics;
-    metrics
-        .shaping
-        .saturated(&backend.service, adaptive.limit());
+    metrics.shaping.saturated(&backend.service);
     Err(Error::Concurrency)
 }
 

@@ -1,4 +1,4 @@
-//! Series of circuit breakers and retry budgets, read when somebody asks.
+//! Series of circuit breakers, retry budgets and adaptive concurrency, read when somebody asks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::state::object::Kind;
 /// Values by their labels. A route at two services has two of each, under one name.
 type Samples = BTreeMap<Vec<(&'static str, String)>, u64>;
 
-/// Shows the breakers and budgets of the current view.
+/// Shows the breakers, budgets and limits of the current view.
 pub(crate) fn register(registry: &mut Registry, views: Arc<Views>) {
     registry.register_collector(Guards(views));
 }
@@ -46,6 +46,12 @@ impl Collector for Guards {
             "mesh_proxy_retries_budget",
             "Retries that the budget has room for at the moment",
             &budgets(&view),
+        )?;
+        write(
+            &mut encoder,
+            "mesh_proxy_concurrency_limit",
+            "Requests that a service with adaptive concurrency may have at a time at the moment",
+            &limits(&view),
         )
     }
 }
@@ -95,6 +101,21 @@ fn budgets(view: &View) -> Samples {
         let labels = ["kind", "namespace", "service", "rule"];
         let labels = labels.into_iter().zip(target).collect();
         *samples.entry(labels).or_default() += spending.budget.left(now_ns);
+    }
+    samples
+}
+
+fn limits(view: &View) -> Samples {
+    let mut samples = Samples::new();
+    for (service, policy) in &view.policies {
+        let Some(adaptive) = &policy.concurrency else {
+            continue;
+        };
+        let labels = vec![
+            ("service_namespace", service.namespace.clone()),
+            ("service_name", service.name.clone()),
+        ];
+        samples.insert(labels, adaptive.limit().into());
     }
     samples
 }

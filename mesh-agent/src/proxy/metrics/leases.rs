@@ -116,21 +116,18 @@ impl<L: Clone + Eq + Hash> Counts<L> {
         self.family.clone()
     }
 
-    /// One more; tells whether there was room for the label set.
-    pub(super) fn inc(&self, labels: &L) -> bool {
+    /// One more, if there is room for the label set.
+    pub(super) fn inc(&self, labels: &L) {
         let count = |labels: &L| self.family.get_or_create(labels).inc();
-        let is_counted = self.leases.take(labels, count).is_some();
-        if !is_counted {
+        if self.leases.take(labels, count).is_none() {
             self.dropped.inc();
         }
-        is_counted
     }
 
-    /// Removes what was not counted in for [`KEEP`], and tells what that was.
-    pub(super) fn sweep(&self, now_ns: u64, mut removed: impl FnMut(&L)) {
+    /// Removes what was not counted in for [`KEEP`].
+    pub(super) fn sweep(&self, now_ns: u64) {
         self.leases.sweep(now_ns, |labels| {
             self.family.remove(labels);
-            removed(labels);
         });
     }
 }

@@ -194,7 +194,7 @@ mod tests {
         let keep = u64::try_from(KEEP.as_nanos()).expect("it fits");
         let key = |name| ObjectKey::new("shop", name);
         metrics.shaping.shed(&key("gone"), "timeout");
-        metrics.shaping.saturated(&key("web"), 3);
+        metrics.shaping.saturated(&key("web"));
         metrics.sweep(1);
         metrics.shaping.shed(&key("there"), "timeout");
         metrics.sweep(keep);

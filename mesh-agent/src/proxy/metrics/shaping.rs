@@ -19,7 +19,6 @@ pub(crate) struct Shaping {
     shed: Counts<Shed>,
     queued: Counts<Of>,
     refused: Counts<Service>,
-    limits: Family<Service, Gauge<u64, AtomicU64>>,
     faults: Counts<Injected>,
     lags: Family<Worker, Gauge<f64, AtomicU64>>,
     places: Family<Worker, Gauge>,
@@ -72,7 +71,6 @@ impl Shaping {
             shed: Counts::new(dropped),
             queued: Counts::new(dropped),
             refused: Counts::new(dropped),
-            limits: Family::default(),
             faults: Counts::new(dropped),
             lags: Family::default(),
             places: Family::default(),
@@ -96,11 +94,6 @@ impl Shaping {
             "mesh_proxy_concurrency_refused",
             "Requests beyond the adaptive concurrency of a service",
             it.refused.family(),
-        );
-        registry.register(
-            "mesh_proxy_concurrency_limit",
-            "Adaptive concurrency of a service when it was last asked",
-            it.limits.clone(),
         );
         registry.register(
             "mesh_proxy_faults",
@@ -150,15 +143,13 @@ impl Shaping {
         self.queued.inc(&labels);
     }
 
-    /// Counts a request that its service could not take, and shows how many it can.
-    pub(crate) fn saturated(&self, service: &ObjectKey, limit: u32) {
+    /// Counts a request that its service could not take.
+    pub(crate) fn saturated(&self, service: &ObjectKey) {
         let labels = Service {
             service_namespace: service.namespace.clone(),
             service_name: service.name.clone(),
         };
-        if self.refused.inc(&labels) {
-            self.limits.get_or_create(&labels).set(limit.into());
-        }
+        self.refused.inc(&labels);
     }
 
     /// Counts a delay or an abort.
@@ -172,13 +163,11 @@ impl Shaping {
     }
 
     pub(super) fn sweep(&self, now_ns: u64) {
-        self.limited.sweep(now_ns, |_| {});
-        self.shed.sweep(now_ns, |_| {});
-        self.queued.sweep(now_ns, |_| {});
-        self.refused.sweep(now_ns, |labels| {
-            self.limits.remove(labels);
-        });
-        self.faults.sweep(now_ns, |_| {});
+        self.limited.sweep(now_ns);
+        self.shed.sweep(now_ns);
+        self.queued.sweep(now_ns);
+        self.refused.sweep(now_ns);
+        self.faults.sweep(now_ns);
     }
 
     /// The gauges of a worker.

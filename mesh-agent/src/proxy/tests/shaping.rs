@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
-use super::fixture::{Node, eventually, http1_server, server, snapshot, text, within};
+use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
 use crate::proxy::Config;
 use crate::state::object::ObjectKey;
 
@@ -310,6 +310,19 @@ async fn a_service_gets_no_more_requests_than_its_concurrency() {
     assert_eq!((status(&first), status(&second)), (200, 200));
     node.metric(&["mesh_proxy_concurrency_refused_total", "web"], 1)
         .await;
+}
+
+#[tokio::test]
+async fn the_concurrency_that_is_shown_is_that_of_now() {
+    let endpoint = nobody().await;
+    let spec = |most: u32| json!({"adaptiveConcurrency": {"minRequests": 1, "maxRequests": most}});
+    let node = node("http", endpoint, &spec(7));
+    let shown = || node.metric_now(&["mesh_proxy_concurrency_limit{", "service_name=\"web\""]);
+    assert_eq!(shown(), 7, "before anybody was refused");
+    put(&node, "http", endpoint, &spec(9));
+    assert_eq!(shown(), 9);
+    put(&node, "http", endpoint, &json!({}));
+    assert_eq!(shown(), 0);
 }
 
 #[tokio::test]
