@@ -4,6 +4,7 @@
 //! of policies and by [`registry`](crate::registry) for those of registrations.
 
 use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -43,6 +44,11 @@ pub struct Shown {
     /// In a sentence.
     pub output: String,
 }
+
+/// Nothing was seen: the agent could not ask, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unasked(pub String);
 
 /// How it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +120,8 @@ pub struct Tls {
 pub struct Probe {
     /// Where sockets of the agent are marked.
     pub table: Arc<dyn ConnTable>,
-    /// The network namespace from which it is asked.
-    pub place: Arc<Netns>,
+    /// The network namespaces from which it is asked, in this order: the next one where one does not lead there.
+    pub places: Vec<Arc<Netns>>,
     /// Where it listens.
     pub address: SocketAddr,
     /// Number of its service, or 0.
@@ -140,7 +146,7 @@ impl std::fmt::Debug for Probe {
 }
 
 impl Probe {
-    /// Whether it asks the same in the same way.
+    /// Whether it asks the same in the same way, from wherever.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         self.question == other.question
@@ -148,24 +154,32 @@ impl Probe {
             && self.endpoint == other.endpoint
             && self.tls == other.tls
             && self.limit == other.limit
-            && self.place.cookie() == other.place.cookie()
+    }
+
+    /// Whether it asks from the same places.
+    #[must_use]
+    pub fn is_from_same_places(&self, other: &Self) -> bool {
+        let cookies = |it: &Self| -> Vec<u64> { it.places.iter().map(|it| it.cookie()).collect() };
+        cookies(self) == cookies(other)
     }
 
     /// Asks.
-    pub async fn run(&self) -> Shown {
-        let critical = |output| Shown {
-            status: HealthStatus::Critical,
-            output,
-        };
-        match tokio::time::timeout(self.limit, self.ask()).await {
-            Ok(Ok(shown)) => shown,
-            Ok(Err(output)) => critical(output),
-            Err(_) => critical(format!("no answer within {:?}", self.limit)),
-        }
+    ///
+    /// # Errors
+    /// The agent has no socket to ask with: that says nothing about the endpoint.
+    pub async fn run(&self) -> Result<Shown, Unasked> {
+        let asked = tokio::time::timeout(self.limit, self.ask()).await;
+        asked.unwrap_or_else(|_| Ok(critical(format!("no answer within {:?}", self.limit))))
     }
 
-    async fn ask(&self) -> Result<Shown, String> {
-        let stream = self.connect().await?;
+    async fn ask(&self) -> Result<Shown, Unasked> {
+        Ok(match self.connect().await? {
+            Ok(stream) => self.talk(stream).await.unwrap_or_else(critical),
+            Err(error) => critical(format!("no connection: {error}")),
+        })
+    }
+
+    async fn talk(&self, stream: TcpStream) -> Result<Shown, String> {
         let Some(tls) = &self.tls else {
             return self.question.ask(stream, "http").await;
         };
@@ -174,23 +188,56 @@ impl Probe {
         self.question.ask(stream, "https").await
     }
 
-    /// A socket of the agent's own, in the namespace from which the endpoint is asked.
-    async fn connect(&self) -> Result<TcpStream, String> {
-        let failed = |error: std::io::Error| format!("no connection: {error}");
-        let socket = socket::dial(&self.place, self.address, None).map_err(failed)?;
+    /// Connects from the first place that leads to the endpoint. That none does speaks against the endpoint.
+    async fn connect(&self) -> Result<io::Result<TcpStream>, Unasked> {
+        let mut last = Err(Unasked("no network namespace to ask from".to_owned()));
+        for place in &self.places {
+            last = match self.socket(place) {
+                Ok(socket) => Ok(socket.connect(self.address).await),
+                Err(error) => Err(Unasked(format!("no socket to ask with: {error}"))),
+            };
+            match &last {
+                Ok(Ok(_)) => break,
+                Ok(Err(error)) if !is_of_place(error) => break,
+                _ => {}
+            }
+        }
+        last
+    }
+
+    /// A socket of the agent's own, in a namespace from which the endpoint is asked.
+    fn socket(&self, place: &Netns) -> io::Result<TcpSocket> {
+        let socket = socket::dial(place, self.address, None)?;
         let conn = Conn {
             original: self.address.into(),
             direction: Direction::Dialled as u8,
             flags: Conn::OWN | Conn::AUTHORIZED,
-            netns: self.place.cookie(),
+            netns: place.cookie(),
             service: self.service,
             endpoint: self.endpoint,
             started_ns: clock::monotonic_ns(),
             ..Conn::default()
         };
-        self.table.mark(socket.as_fd(), &conn).map_err(failed)?;
-        let socket = TcpSocket::from_std_stream(socket.into());
-        socket.connect(self.address).await.map_err(failed)
+        self.table.mark(socket.as_fd(), &conn)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+}
+
+/// Whether an error speaks of where it was dialled from, and not of the endpoint: there is no route or address there, or
+/// a rule of the place forbids it.
+fn is_of_place(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied
+    )
+}
+
+const fn critical(output: String) -> Shown {
+    Shown {
+        status: HealthStatus::Critical,
+        output,
     }
 }
 
@@ -315,3 +362,6 @@ async fn gather(mut body: Incoming, most: usize) -> Result<(Vec<u8>, Option<Head
 fn contains(text: &[u8], part: &[u8]) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,39 +3,44 @@
 //! One task on the control runtime, never on the threads of the data plane: it keeps what is known of each endpoint,
 //! starts checks when they are due, and writes when the word for an endpoint changes.
 
+mod places;
 mod probe;
 mod subject;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::probe::Probe;
+use self::places::Places;
+use self::probe::{Probe, Seen};
 use self::subject::Subject;
 use super::Proxy;
-use super::view::{Endpoint, ServicePort, View};
-use crate::net::netns::Netns;
+use super::view::{ServicePort, View};
 use crate::state::Change;
+use crate::state::Refusal;
 use crate::state::Snapshot;
 use crate::state::Store;
 use crate::state::check::OBSERVED;
 use crate::state::endpoint;
-use crate::state::endpoint::HealthStatus;
+use crate::state::endpoint::{Health, HealthStatus};
 use crate::state::id::Subject as Numbered;
 use crate::state::object::ObjectKey;
 use crate::state::service::Protocol;
+use crate::state::source::{Origin, Source};
 use crate::state::traffic_policy::health::HealthCheck;
 
 /// How often it is looked which checks are due.
 const TICK: Duration = Duration::from_millis(50);
 /// Checks that may run at a time; others wait for their turn.
 const MAX_RUNNING: usize = 64;
+/// How long the registry is left alone that could not be written.
+const PAUSE: Duration = Duration::from_secs(5);
 
-/// Whom a check was for, the words that it was made by, and what it has shown: good or bad, in a sentence.
-type Done = (ObjectKey, Arc<Probe>, Result<String, String>);
+/// Whom a check was for, the words that it was made by, and what it has shown.
+type Done = (ObjectKey, Arc<Probe>, Seen);
 
 /// All that is asked.
 #[derive(Default)]
@@ -44,8 +49,11 @@ struct Checks {
     view: Option<Arc<View>>,
     subjects: HashMap<ObjectKey, Subject>,
     running: JoinSet<Done>,
-    /// What the registry is to be told.
-    news: Vec<Change>,
+    places: Places,
+    /// Those who are watched no more, and of whom the registry still has a word.
+    forgotten: Vec<ObjectKey>,
+    /// The registry could not be written, and is told nothing before.
+    paused_until: Option<Instant>,
 }
 
 impl Proxy {
@@ -66,28 +74,9 @@ impl Proxy {
                     }
                 }
             }
-            checks.tell(store).await;
+            let store = Arc::clone(store);
+            checks.tell(move |news| write(&store, news)).await;
         }
-    }
-
-    /// The network namespace from which an endpoint is asked: that of its own workload, else that of a caller, else the
-    /// agent's own.
-    fn place_of(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> Option<Arc<Netns>> {
-        let own = endpoint.workload.as_ref().and_then(|workload| {
-            let spec = &snapshot.workloads.get(&workload.key)?.spec;
-            Netns::open(spec.netns.as_ref()?).ok().map(Arc::new)
-        });
-        let of_caller = || {
-            let listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let places = listeners.values().map(|(_, netns)| netns);
-            places.min_by_key(|netns| netns.cookie()).map(Arc::clone)
-        };
-        let is_here = endpoint.workload.is_some();
-        own.or_else(|| if is_here { None } else { of_caller() })
-            .or_else(|| Netns::current().ok().map(Arc::new))
     }
 }
 
@@ -103,6 +92,7 @@ impl Checks {
             return;
         }
         let snapshot = store.snapshot();
+        self.places.renew(proxy);
         let is_watched =
             |port: &ServicePort| port.policy.outliers.is_some() || check_of(port).is_some();
         let mut next: HashMap<ObjectKey, Subject> = HashMap::new();
@@ -117,20 +107,21 @@ impl Checks {
                 });
                 subject.lives.push(Arc::clone(&endpoint.live));
                 if let Some(check) = check {
-                    let place = proxy.place_of(&snapshot, endpoint);
-                    let shared = &proxy.shared;
-                    subject.asked(Probe::new(&shared.table, check, port, endpoint, place));
+                    let places = self.places.of(&snapshot, endpoint);
+                    let table = &proxy.shared.table;
+                    subject.asked(Probe::new(table, check, port, endpoint, places));
                 }
             }
         }
         for (key, subject) in self.subjects.drain() {
             subject.give_up();
-            self.news.push(Change::Health { key, health: None });
+            self.forgotten.push(key);
         }
         if self.view.is_none() {
             let left = abandoned(&snapshot, |key| next.contains_key(key));
-            self.news.extend(left);
+            self.forgotten.extend(left);
         }
+        self.forgotten.retain(|key| !next.contains_key(key));
         for subject in next.values_mut() {
             subject.settle();
         }
@@ -138,31 +129,40 @@ impl Checks {
         self.view = Some(view);
     }
 
-    /// Starts the checks that are due.
+    /// Starts the checks that are due: who has waited longest goes first, so that nobody is kept out by many who hang.
     fn start(&mut self) {
+        let room = MAX_RUNNING.saturating_sub(self.running.len());
+        if room == 0 {
+            return;
+        }
         let now = Instant::now();
-        for (key, subject) in &mut self.subjects {
-            if self.running.len() >= MAX_RUNNING {
-                return;
-            }
-            if let Some(probe) = subject.start(now) {
+        let subjects = self.subjects.iter_mut();
+        let mut due: Vec<_> = subjects
+            .filter_map(|(key, subject)| Some((subject.due(now)?, key, subject)))
+            .collect();
+        due.sort_unstable_by_key(|(since, ..)| *since);
+        for (_, key, subject) in due.into_iter().take(room) {
+            if let Some(probe) = subject.start() {
                 let (key, probe) = (key.clone(), Arc::clone(probe));
                 self.running.spawn(async move {
-                    let shown = probe.run().await;
-                    (key, probe, shown)
+                    let seen = probe.run().await;
+                    (key, probe, seen)
                 });
             }
         }
     }
 
     /// A check has ended.
-    fn ended(&mut self, proxy: &Proxy, (key, probe, shown): Done) {
-        proxy.shared.metrics.checked(shown.is_ok());
+    fn ended(&mut self, proxy: &Proxy, (key, probe, seen): Done) {
+        proxy.shared.metrics.checked(seen.outcome());
+        if let Seen::Nothing(why) = &seen {
+            tracing::warn!(endpoint = %key, why, "endpoint cannot be asked");
+        }
         // Who is watched no more, or by other words now, is not judged by the old ones.
         let Some(subject) = self.subjects.get_mut(&key) else {
             return;
         };
-        if let Some(is_well) = subject.ended(&probe, shown, rand::random()) {
+        if let Some(is_well) = subject.ended(&probe, seen, rand::random()) {
             let output = subject.output();
             if is_well {
                 tracing::info!(endpoint = %key, output, "endpoint is well");
@@ -172,32 +172,50 @@ impl Checks {
         }
     }
 
-    /// Tells the registry of those whose word has changed.
-    async fn tell(&mut self, store: &Arc<Store>) {
+    /// Tells the registry of those whose word has changed, by `write`. Where it fails, all is told again after a pause.
+    async fn tell<W>(&mut self, write: W)
+    where
+        W: FnOnce(Vec<Change>) -> Result<(), Refusal> + Send + 'static,
+    {
         let now = Instant::now();
-        for (key, subject) in &mut self.subjects {
-            let health = subject.news(now);
-            self.news.extend(health.map(|health| Change::Health {
-                key: key.clone(),
-                health: Some(health),
-            }));
-        }
-        if self.news.is_empty() {
+        if self.paused_until.is_some_and(|until| now < until) {
             return;
         }
-        let (store, news) = (Arc::clone(store), std::mem::take(&mut self.news));
+        let forgotten = self.forgotten.drain(..);
+        let mut news: Vec<(ObjectKey, Option<Health>)> = forgotten.map(|key| (key, None)).collect();
+        for (key, subject) in &mut self.subjects {
+            let health = subject.news(now);
+            news.extend(health.map(|health| (key.clone(), Some(health))));
+        }
+        if news.is_empty() {
+            return;
+        }
+        let keys: Vec<ObjectKey> = news.iter().map(|(key, _)| key.clone()).collect();
+        let changes = news.into_iter();
+        let changes = changes.map(|(key, health)| Change::Health { key, health });
+        let changes = changes.collect();
         // A write may wait for the disk.
-        let written = spawn_blocking(move || {
-            for change in news {
-                if let Err(error) = store.apply(change) {
-                    tracing::warn!(%error, "cannot tell the registry how an endpoint is");
-                }
+        let error = match spawn_blocking(move || write(changes)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(refusal)) => refusal.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(error, "cannot tell the registry how endpoints are");
+        self.paused_until = Some(Instant::now() + PAUSE);
+        for key in keys {
+            match self.subjects.get_mut(&key) {
+                Some(subject) => subject.untold(),
+                None => self.forgotten.push(key),
             }
-        });
-        if let Err(error) = written.await {
-            tracing::error!(%error, "the registry was not told how endpoints are");
         }
     }
+}
+
+/// Writes all of it, or nothing.
+fn write(store: &Store, news: Vec<Change>) -> Result<(), Refusal> {
+    let news = news.into_iter();
+    let written = store.apply_all(news.map(|change| (Origin::from(Source::Api), change)));
+    written.into_iter().try_for_each(|it| it.map(drop))
 }
 
 /// How the policy of a port wants its endpoints checked.
@@ -222,14 +240,10 @@ fn is_asked(snapshot: &Snapshot, port: &ServicePort, check: &HealthCheck) -> boo
 }
 
 /// What an earlier agent has seen of endpoints that nobody watches any more.
-fn abandoned(snapshot: &Snapshot, is_watched: impl Fn(&ObjectKey) -> bool) -> Vec<Change> {
+fn abandoned(snapshot: &Snapshot, is_watched: impl Fn(&ObjectKey) -> bool) -> Vec<ObjectKey> {
     let endpoints = snapshot.endpoints.iter();
     let left = endpoints.filter(|(key, it)| !is_watched(key) && seen(it).is_some());
-    left.map(|(key, _)| Change::Health {
-        key: key.clone(),
-        health: None,
-    })
-    .collect()
+    left.map(|(key, _)| key.clone()).collect()
 }
 
 /// What the registry has of what was seen before.
@@ -242,3 +256,6 @@ fn seen(endpoint: &endpoint::Endpoint) -> Option<HealthStatus> {
     let observed = checks.find(|it| it.id == OBSERVED)?;
     Some(observed.status)
 }
+
+#[cfg(test)]
+mod tests;

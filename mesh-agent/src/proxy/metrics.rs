@@ -300,9 +300,8 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a health check.
-    pub(crate) fn checked(&self, is_good: bool) {
-        let outcome = if is_good { "good" } else { "bad" };
+    /// Counts a health check: `good`, `bad` or `unasked`.
+    pub(crate) fn checked(&self, outcome: &'static str) {
         self.checks.get_or_create(&[("outcome", outcome)]).inc();
     }
 

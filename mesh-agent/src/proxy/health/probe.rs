@@ -19,8 +19,30 @@ use crate::traffic::health::Statuses;
 #[derive(Debug)]
 pub(super) struct Probe {
     spec: HealthCheck,
-    /// `None` where there is no network namespace to ask from, or the words make no request.
+    /// `None` where the words make no request.
     asker: Option<probe::Probe>,
+}
+
+/// What a check has shown, in a sentence.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// The endpoint is well.
+    Good(String),
+    /// It is not.
+    Bad(String),
+    /// It could not be asked, which says nothing about it.
+    Nothing(String),
+}
+
+impl Seen {
+    /// The word in metrics.
+    pub(super) const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Good(_) => "good",
+            Self::Bad(_) => "bad",
+            Self::Nothing(_) => "unasked",
+        }
+    }
 }
 
 impl Probe {
@@ -29,12 +51,12 @@ impl Probe {
         spec: &HealthCheck,
         port: &ServicePort,
         endpoint: &Endpoint,
-        place: Option<Arc<Netns>>,
+        places: Vec<Arc<Netns>>,
     ) -> Self {
         let question = question(spec, &port.host);
-        let asker = place.zip(question).map(|(place, question)| probe::Probe {
+        let asker = question.map(|question| probe::Probe {
             table: Arc::clone(table),
-            place,
+            places,
             address: endpoint.address,
             service: port.service_number,
             endpoint: endpoint.number,
@@ -53,25 +75,33 @@ impl Probe {
         &self.spec
     }
 
-    /// Whether it asks the same in the same way.
+    /// Whether it asks the same in the same way, from wherever.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.spec == other.spec
-            && match (&self.asker, &other.asker) {
-                (Some(own), Some(other)) => own.is_like(other),
-                (None, None) => true,
-                _ => false,
-            }
+        self.spec == other.spec && self.matches(other, probe::Probe::is_like)
     }
 
-    /// Asks. What was seen, in a sentence, and whether it is good.
-    pub(super) async fn run(&self) -> Result<String, String> {
+    /// Whether it asks from the same places.
+    pub(super) fn is_from_same_places(&self, other: &Self) -> bool {
+        self.matches(other, probe::Probe::is_from_same_places)
+    }
+
+    fn matches(&self, other: &Self, is_same: fn(&probe::Probe, &probe::Probe) -> bool) -> bool {
+        match (&self.asker, &other.asker) {
+            (Some(own), Some(other)) => is_same(own, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Asks.
+    pub(super) async fn run(&self) -> Seen {
         let Some(asker) = &self.asker else {
-            return Err("no network namespace to ask from".to_owned());
+            return Seen::Nothing("the policy makes no request".to_owned());
         };
-        let shown = asker.run().await;
-        match shown.status {
-            HealthStatus::Passing => Ok(shown.output),
-            HealthStatus::Warning | HealthStatus::Critical => Err(shown.output),
+        match asker.run().await {
+            Ok(shown) if shown.status == HealthStatus::Passing => Seen::Good(shown.output),
+            Ok(shown) => Seen::Bad(shown.output),
+            Err(unasked) => Seen::Nothing(unasked.to_string()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::probe::Probe;
+use super::probe::{Probe, Seen};
 use crate::proxy::view::Live;
 use crate::state::endpoint::{Health, HealthStatus};
 use crate::traffic::health::{Record, pause};
@@ -60,20 +60,25 @@ impl Subject {
         self.wanted = Some(probe);
     }
 
-    /// The next view is complete. What was found by other words is forgotten.
+    /// The next view is complete. What was found by other words is forgotten, but not what was seen from elsewhere.
     pub(super) fn settle(&mut self) {
-        let is_same = match (&self.probe, &self.wanted) {
-            (Some(old), Some(new)) => old.is_like(new),
-            (None, None) => true,
-            _ => false,
+        let (is_like, is_same) = match (&self.probe, &self.wanted) {
+            (Some(old), Some(new)) => {
+                let is_like = old.is_like(new);
+                (is_like, is_like && old.is_from_same_places(new))
+            }
+            (None, None) => (true, true),
+            _ => (false, false),
         };
         if is_same {
             self.wanted = None;
         } else {
             self.probe = self.wanted.take().map(Arc::new);
+            self.is_running = false;
+        }
+        if !is_like {
             self.record = Record::default();
             self.next = Instant::now();
-            self.is_running = false;
             if self.probe.is_none() {
                 // Nobody asks any more: what the last check has shown is no reason to leave it alone.
                 self.forgive();
@@ -93,23 +98,21 @@ impl Subject {
         }
     }
 
-    /// What is to be run now, if anything.
-    pub(super) fn start(&mut self, now: Instant) -> Option<&Arc<Probe>> {
+    /// Since when a check is due, if one is.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let is_due = self.probe.is_some() && !self.is_running && self.next <= now;
+        is_due.then_some(self.next)
+    }
+
+    /// What is to be run now.
+    pub(super) fn start(&mut self) -> Option<&Arc<Probe>> {
         let probe = self.probe.as_ref()?;
-        if self.is_running || self.next > now {
-            return None;
-        }
         self.is_running = true;
         Some(probe)
     }
 
-    /// A check has ended; tells whether it is well, if that is news.
-    pub(super) fn ended(
-        &mut self,
-        probe: &Arc<Probe>,
-        shown: Result<String, String>,
-        random: u32,
-    ) -> Option<bool> {
+    /// A check has ended; tells whether it is well, if that is news. Where nothing was seen all stays as it is.
+    pub(super) fn ended(&mut self, probe: &Arc<Probe>, seen: Seen, random: u32) -> Option<bool> {
         if !self
             .probe
             .as_ref()
@@ -119,9 +122,13 @@ impl Subject {
         }
         self.is_running = false;
         self.next = Instant::now() + pause(probe.spec(), random);
+        let (is_good, text) = match seen {
+            Seen::Good(text) => (true, text),
+            Seen::Bad(text) => (false, text),
+            Seen::Nothing(_) => return None,
+        };
         let before = self.record.is_well();
-        self.record = self.record.checked(shown.is_ok(), probe.spec());
-        let (Ok(text) | Err(text)) = shown;
+        self.record = self.record.checked(is_good, probe.spec());
         self.shown = text;
         self.mark();
         self.record.is_well().filter(|now| before != Some(*now))
@@ -155,6 +162,11 @@ impl Subject {
             since: String::new(),
             output: self.sentence(status),
         })
+    }
+
+    /// What was news has not reached the registry: who knows what it has now.
+    pub(super) fn untold(&mut self) {
+        self.told = None;
     }
 
     /// The word for it; absent while the first check has not ended.

@@ -70,7 +70,7 @@ impl Target {
         let asking = async {
             let probe = Probe {
                 table: Arc::clone(&asker.table),
-                place: Arc::clone(&asker.place),
+                places: vec![Arc::clone(&asker.place)],
                 address: self.resolve().await?,
                 service: 0,
                 endpoint: 0,
@@ -78,7 +78,7 @@ impl Target {
                 question: self.question,
                 limit,
             };
-            Ok(probe.run().await)
+            probe.run().await.map_err(|unasked| unasked.to_string())
         };
         let answer = tokio::time::timeout(limit, asking).await;
         let failed = |output| Shown {

@@ -12,7 +12,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// `maxEjection` where none is written.
 pub const DEFAULT_MAX_EJECTION: Duration = Duration::from_secs(300);
 
-/// Asks endpoints whether they are well. Exactly one of `http`, `grpc` and `tcp`.
+/// Asks endpoints whether they are well. Exactly one of `http`, `grpc` and `tcp`. An endpoint is asked from the network
+/// namespace of its workload if that is on this node, else from that of another one here, as callers do. Where one has no
+/// route to it, the next is tried (three at most), and the agent's own at last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheck {
