@@ -41,6 +41,7 @@ use super::worker::Worker;
 use crate::net::gather::Gathering;
 use crate::net::peek::Prefixed;
 use crate::net::seldom::{Bell, Either};
+use crate::net::socket;
 use crate::traffic::admission::Lane;
 use body::Reply;
 use headers::LastHost;
@@ -54,6 +55,12 @@ const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 }
 
 /// The bytes of a client.
 pub(crate) type Stream = Beating<Gathering<Prefixed<TcpStream>>>;
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.get_ref()
+    }
+}
 
 /// One HTTP connection of a client.
 #[derive(Debug)]
@@ -213,6 +220,12 @@ async fn serve_http1(connection: Arc<Connection>, mut stream: Stream) -> Result<
     loop {
         let mut serving = Box::new(begin_http1(&connection, stream));
         if Box::pin(async { drive!(&connection, &mut *serving, ended) }).await == Course::Over {
+            if connection.pulse.answer.is_cut_short()
+                && let Some(parts) = serving.into_parts()
+            {
+                // An end in good order would make the part look like the whole.
+                drop(socket::reset_on_close(parts.io.inner().socket()));
+            }
             return Ok(());
         }
         let Some(parts) = serving.into_parts() else {

@@ -10,6 +10,7 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod links;
+mod patience;
 mod resilience;
 mod routes;
 mod shaping;

@@ -259,6 +259,7 @@ impl Exchange {
     /// The response has ended well: its connection may serve again.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
+        self.connection.pulse.answer.has_ended();
         if let Some(lease) = self.lease.take()
             && !self.is_last
         {

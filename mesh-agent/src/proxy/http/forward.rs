@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use super::Connection;
@@ -50,6 +50,9 @@ fn conclude(exchange: Box<Exchange>, result: Result<Answer, Error>, form: Form) 
     match result {
         Ok(Answer::Streamed(response)) => {
             let version = response.version();
+            if form.version == Version::HTTP_10 && !form.is_head {
+                exchange.connection.pulse.answer.ends_with_connection();
+            }
             response.map(|body| Reply::Streamed {
                 inner: exchange.guard_response(body, version),
                 exchange,

@@ -1,5 +1,6 @@
 //! Signs of life of a client's connection, for its time limits: one look every few seconds, no timer per request.
 
+mod answer;
 mod frames;
 mod framing;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::interim::Interim;
 use crate::proxy::config::Timeouts;
+use answer::Answer;
 use frames::Frames;
 use framing::Framing;
 
@@ -51,6 +53,8 @@ pub(crate) struct Pulse {
     is_flushed: AtomicBool,
     /// What is said before answers.
     pub(crate) interim: Interim,
+    /// The answer under way (HTTP/1).
+    pub(crate) answer: Answer,
     last: Mutex<Last>,
 }
 
@@ -96,6 +100,7 @@ impl Pulse {
             is_between: AtomicBool::new(true),
             is_flushed: AtomicBool::new(false),
             interim: Interim::default(),
+            answer: Answer::default(),
             last: Mutex::new(Last {
                 moved: now,
                 served: now,
