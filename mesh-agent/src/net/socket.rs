@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::fd::{AsRawFd, FromRawFd as _, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
@@ -92,6 +92,41 @@ pub fn prepare_accepted(stream: &std::net::TcpStream) -> io::Result<()> {
 /// Makes the next close of the socket a reset, so that the other side sees a refusal and not an orderly end.
 pub fn reset_on_close(stream: &impl std::os::fd::AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// A TCP socket that somebody else owns, to be asked about for as long as that one has it: after its end the number may be
+/// that of another.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched(RawFd);
+
+impl Watched {
+    /// Watches over `stream`.
+    pub fn new(stream: &impl AsRawFd) -> Self {
+        Self(stream.as_raw_fd())
+    }
+
+    /// Whether the other side sends no more: it has closed its sending side, or has reset the connection. Nothing is read,
+    /// so this is known even where bytes wait to be.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        /// Numbers of states, from `net/tcp_states.h`.
+        const CLOSE: u8 = 7;
+        const CLOSE_WAIT: u8 = 8;
+        // The first byte of `struct tcp_info` is the state.
+        let mut state = 0_u8;
+        let mut size: libc::socklen_t = 1;
+        // SAFETY: `state` and `size` are valid for the length that `size` says; the kernel checks the descriptor.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut state).cast(),
+                &raw mut size,
+            )
+        };
+        result == 0 && matches!(state, CLOSE | CLOSE_WAIT)
+    }
 }
 
 fn stream(address: SocketAddr) -> io::Result<Socket> {

@@ -41,7 +41,7 @@ use super::worker::Worker;
 use crate::net::gather::Gathering;
 use crate::net::peek::Prefixed;
 use crate::net::seldom::{Bell, Either};
-use crate::net::socket;
+use crate::net::socket::{self, Watched};
 use crate::traffic::admission::Lane;
 use body::Reply;
 use headers::LastHost;
@@ -77,6 +77,8 @@ pub(crate) struct Connection {
     pub(crate) lane: Arc<Lane>,
     /// Whom its requests name.
     pub(crate) last_host: LastHost,
+    /// Its socket, for as long as it is served.
+    client: Watched,
     forwarded_for: OnceLock<Option<HeaderValue>>,
 }
 
@@ -85,6 +87,18 @@ impl Connection {
     pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
         let write = || HeaderValue::try_from(self.caller.address()?.to_string()).ok();
         self.forwarded_for.get_or_init(write).as_ref()
+    }
+
+    /// Looks at it for time limits, while it is served. Of HTTP/1 nothing is read while a request is under way, so that its
+    /// client may go unseen; of HTTP/2 everything is.
+    fn look(&self) -> Verdict {
+        let pulse = &self.pulse;
+        let verdict = pulse.look();
+        let is_busy = !self.is_http2 && !pulse.is_unoccupied();
+        if is_busy && pulse.is_unattended(self.client.has_finished(), LOOK) {
+            return Verdict::Overdue;
+        }
+        verdict
     }
 }
 
@@ -112,6 +126,7 @@ pub(crate) fn serve(
         pulse: Arc::clone(&pulse),
         is_http2,
         last_host: LastHost::default(),
+        client: Watched::new(stream.get_ref()),
         forwarded_for: OnceLock::new(),
     });
     let stream = Beating::new(Gathering(stream), pulse);
@@ -192,7 +207,7 @@ macro_rules! drive {
                 Either::Seldom(Signal::Close) => break Course::Over,
                 Either::Seldom(Signal::Look) => {
                     let pulse = &connection.pulse;
-                    let verdict = pulse.look();
+                    let verdict = connection.look();
                     let is_ending = is_draining || verdict == Verdict::Retire;
                     if verdict == Verdict::Overdue || (is_ending && pulse.is_untouched()) {
                         break Course::Over;

@@ -138,6 +138,9 @@ impl Exchange {
             (Some(ours), Some(theirs)) if ours.at <= theirs.at => Some(ours),
             (ours, theirs) => theirs.or(ours),
         };
+        if let (Some(deadline), false) = (self.deadline, self.connection.is_http2) {
+            self.connection.pulse.answer.set_due(Some(deadline.at));
+        }
     }
 
     /// When it must have ended.
@@ -333,9 +336,17 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let is_due = self.deadline.is_some() && !self.connection.is_http2;
+        if is_due {
+            self.connection.pulse.answer.set_due(None);
+        }
         if !self.is_complete && self.reason.is_none() {
-            self.flags = "DC";
-            self.reason = Some("downstream");
+            if is_due && self.is_overdue_in(Duration::ZERO) {
+                self.failed(&Error::Deadline);
+            } else {
+                self.flags = "DC";
+                self.reason = Some("downstream");
+            }
         }
         self.connection.pulse.request_ended();
         self.count();

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -195,6 +196,13 @@ impl Pulse {
         } else {
             Verdict::Alive
         }
+    }
+
+    /// Whether nobody waits for the answer under way (HTTP/1): the client is gone, as its side of the connection tells
+    /// (`has_finished`), or does not read, and the time of the request was over so long ago. To be asked after a look.
+    pub(crate) fn is_unattended(&self, has_finished: bool, patience: Duration) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.answer.is_abandoned(has_finished, last.moved) || self.answer.is_late_by(patience)
     }
 
     /// Whether every request that has come was taken, and every byte of its answer was sent.
