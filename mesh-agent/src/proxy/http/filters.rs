@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 
-use super::headers::Wish;
+use super::headers::{self, Wish};
 use super::routes::Ruled;
 use crate::proxy::error::Error;
 use crate::proxy::view::ServicePort;
@@ -67,6 +67,9 @@ pub(crate) fn request(
     wish: &mut Wish,
 ) -> Result<(), Error> {
     if let Some(edits) = &filters.request {
+        for name in edits.names() {
+            headers::remove_lookalikes(&mut parts.headers, name);
+        }
         edits.apply(&mut parts.headers);
     }
     match &filters.rewrite {

@@ -157,6 +157,11 @@ fn prepare(
 ) -> Result<Asked, Error> {
     let connection = Arc::clone(&exchange.connection);
     let has_body = !wish.is_connect && !body.is_end_stream();
+    let additions = Additions {
+        caller: connection.forwarded_for(),
+        random: rand::random,
+    };
+    headers::clean_request(&mut parts, wish, additions);
     let mut tees = Vec::new();
     if let Some(ruled) = &routed.ruled {
         let mut asked = None;
@@ -167,11 +172,7 @@ fn prepare(
             tees.extend(mirror::send(&connection, filters, &parts, wish, has_body));
         }
     }
-    let additions = Additions {
-        caller: connection.forwarded_for(),
-        random: rand::random,
-    };
-    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, additions)?;
+    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2)?;
     note(exchange, &parts, Some(wish));
     let body = if has_body {
         Outgoing::Streamed(Box::new(exchange.upload(body, tees)))

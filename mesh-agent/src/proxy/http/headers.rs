@@ -1,7 +1,8 @@
 //! What a head may say, what is taken off it, and what is put on: pure functions of heads.
 //!
-//! [`admit`] judges a request, [`rewrite`] makes the head that the endpoint gets, [`clean_response`] judges and cleans the
-//! answer, [`clean_trailers`] what follows a body in either direction.
+//! [`admit`] judges a request, [`clean_request`] takes off what ends here and puts on what the proxy says, and after the
+//! filters of a route [`rewrite`] makes the head that an endpoint gets. [`clean_response`] judges and cleans the answer,
+//! [`clean_trailers`] what follows a body in either direction.
 
 mod authority;
 mod fields;
@@ -17,7 +18,7 @@ use http::{Method, Uri, Version};
 use crate::proxy::error::Error;
 
 pub(crate) use authority::LastHost;
-pub(crate) use fields::clean_trailers;
+pub(crate) use fields::{clean_trailers, remove_lookalikes};
 pub(crate) use request::{Wish, admit};
 pub(crate) use response::{After, clean_response, interim_head};
 pub(crate) use trace::{Additions, REQUEST_ID};
@@ -25,8 +26,9 @@ pub(crate) use trace::{Additions, REQUEST_ID};
 /// Why the proxy itself answered.
 pub(crate) const MESH_ERROR: HeaderName = HeaderName::from_static("x-mesh-error");
 
-/// Takes off what ends with a connection.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes off what ends with a connection. Gives back `te`, if it was there.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let mut te = None;
     // To look at the few that there are costs less than to look for each that there might be.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         if name == header::CONNECTION && !lists_nothing(headers) {
@@ -34,14 +36,18 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
                 // What most say, and what goes anyway.
                 .filter(|token| *token != "keep-alive")
                 .filter_map(|token| HeaderName::try_from(token).ok())
-                .filter(|name| !PROTECTED.contains(name))
+                .filter(|name| !PROTECTED.contains(name) && !is_hop_by_hop(name))
                 .collect();
             for name in listed {
                 headers.remove(name);
             }
         }
-        headers.remove(name);
+        let value = headers.remove(&name);
+        if name == header::TE {
+            te = value;
+        }
     }
+    te
 }
 
 /// Whether `connection` says only what most say, and lists no field that would not go anyway.
@@ -84,40 +90,43 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-/// Makes the head that the endpoint gets, for HTTP/2 or HTTP/1.1. `fallback` names the service where the request
-/// names nobody.
+/// Takes off a request what ends here and what only a proxy may say, and puts on what this proxy says. Whatever a route
+/// changes comes after it: a client that lists a field in `connection` would else have it removed.
+pub(crate) fn clean_request(parts: &mut Parts, wish: &mut Wish, additions: Additions<'_>) {
+    let headers = &mut parts.headers;
+    wish.te = remove_hop_by_hop(headers);
+    fields::remove_claims(headers);
+    fields::merge_lengths(headers);
+    // The proxy has answered the expectation by reading on.
+    fields::remove_rare(headers, &header::EXPECT);
+    // A table that grows several times is filled anew as often.
+    headers.reserve(ADDED);
+    trace::add(headers, additions);
+}
+
+/// Makes the head that the endpoint gets, for HTTP/2 or HTTP/1.1, of one that is clean. `fallback` names the service where
+/// the request names nobody.
 pub(crate) fn rewrite(
     parts: &mut Parts,
     wish: &Wish,
     fallback: &str,
     is_http2: bool,
-    additions: Additions<'_>,
 ) -> Result<(), Error> {
-    let says_trailers = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
-    let takes_trailers = is_http2 && parts.headers.get(header::TE).is_some_and(says_trailers);
-    remove_hop_by_hop(&mut parts.headers);
-    fields::remove_claims(&mut parts.headers);
-    fields::merge_lengths(&mut parts.headers);
-    // The proxy has answered the expectation by reading on.
-    fields::remove_rare(&mut parts.headers, &header::EXPECT);
-    if takes_trailers {
-        parts
-            .headers
-            .insert(header::TE, HeaderValue::from_static("trailers"));
-    }
+    let headers = &mut parts.headers;
     if let Some(upgrade) = &wish.upgrade {
-        parts
-            .headers
-            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, upgrade.clone());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade.clone());
     }
-    // A table that grows several times is filled anew as often.
-    parts.headers.reserve(ADDED);
-    trace::add(&mut parts.headers, additions);
+    if is_http2 {
+        let says_trailers = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
+        if wish.te.as_ref().is_some_and(says_trailers) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
     rewrite_target(parts, wish, fallback, is_http2)
 }
 
-/// Fields that the proxy adds to most heads: what [`trace::add`] does. `host` is there, or goes.
+/// Fields that the proxy adds to most heads: what [`trace::add`] does.
 const ADDED: usize = 4;
 
 fn rewrite_target(

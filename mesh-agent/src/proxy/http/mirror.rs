@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use super::body::Outgoing;
 use super::guarded::Broken;
-use super::headers::{self, Additions, Wish};
+use super::headers::{self, Wish};
 use crate::proxy::error::Error;
 use crate::proxy::pool;
 use crate::proxy::select::Selection;
@@ -187,11 +187,7 @@ fn copy(
     let room = Arc::clone(&worker.mirrors).try_acquire_owned().ok()?;
     let is_http2 = super::forward::speaks_http2(&port, connection);
     let mut parts = parts.clone();
-    let additions = Additions {
-        caller: connection.forwarded_for(),
-        random: rand::random,
-    };
-    headers::rewrite(&mut parts, wish, &port.host, is_http2, additions).ok()?;
+    headers::rewrite(&mut parts, wish, &port.host, is_http2).ok()?;
     let (cut, body) = match tees {
         Some(tees) => {
             let (tee, copied) = tee();

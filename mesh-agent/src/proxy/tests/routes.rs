@@ -46,7 +46,12 @@ fn told(request: &Request<Incoming>) -> String {
     let mut all: Vec<_> = request
         .headers()
         .iter()
-        .filter(|(name, _)| name.as_str().starts_with("x-t-") || *name == "host")
+        .filter(|(name, _)| {
+            let name = name.as_str();
+            let is_ours = ["x-t-", "x_t_", "x-t_", "x_f"].iter();
+            is_ours.into_iter().any(|it| name.starts_with(it))
+                || matches!(name, "host" | "x-forwarded-prefix")
+        })
         .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
         .collect();
     all.sort();
@@ -196,6 +201,24 @@ async fn filters_change_requests_and_responses() {
     let expected = "web /new/a?q=1 host=other x-t-add=more x-t-add=one x-t-set=backend";
     assert!(response.contains(expected), "{response}");
     assert!(response.contains("x-seen: set"), "{response}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_take_off_what_a_rule_sets() {
+    let (web, _web) = named("web").await;
+    let set = json!([{"name": "x-t-tenant", "value": "ours"}, {"name": "x-forwarded-prefix", "value": "/shop"}]);
+    let filter = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": set}});
+    let rules = json!([{"filters": [filter], "backendRefs": to("web")}]);
+    let node = node(registry(web, &[], &[("r", rules)])).await;
+    for headers in [
+        "connection: x-t-tenant\r\n",
+        "x-forwarded-prefix: /theirs\r\nx-t-tenant: theirs\r\n",
+        "x_t_tenant: theirs\r\nx-t_tenant: theirs\r\nx_forwarded_prefix: /theirs\r\n",
+    ] {
+        let response = get(&node, "/", headers).await;
+        let expected = "web / host=web x-forwarded-prefix=/shop x-t-tenant=ours";
+        assert!(response.ends_with(expected), "{headers:?}: {response}");
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,12 @@ impl HeaderEdits {
         })
     }
 
+    /// The headers that it changes.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        let pairs = self.set.iter().chain(&self.add);
+        pairs.map(|(name, _)| name).chain(&self.remove)
+    }
+
     /// Makes the changes.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {

@@ -109,6 +109,20 @@ pub(super) fn remove_claims(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes off what a server that takes `_` for `-` would take for `name`, which a route is about to change.
+pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, name: &HeaderName) {
+    let is_lookalike = |other: &&HeaderName| *other != name && is_alike(other, name);
+    while let Some(other) = headers.keys().find(is_lookalike).cloned() {
+        headers.remove(other);
+    }
+}
+
+fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let dashed = |byte| if byte == b'_' { b'-' } else { byte };
+    let (one, other) = (one.as_str(), other.as_str());
+    one.len() == other.len() && one.bytes().map(dashed).eq(other.bytes().map(dashed))
+}
+
 /// Takes off what may not follow a body, in either direction.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_claims(trailers);

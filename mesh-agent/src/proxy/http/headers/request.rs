@@ -26,6 +26,8 @@ pub(crate) struct Wish {
     pub(crate) is_connect: bool,
     /// Its client knows interim responses.
     pub(crate) takes_interim: bool,
+    /// What its client takes of a body besides the bytes. Known once it is clean.
+    pub(crate) te: Option<HeaderValue>,
     /// It is a gRPC call.
     pub(crate) is_grpc: bool,
 }
@@ -79,6 +81,7 @@ pub(super) fn check(parts: &Parts, last: &LastHost) -> Result<Wish, Error> {
         upgrade: upgrade(parts),
         is_connect: parts.method == Method::CONNECT,
         takes_interim: parts.version == Version::HTTP_11,
+        te: None,
         is_grpc: is_grpc(headers),
     })
 }

@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use super::request::check;
 use super::trace::is_traceparent;
 use super::{
-    Additions, After, LastHost, Wish, clean_response, clean_trailers, is_idempotent, rewrite,
+    Additions, After, LastHost, Wish, clean_request, clean_response, clean_trailers, is_idempotent,
+    remove_lookalikes, rewrite,
 };
 
 const ADDITIONS: Additions<'_> = Additions {
@@ -24,6 +25,16 @@ fn parts(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) 
 
 fn checked(version: Version, uri: &str, headers: &[(&'static str, &'static str)]) -> Option<Wish> {
     check(&parts(version, uri, headers), &LastHost::default()).ok()
+}
+
+fn judged(head: &Parts) -> Wish {
+    check(head, &LastHost::default()).expect("sound")
+}
+
+/// Makes the head that an endpoint gets.
+fn send(head: &mut Parts, mut wish: Wish, fallback: &str, is_http2: bool) {
+    clean_request(head, &mut wish, ADDITIONS);
+    rewrite(head, &wish, fallback, is_http2).expect("rewrites");
 }
 
 #[test]
@@ -187,8 +198,8 @@ fn what_only_a_proxy_may_say_is_removed() {
             ("x-forward", "kept"),
         ],
     );
-    let wish = check(&head, &LastHost::default()).expect("sound");
-    rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
+    let wish = judged(&head);
+    send(&mut head, wish, "web", false);
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     let expected = [
@@ -290,13 +301,33 @@ fn an_upgrade_is_asked_for_twice_and_never_to_http_2() {
 }
 
 #[test]
+fn what_looks_like_a_field_that_a_route_sets_goes() {
+    let mut head = parts(
+        Version::HTTP_11,
+        "/",
+        &[
+            ("x-tenant", "one"),
+            ("x_tenant", "two"),
+            ("x-a_b", "three"),
+            ("x_tenants", "kept"),
+        ],
+    );
+    for name in ["x-tenant", "x_a-b"].map(http::HeaderName::from_static) {
+        remove_lookalikes(&mut head.headers, &name);
+    }
+    let mut left: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["x-tenant", "x_tenants"]);
+}
+
+#[test]
 fn what_belongs_to_one_connection_stays_there() {
     let mut head = parts(
         Version::HTTP_11,
         "http://web/x?y",
         &[
             ("host", "web"),
-            ("connection", "x-one, host, authorization, close"),
+            ("connection", "x-one, host, authorization, TE, close"),
             ("x-one", "1"),
             ("authorization", "secret"),
             ("keep-alive", "5"),
@@ -307,8 +338,8 @@ fn what_belongs_to_one_connection_stays_there() {
             ("x-forwarded-client-cert", "By=me"),
         ],
     );
-    let wish = check(&head, &LastHost::default()).expect("sound");
-    rewrite(&mut head, &wish, "web.shop.mesh", true, ADDITIONS).expect("rewrites");
+    let wish = judged(&head);
+    send(&mut head, wish, "web.shop.mesh", true);
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(
@@ -330,8 +361,8 @@ fn what_belongs_to_one_connection_stays_there() {
 #[test]
 fn a_request_that_names_nobody_names_the_service() {
     let mut head = parts(Version::HTTP_10, "/x", &[]);
-    let wish = check(&head, &LastHost::default()).expect("sound");
-    rewrite(&mut head, &wish, "web.shop.mesh", false, ADDITIONS).expect("rewrites");
+    let wish = judged(&head);
+    send(&mut head, wish, "web.shop.mesh", false);
     assert_eq!(head.headers["host"], "web.shop.mesh");
     assert_eq!(
         (head.uri.to_string(), head.version),
@@ -343,9 +374,9 @@ fn a_request_that_names_nobody_names_the_service() {
 fn a_connect_names_its_target() {
     let mut head = parts(Version::HTTP_11, "db:5432", &[("host", "db:5432")]);
     head.method = Method::CONNECT;
-    let wish = check(&head, &LastHost::default()).expect("sound");
+    let wish = judged(&head);
     assert!(wish.is_connect && wish.may_tunnel());
-    rewrite(&mut head, &wish, "web", false, ADDITIONS).expect("rewrites");
+    send(&mut head, wish, "web", false);
     assert_eq!(head.uri.to_string(), "db:5432");
 }
 
