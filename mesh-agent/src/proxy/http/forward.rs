@@ -172,7 +172,7 @@ fn prepare(
             tees.extend(mirror::send(&connection, filters, &parts, wish, has_body));
         }
     }
-    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2)?;
+    headers::rewrite(&mut parts, wish, &routed.port.host, is_http2, has_body)?;
     note(exchange, &parts, Some(wish));
     let body = if has_body {
         Outgoing::Streamed(Box::new(exchange.upload(body, tees)))

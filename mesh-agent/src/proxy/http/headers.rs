@@ -111,6 +111,7 @@ pub(crate) fn rewrite(
     wish: &Wish,
     fallback: &str,
     is_http2: bool,
+    has_body: bool,
 ) -> Result<(), Error> {
     let headers = &mut parts.headers;
     if let Some(upgrade) = &wish.upgrade {
@@ -121,6 +122,17 @@ pub(crate) fn rewrite(
         let says_trailers = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
         if wish.te.as_ref().is_some_and(says_trailers) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    } else {
+        if has_body && !fields::is_there(headers, &header::CONTENT_LENGTH) {
+            // hyper takes a GET or HEAD that does not say so for one without a body.
+            headers.insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
+        }
+        if parts.version == Version::HTTP_2 {
+            fields::join_cookies(headers);
         }
     }
     rewrite_target(parts, wish, fallback, is_http2)

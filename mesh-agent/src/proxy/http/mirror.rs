@@ -187,7 +187,7 @@ fn copy(
     let room = Arc::clone(&worker.mirrors).try_acquire_owned().ok()?;
     let is_http2 = super::forward::speaks_http2(&port, connection);
     let mut parts = parts.clone();
-    headers::rewrite(&mut parts, wish, &port.host, is_http2).ok()?;
+    headers::rewrite(&mut parts, wish, &port.host, is_http2, tees.is_some()).ok()?;
     let (cut, body) = match tees {
         Some(tees) => {
             let (tee, copied) = tee();

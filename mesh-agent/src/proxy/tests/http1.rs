@@ -1,6 +1,7 @@
 //! HTTP/1.1 through the proxy.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -8,6 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,7 +23,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
+use super::fixture::{
+    Node, eventually, http1_server, http2_client, nobody, server, snapshot, text, within,
+};
 use crate::net::slice;
 
 /// Reads one response with a content-length: head and body.
@@ -191,6 +201,43 @@ async fn a_body_goes_through_chunked_or_sized() {
 }
 
 #[tokio::test]
+async fn a_body_goes_through_though_its_method_has_seldom_one() {
+    let (endpoint, _server) = http1_echo().await;
+    let node = Node::start("http", &[endpoint]);
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let answer = node
+            .raw(&format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
+            .await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{method}: {answer}");
+        assert!(answer.contains("x-body: hello\r\n"), "{method}: {answer}");
+    }
+    let mut client = http2_client(&node).await;
+    let frame = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"hello")));
+    // No length is told.
+    let body = StreamBody::new(futures_util::stream::iter([frame]));
+    let request = Request::get("http://web/").body(body).expect("a request");
+    let response = within(client.send_request(request)).await.expect("answers");
+    assert_eq!(response.headers()["x-body"], "hello");
+}
+
+/// An endpoint that tells the body of the request in a field.
+async fn http1_echo() -> (SocketAddr, JoinHandle<()>) {
+    server(async |stream| {
+        let service = service_fn(async |request: Request<Incoming>| {
+            let body = request.into_body().collect().await?.to_bytes();
+            let mut response = text("");
+            let body = HeaderValue::from_maybe_shared(body).expect("a value");
+            response.headers_mut().insert("x-body", body);
+            Ok::<_, hyper::Error>(response)
+        });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service);
+        serving.await.map_err(io::Error::other)
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_tried_at_another_endpoint() {
     let (alive, _server) = http1_server(|_| text("alive")).await;
     let node = Node::start("http", &[nobody().await, alive, nobody().await]);
@@ -275,7 +322,7 @@ async fn an_error_that_an_endpoint_claims_for_the_proxy_is_removed() {
         let mut response = text("mine");
         response
             .headers_mut()
-            .insert("x-mesh-error", http::HeaderValue::from_static("policy"));
+            .insert("x-mesh-error", HeaderValue::from_static("policy"));
         response
     })
     .await;

@@ -81,7 +81,7 @@ fn collides(name: &str, headers: &HeaderMap) -> bool {
 }
 
 /// Whether a field is there: to look at the few that there are costs less than to hash the name of this one.
-fn is_there(headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(super) fn is_there(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|it| it == name)
 }
 
@@ -121,6 +121,23 @@ fn is_alike(one: &HeaderName, other: &HeaderName) -> bool {
     let dashed = |byte| if byte == b'_' { b'-' } else { byte };
     let (one, other) = (one.as_str(), other.as_str());
     one.len() == other.len() && one.bytes().map(dashed).eq(other.bytes().map(dashed))
+}
+
+/// Makes one field of the cookies that HTTP/2 has spread over several: RFC 9113, 8.2.3.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    if !has_repeated(headers) {
+        return;
+    }
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::try_from(cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Takes off what may not follow a body, in either direction.

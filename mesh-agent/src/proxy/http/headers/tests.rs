@@ -32,9 +32,9 @@ fn judged(head: &Parts) -> Wish {
 }
 
 /// Makes the head that an endpoint gets.
-fn send(head: &mut Parts, mut wish: Wish, fallback: &str, is_http2: bool) {
+fn send(head: &mut Parts, mut wish: Wish, fallback: &str, is_http2: bool, has_body: bool) {
     clean_request(head, &mut wish, ADDITIONS);
-    rewrite(head, &wish, fallback, is_http2).expect("rewrites");
+    rewrite(head, &wish, fallback, is_http2, has_body).expect("rewrites");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn what_only_a_proxy_may_say_is_removed() {
         ],
     );
     let wish = judged(&head);
-    send(&mut head, wish, "web", false);
+    send(&mut head, wish, "web", false, false);
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     let expected = [
@@ -301,6 +301,48 @@ fn an_upgrade_is_asked_for_twice_and_never_to_http_2() {
 }
 
 #[test]
+fn a_body_is_framed_whatever_the_method() {
+    let framing = |method: Method, is_http2, has_body, headers: &[_]| {
+        let headers = [&[("host", "a")], headers].concat();
+        let mut head = parts(Version::HTTP_11, "/", &headers);
+        head.method = method;
+        let wish = judged(&head);
+        send(&mut head, wish, "web", is_http2, has_body);
+        let coding = head.headers.get("transfer-encoding");
+        coding.map(|coding| coding.to_str().expect("text").to_owned())
+    };
+    let chunked = [("transfer-encoding", "Chunked")];
+    let sized = [("content-length", "3")];
+    for method in [Method::GET, Method::HEAD, Method::POST] {
+        let framing = |is_http2, has_body, headers: &[_]| {
+            framing(method.clone(), is_http2, has_body, headers)
+        };
+        assert_eq!(framing(false, true, &chunked).as_deref(), Some("chunked"));
+        assert_eq!(framing(false, true, &[]).as_deref(), Some("chunked"));
+        assert_eq!(framing(false, true, &sized), None);
+        assert_eq!(framing(false, false, &[]), None);
+        assert_eq!(framing(true, true, &chunked), None);
+    }
+}
+
+#[test]
+fn cookies_that_http_2_has_spread_are_one_field_in_http_1() {
+    let sent = |from, is_http2| {
+        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3")];
+        let mut head = parts(from, "http://web/", &crumbs);
+        head.headers.insert("host", HeaderValue::from_static("web"));
+        let wish = judged(&head);
+        send(&mut head, wish, "web", is_http2, false);
+        let cookies = head.headers.get_all("cookie").iter();
+        let texts: Vec<_> = cookies.map(|it| it.to_str().expect("text")).collect();
+        texts.join(" | ")
+    };
+    assert_eq!(sent(Version::HTTP_2, false), "a=1; b=2; c=3");
+    assert_eq!(sent(Version::HTTP_2, true), "a=1 | b=2; c=3");
+    assert_eq!(sent(Version::HTTP_11, false), "a=1 | b=2; c=3");
+}
+
+#[test]
 fn what_looks_like_a_field_that_a_route_sets_goes() {
     let mut head = parts(
         Version::HTTP_11,
@@ -339,7 +381,7 @@ fn what_belongs_to_one_connection_stays_there() {
         ],
     );
     let wish = judged(&head);
-    send(&mut head, wish, "web.shop.mesh", true);
+    send(&mut head, wish, "web.shop.mesh", true, false);
     let mut names: Vec<_> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(
@@ -362,7 +404,7 @@ fn what_belongs_to_one_connection_stays_there() {
 fn a_request_that_names_nobody_names_the_service() {
     let mut head = parts(Version::HTTP_10, "/x", &[]);
     let wish = judged(&head);
-    send(&mut head, wish, "web.shop.mesh", false);
+    send(&mut head, wish, "web.shop.mesh", false, false);
     assert_eq!(head.headers["host"], "web.shop.mesh");
     assert_eq!(
         (head.uri.to_string(), head.version),
@@ -376,7 +418,7 @@ fn a_connect_names_its_target() {
     head.method = Method::CONNECT;
     let wish = judged(&head);
     assert!(wish.is_connect && wish.may_tunnel());
-    send(&mut head, wish, "web", false);
+    send(&mut head, wish, "web", false, false);
     assert_eq!(head.uri.to_string(), "db:5432");
 }
 
