@@ -103,10 +103,8 @@ async fn answer(
     };
     exchange.port = Some(Arc::clone(&routed.port));
     let is_http2 = speaks_http2(&routed.port, &connection);
-    if is_http2 && wish.upgrade.is_some() {
-        return Err(Error::BadRequest(
-            "the service speaks HTTP/2, which has no upgrades",
-        ));
+    if is_http2 {
+        wish.forgo_upgrade()?;
     }
     exchange.limit_time(&routed.policy, &parts.headers);
     faults::inject(exchange, &routed.policy, &parts.headers).await?;
@@ -203,7 +201,7 @@ impl Sent {
     ) -> Result<Answer, Error> {
         exchange.answered(response.status(), response.headers());
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if is_switch && self.wish.upgrade.is_none() {
+        if is_switch && !self.wish.has_asked_for(response.headers()) {
             return Err(unasked(exchange));
         }
         let is_tunnel = is_switch || (self.wish.is_connect && response.status().is_success());

@@ -82,12 +82,7 @@ const PROTECTED: [HeaderName; 4] = [
 ];
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+    fields::listed(headers, &header::CONNECTION)
 }
 
 /// Takes off a request what ends here and what only a proxy may say, and puts on what this proxy says. Whatever a route

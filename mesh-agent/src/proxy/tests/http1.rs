@@ -417,6 +417,32 @@ async fn a_switch_that_nobody_asked_for_is_an_error() {
         .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
         .await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    // The endpoint chooses what was not among the offers.
+    let answer = node
+        .raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: other, h2c\r\n\r\n")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502 ") && answer.contains("unasked-upgrade"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_offer_of_tls_changes_nothing() {
+    let (endpoint, _server) = http1_server(|request| {
+        let is_passed_on = request.headers().contains_key("upgrade");
+        text(format!("{is_passed_on}"))
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\n";
+    for _ in 0..3 {
+        stream.write_all(request).await.expect("writes");
+        assert_eq!(response(&mut stream).await.1, "false");
+    }
+    // The connection to the endpoint serves others as usual.
+    assert_eq!(node.metric(DIALLED, 1).await, 1);
 }
 
 #[tokio::test]

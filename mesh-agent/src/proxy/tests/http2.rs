@@ -140,6 +140,23 @@ async fn a_client_of_one_version_reaches_endpoints_of_the_other() {
 }
 
 #[tokio::test]
+async fn an_offer_to_switch_is_passed_over_where_the_service_cannot() {
+    let (endpoint, _server) = grpc_server(100, Arc::default()).await;
+    let node = Node::start("http2", &[endpoint]);
+    for (offer, status) in [("TLS/1.2", "200"), ("x", "200"), ("websocket", "400")] {
+        let answer = node
+            .raw(&format!(
+                "GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade, close\r\nUpgrade: {offer}\r\n\r\n"
+            ))
+            .await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{offer}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_small_limit_of_the_endpoint_is_respected() {
     let connections = Arc::new(AtomicUsize::new(0));
     let (endpoint, _server) = grpc_server(2, Arc::clone(&connections)).await;

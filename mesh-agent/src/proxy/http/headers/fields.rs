@@ -140,6 +140,19 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What a field lists, in all its values.
+pub(super) fn listed<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h str> + use<'h> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
 /// Takes off what may not follow a body, in either direction.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_claims(trailers);

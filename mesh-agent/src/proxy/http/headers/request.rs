@@ -20,7 +20,7 @@ use crate::traffic::path;
 pub(crate) struct Wish {
     /// Whom it names, in the one spelling: what policy and routing see is what the endpoint gets.
     pub(crate) authority: Option<Authority>,
-    /// The protocol it wants to switch to.
+    /// The protocols it would switch to.
     pub(crate) upgrade: Option<HeaderValue>,
     /// It is a CONNECT.
     pub(crate) is_connect: bool,
@@ -42,6 +42,38 @@ impl Wish {
     pub(crate) const fn may_tunnel(&self) -> bool {
         self.is_connect || self.upgrade.is_some()
     }
+
+    /// Gives up the switch of protocols, before a service that knows none. A server may pass over what it is offered; a
+    /// client that wants a WebSocket has no use for anything else.
+    pub(crate) fn forgo_upgrade(&mut self) -> Result<(), Error> {
+        let asked = self.upgrade.take();
+        let is_websocket = |protocol: &str| protocol.eq_ignore_ascii_case("websocket");
+        if asked
+            .as_ref()
+            .is_some_and(|it| protocols(it).any(is_websocket))
+        {
+            return Err(Error::BadRequest(
+                "the service speaks HTTP/2, which has no upgrades",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether an answer that switches protocols says to which, and all were asked for.
+    pub(crate) fn has_asked_for(&self, answer: &HeaderMap) -> bool {
+        let Some(asked) = &self.upgrade else {
+            return false;
+        };
+        let is_asked =
+            |protocol: &str| protocols(asked).any(|it| it.eq_ignore_ascii_case(protocol));
+        let mut chosen = fields::listed(answer, &header::UPGRADE).peekable();
+        chosen.peek().is_some() && chosen.all(is_asked)
+    }
+}
+
+/// The protocols of an `upgrade` that [`upgrade`] has made.
+fn protocols(upgrade: &HeaderValue) -> impl Iterator<Item = &str> {
+    upgrade.to_str().unwrap_or_default().split(", ")
 }
 
 /// Judges a request to `port` and gives its path the one spelling.
@@ -183,20 +215,31 @@ fn normalize(parts: &mut Parts, mode: path::Mode) -> Result<(), Error> {
     Ok(())
 }
 
-/// The protocol to switch to. Never HTTP/2: that would smuggle requests past the proxy.
+/// The protocols that it offers to switch to, as far as they are passed on.
 fn upgrade(parts: &Parts) -> Option<HeaderValue> {
-    if parts.version != Version::HTTP_11 {
+    let headers = &parts.headers;
+    if parts.version != Version::HTTP_11 || !headers.contains_key(header::UPGRADE) {
         return None;
     }
-    let wanted = parts.headers.get(header::UPGRADE)?;
-    if !lists(&parts.headers, "upgrade") {
+    if !lists(headers, "upgrade") {
         return None;
     }
-    let is_http2 = wanted
-        .as_bytes()
-        .get(..2)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"h2"));
-    (!is_http2).then(|| wanted.clone())
+    let offered = fields::listed(headers, &header::UPGRADE);
+    let kept: Vec<&str> = offered.filter(|it| is_passed_on(it)).collect();
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::try_from(kept.join(", ")).ok()
+}
+
+/// Whether a protocol may follow on a connection. Never HTTP: that would smuggle requests past the proxy. Nor TLS (RFC 2817),
+/// which some clients offer to every server: it would end at the endpoint, and hide from the proxy what follows.
+fn is_passed_on(protocol: &str) -> bool {
+    let begins = |with: &str| {
+        let start = protocol.as_bytes().get(..with.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    !protocol.is_empty() && !["h2", "http/", "tls/"].into_iter().any(begins)
 }
 
 /// Whether `connection` lists `token`.

@@ -289,15 +289,70 @@ fn the_framing_is_one_of_two() {
 }
 
 #[test]
-fn an_upgrade_is_asked_for_twice_and_never_to_http_2() {
+fn an_upgrade_is_asked_for_twice_and_never_to_http_or_tls() {
     let upgrade = |headers: &[_]| {
-        let headers = [&[("host", "a")], headers].concat();
-        checked(Version::HTTP_11, "/", &headers)?.upgrade
+        let connection = [("host", "a"), ("connection", "keep-alive, Upgrade")];
+        let headers = [&connection, headers].concat();
+        let wish = checked(Version::HTTP_11, "/", &headers).expect("sound");
+        let upgrade = wish.upgrade?;
+        Some(upgrade.to_str().expect("text").to_owned())
     };
-    let websocket = ("upgrade", "websocket");
-    assert!(upgrade(&[websocket, ("connection", "keep-alive, Upgrade")]).is_some());
-    assert!(upgrade(&[websocket]).is_none());
-    assert!(upgrade(&[("upgrade", "h2c"), ("connection", "upgrade")]).is_none());
+    for (offered, kept) in [
+        (&["websocket"][..], Some("websocket")),
+        (&["a/1 ,, b", "c"], Some("a/1, b, c")),
+        (&["h2c"], None),
+        (&["H2"], None),
+        (&["HTTP/2.0"], None),
+        (&["TLS/1.2"], None),
+        (&[""], None),
+        (&["websocket, h2c"], Some("websocket")),
+        (&["x,h2c", "TLS/1.3, y"], Some("x, y")),
+    ] {
+        let headers: Vec<_> = offered.iter().map(|value| ("upgrade", *value)).collect();
+        assert_eq!(upgrade(&headers).as_deref(), kept, "{offered:?}");
+    }
+    let alone = [("host", "a"), ("upgrade", "websocket")];
+    let wish = checked(Version::HTTP_11, "/", &alone).expect("sound");
+    assert_eq!(wish.upgrade, None);
+}
+
+#[test]
+fn an_answer_switches_to_what_was_asked_for() {
+    let asks = |offered| {
+        let head = [
+            ("host", "a"),
+            ("connection", "upgrade"),
+            ("upgrade", offered),
+        ];
+        let wish = checked(Version::HTTP_11, "/", &head).expect("sound");
+        move |chosen: &[&'static str]| {
+            let headers: Vec<_> = chosen.iter().map(|value| ("upgrade", *value)).collect();
+            wish.has_asked_for(response(&headers).headers())
+        }
+    };
+    let asks_for = asks("websocket, x/1");
+    for chosen in [&["WebSocket"][..], &["x/1"], &["x/1, websocket"]] {
+        assert!(asks_for(chosen), "{chosen:?}");
+    }
+    for chosen in [&[][..], &["h2c"], &["websocket", "h2c"], &["x"], &[""]] {
+        assert!(!asks_for(chosen), "{chosen:?}");
+    }
+    assert!(!asks("h2c")(&["h2c"]));
+}
+
+#[test]
+fn an_offer_is_given_up_and_a_websocket_is_none() {
+    let forgo = |offered| {
+        let head = [
+            ("host", "a"),
+            ("connection", "upgrade"),
+            ("upgrade", offered),
+        ];
+        let mut wish = checked(Version::HTTP_11, "/", &head).expect("sound");
+        wish.forgo_upgrade().map(|()| wish.may_tunnel()).ok()
+    };
+    assert_eq!(forgo("x, y"), Some(false));
+    assert_eq!(forgo("x, WebSocket"), None);
 }
 
 #[test]
