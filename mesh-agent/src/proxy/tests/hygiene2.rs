@@ -335,7 +335,10 @@ async fn trailers_reach_the_endpoint_without_what_has_no_place_there() {
         }
     }
     let seen = String::from_utf8(seen).expect("text");
-    assert!(seen.ends_with(r#"trailers Some({"x-sum": "9"})"#), "{seen}");
+    assert!(
+        seen.ends_with(r#"trailers Some({"x-sum": "9", "x-blank": "1"})"#),
+        "{seen}"
+    );
     assert!(seen.starts_with("POST http://web/\n"), "{seen}");
 }
 
@@ -747,6 +750,38 @@ async fn white_space_in_a_response_is_an_error() {
     assert_eq!(status.expect("answers"), StatusCode::BAD_GATEWAY);
     node.metric(&["mesh_proxy_errors_total", "bad-response"], 1)
         .await;
+}
+
+#[tokio::test]
+async fn white_space_around_a_message_of_grpc_is_cut_off() {
+    let failed = [
+        (":status", "200"),
+        ("content-type", "application/grpc"),
+        ("grpc-status", "5"),
+        ("grpc-message", "not found: "),
+    ];
+    let at_once = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&failed));
+    let [status, kind, code, message] = failed;
+    let head = frame(HEADERS, END_HEADERS, 1, &block(&[status, kind]));
+    let trailers = frame(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        1,
+        &block(&[code, message]),
+    );
+    for answer in [at_once, [head, trailers].concat()] {
+        let (address, _server, _) = hostile(answer, Vec::new()).await;
+        let node = Node::start("grpc", &[address]);
+        let request = Request::post("http://web/a.B/C").header("content-type", "application/grpc");
+        let request = request.body(Full::<Bytes>::default()).expect("a request");
+        let mut client = http2_client(&node).await;
+        let response = within(client.send_request(request)).await.expect("answers");
+        let (head, body) = response.into_parts();
+        let body = within(body.collect()).await.expect("ends");
+        let fields = body.trailers().unwrap_or(&head.headers);
+        assert_eq!(fields["grpc-status"], "5");
+        assert_eq!(fields["grpc-message"], "not found:");
+    }
 }
 
 fn hasty() -> Config {

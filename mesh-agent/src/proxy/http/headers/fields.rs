@@ -160,13 +160,15 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     for name in &NOT_IN_TRAILERS {
         trailers.remove(name);
     }
-    let unsound: Vec<HeaderName> = trailers
-        .iter()
-        .filter(|(_, value)| !is_trimmed(value))
-        .map(|(name, _)| name.clone())
-        .collect();
-    for name in unsound {
-        trailers.remove(name);
+    trim(trailers);
+}
+
+/// Cuts off white space around values. gRPC puts messages into fields as they are, with what stands at their ends.
+pub(super) fn trim(headers: &mut HeaderMap) {
+    for value in headers.values_mut().filter(|value| !is_trimmed(value)) {
+        if let Ok(trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+            *value = trimmed;
+        }
     }
 }
 

@@ -247,7 +247,7 @@ fn lists(headers: &HeaderMap, token: &str) -> bool {
     connection_tokens(headers).any(|listed| listed.eq_ignore_ascii_case(token))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::{MESH_ERROR, fields, remove_hop_by_hop};
+use super::{MESH_ERROR, fields, remove_hop_by_hop, request};
 use crate::proxy::http::Connection;
 
 /// What becomes of the client's connection after a response.
@@ -55,7 +55,11 @@ pub(crate) fn clean_response<B>(
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     if !fields::are_trimmed(headers) {
-        return Err("white space around the value of a field");
+        // The end of a gRPC call that fails at once is in the head, with its message as it is.
+        if !request::is_grpc(headers) {
+            return Err("white space around the value of a field");
+        }
+        fields::trim(headers);
     }
     fields::check_framing(headers).map_err(|unclear| unclear.0)?;
     fields::merge_lengths(headers);
