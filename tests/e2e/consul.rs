@@ -237,6 +237,14 @@ fn a_workload_with_access_speaks_for_itself_only() {
     );
     assert_eq!(ask("GET", "/api/v1/services", &Value::Null).status, 403);
     assert_eq!(ask("GET", "/v1/agent/metrics", &Value::Null).status, 403);
+    let node_check = json!({"Name": "consul", "ID": "node:x", "Check": {"TTL": "1h"}});
+    let holder = json!({"Name": "kv", "ID": "kv-me"});
+    for body in [node_check, holder] {
+        assert_eq!(ask("PUT", register, &body).status, 403, "{body}");
+    }
+    let elsewhere = json!({"Node": "far", "Address": pod.v4(), "Service": {"Service": "own"}});
+    assert_eq!(ask("PUT", "/v1/catalog/register", &elsewhere).status, 403);
+    assert_eq!(ask("PUT", "/v1/kv/any", &json!("b")).status, 403);
     let theirs = json!({"Name": "theirs", "Address": other.v4(), "Port": 80});
     accept(&node, "/v1/agent/service/register?ns=shop", &theirs);
     assert_eq!(

@@ -28,6 +28,11 @@ pub(super) fn register(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Fa
     let node = fields
         .text("Node")?
         .ok_or_else(|| Failure::bad("Must provide a node"))?;
+    if writer.scope.is_some() && node != writer.facts.node {
+        return Err(Failure::forbidden(
+            "Permission denied: a workload may not speak for another node",
+        ));
+    }
     let given = fields.text("Address")?;
     let given =
         given.ok_or_else(|| Failure::bad("Must provide address if SkipNodeUpdate is not set"))?;

@@ -103,7 +103,12 @@ impl Look<'_> {
         let endpoints = self.snapshot.endpoints_of(&key);
         let nodes = endpoints.map(|it| Instance::of(self.snapshot, self.facts, it));
         let nodes = nodes.filter(Instance::is_node);
-        nodes.map(|it| (it.node.clone(), it.checks())).collect()
+        let mut checks: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for instance in nodes {
+            let own = checks.entry(instance.node.clone()).or_default();
+            own.extend(instance.checks());
+        }
+        checks
     }
 
     /// The nodes that are known, with an instance of each but this one.

@@ -284,6 +284,22 @@ async fn maintenance_and_checks_of_the_node_keep_instances_out() {
 }
 
 #[tokio::test]
+async fn all_checks_of_a_node_count() {
+    let fixture = Fixture::new().await;
+    fixture.shop("shop-1", &json!({})).await;
+    let disk = json!({"Name": "disk", "TTL": "10s"});
+    fixture.accept("/v1/agent/check/register", &disk).await;
+    let check = json!({"TTL": "1h", "Status": "passing"});
+    let more = json!({"ID": "node:more", "Name": "consul", "Address": "10.0.0.9", "Check": check});
+    fixture.accept("/v1/agent/service/register", &more).await;
+    let found = fixture.seen("/v1/health/service/shop").await;
+    let checks = found[0]["Checks"].as_array().unwrap().iter();
+    let ids: Vec<&str> = checks.filter_map(|it| it["CheckID"].as_str()).collect();
+    assert_eq!(ids, ["serfHealth", "disk", "service:node:more"]);
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn other_nodes_are_registered_in_the_catalog() {
     let fixture = Fixture::new().await;
     let body = json!({"Node": "far", "Address": "10.9.0.1", "Datacenter": "dc1",
