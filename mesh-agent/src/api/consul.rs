@@ -6,6 +6,7 @@
 
 mod blocking;
 mod catalog;
+mod checks;
 mod definition;
 mod failure;
 mod fields;

@@ -2,6 +2,7 @@
 
 use super::blocking::Topic;
 use super::catalog;
+use super::checks;
 use super::views::{self, View};
 use super::write::{self, Write};
 
@@ -78,10 +79,10 @@ pub(super) const WRITES: [(&str, Write); 9] = [
     ),
     ("/v1/agent/service/maintenance/{*argument}", write::maintain),
     ("/v1/agent/maintenance", write::maintain_node),
-    ("/v1/agent/check/register", write::register_check),
+    ("/v1/agent/check/register", checks::register_check),
     (
         "/v1/agent/check/deregister/{*argument}",
-        write::deregister_check,
+        checks::deregister_check,
     ),
     ("/v1/catalog/register", catalog::register),
     ("/v1/catalog/deregister", catalog::deregister),
@@ -91,8 +92,8 @@ pub(super) const WRITES: [(&str, Write); 9] = [
 
 /// Signs of life. They wait for no other write: one that waits for the shared registry would make them late.
 pub(super) const BEATS: [(&str, Write); 4] = [
-    ("/v1/agent/check/pass/{*argument}", write::pass),
-    ("/v1/agent/check/warn/{*argument}", write::warn),
-    ("/v1/agent/check/fail/{*argument}", write::fail),
-    ("/v1/agent/check/update/{*argument}", write::update),
+    ("/v1/agent/check/pass/{*argument}", checks::pass),
+    ("/v1/agent/check/warn/{*argument}", checks::warn),
+    ("/v1/agent/check/fail/{*argument}", checks::fail),
+    ("/v1/agent/check/update/{*argument}", checks::update),
 ];

@@ -15,11 +15,9 @@ use super::question::Question;
 use super::scope::Scope;
 use super::{Facts, definition, name};
 use crate::api::Context;
-use crate::state::endpoint::{
-    Endpoint, EndpointSpec, EndpointStatus, HealthStatus, Locality, Maintenance,
-};
+use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus, Locality, Maintenance};
 use crate::state::object::{API_VERSION, Kind, Metadata, ObjectKey};
-use crate::state::{Change, Manifest, Refusal, Snapshot, check, registration};
+use crate::state::{Change, Manifest, Refusal, Snapshot, registration};
 
 /// How often a change is made anew when somebody else was faster.
 const TRIES: usize = 5;
@@ -154,7 +152,7 @@ impl Writer {
     }
 
     /// The id of the endpoint that stands for this node, which is made where it is not there.
-    fn own_node(&self) -> Result<String, Failure> {
+    pub(super) fn own_node(&self) -> Result<String, Failure> {
         if self.scope.is_some() {
             return Err(Failure::forbidden("a workload may not speak for its node"));
         }
@@ -196,59 +194,6 @@ impl Writer {
         };
         self.put(endpoint, NODES)?;
         Ok(id)
-    }
-
-    /// The endpoint of this node with a check, and whether that has a TTL.
-    fn check(&self, id: &str) -> Result<(ObjectKey, bool), Failure> {
-        let snapshot = self.snapshot();
-        let namespace = &self.question.namespace;
-        let of = |endpoint: &Endpoint| {
-            let mut checks = endpoint.spec.checks.iter();
-            let check = checks.find(|it| it.id == id)?;
-            Some((endpoint.key(), check.ttl.is_some()))
-        };
-        // The usual id names the service; only other ones are searched for.
-        let usual = id.strip_prefix("service:").map(|rest| {
-            let bare = rest.rsplit_once(':').map(|(bare, _)| bare);
-            [Some(rest), bare]
-        });
-        let named = usual.into_iter().flatten().flatten().find_map(|id| {
-            let key = ObjectKey::new(namespace, name::of(id));
-            of(snapshot.endpoints.get(&key)?)
-        });
-        let searched = || {
-            let all = snapshot.endpoints.range(ObjectKey::new(namespace, "")..);
-            let mut all = all.take_while(|(key, _)| key.namespace == *namespace);
-            all.find_map(|(_, endpoint)| of(endpoint))
-        };
-        let unknown = || {
-            Failure::absent(format!(
-                "Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."
-            ))
-        };
-        let found = named.or_else(searched).ok_or_else(unknown)?;
-        if let Some(endpoint) = snapshot.endpoints.get(&found.0) {
-            self.may(endpoint)?;
-        }
-        Ok(found)
-    }
-
-    fn beat(&self, status: HealthStatus, output: String) -> Result<Option<Value>, Failure> {
-        let id = &self.argument;
-        let (endpoint, has_ttl) = self.check(id)?;
-        if !has_ttl {
-            return Err(Failure::bad(format!(
-                "CheckID {id:?} does not have associated TTL"
-            )));
-        }
-        let output = check::shortened(output);
-        let heard = (endpoint, id.clone());
-        self.context.node.beat(&heard, status, output)?;
-        Ok(None)
-    }
-
-    fn note(&self) -> String {
-        self.question.text("note").unwrap_or_default().to_owned()
     }
 }
 
@@ -330,71 +275,4 @@ fn maintain_endpoint(writer: &Writer, id: &str) -> Result<Option<Value>, Failure
         Ok(())
     })?;
     Ok(None)
-}
-
-/// `PUT /v1/agent/check/register`; without a service it is one of this node.
-pub(super) fn register_check(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Failure> {
-    let mut fields = object(body)?;
-    let service = fields.text("ServiceID")?;
-    let check = definition::check(fields, ("", ""))?;
-    let title = check.name.clone().unwrap_or_default();
-    if title.is_empty() {
-        return Err(Failure::bad("Missing check name"));
-    }
-    let mut check = check;
-    if check.id.is_empty() {
-        check.id = title;
-    }
-    let id = match service {
-        Some(id) => id,
-        None => writer.own_node()?,
-    };
-    writer.change(&id, |endpoint| {
-        let checks = &mut endpoint.spec.checks;
-        match checks.iter_mut().find(|it| it.id == check.id) {
-            Some(old) => *old = check.clone(),
-            None => checks.push(check.clone()),
-        }
-        Ok(())
-    })?;
-    Ok(None)
-}
-
-/// `PUT /v1/agent/check/deregister/ID`.
-pub(super) fn deregister_check(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    let (key, _) = writer.check(&writer.argument)?;
-    let snapshot = writer.snapshot();
-    let Some(endpoint) = snapshot.endpoints.get(&key) else {
-        return Ok(None);
-    };
-    let id = name::given(&endpoint.metadata).to_owned();
-    writer.change(&id, |endpoint| {
-        endpoint.spec.checks.retain(|it| it.id != writer.argument);
-        Ok(())
-    })?;
-    Ok(None)
-}
-
-/// `PUT /v1/agent/check/pass/ID?note=..`.
-pub(super) fn pass(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    writer.beat(HealthStatus::Passing, writer.note())
-}
-
-/// `PUT /v1/agent/check/warn/ID?note=..`.
-pub(super) fn warn(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    writer.beat(HealthStatus::Warning, writer.note())
-}
-
-/// `PUT /v1/agent/check/fail/ID?note=..`.
-pub(super) fn fail(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    writer.beat(HealthStatus::Critical, writer.note())
-}
-
-/// `PUT /v1/agent/check/update/ID` with status and output.
-pub(super) fn update(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Failure> {
-    let mut fields = object(body)?;
-    let status = definition::status(&fields.text("Status")?.unwrap_or_default())?;
-    let output = fields.text("Output")?.unwrap_or_default();
-    fields.end()?;
-    writer.beat(status, output)
 }
