@@ -2,6 +2,7 @@
 
 mod access;
 mod consul;
+mod fleet;
 mod large;
 mod objects;
 mod views;

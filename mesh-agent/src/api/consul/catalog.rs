@@ -117,7 +117,7 @@ fn state(
     let usual = title.unwrap_or_else(|| id.clone());
     let mut check = definition::check(Fields::of("", value)?, (&id, &usual))?;
     check.notes = notes;
-    writer.change(&owner, |endpoint| {
+    writer.change(&owner, node, |endpoint| {
         let checks = &mut endpoint.spec.checks;
         match checks.iter_mut().find(|it| it.id == check.id) {
             Some(old) => *old = check.clone(),
@@ -154,7 +154,7 @@ pub(super) fn deregister(writer: &Writer, body: &[u8]) -> Result<Option<Value>, 
             if !endpoint.spec.checks.iter().any(|it| it.id == *wanted) {
                 continue;
             }
-            writer.change(instance.id(), |endpoint| {
+            writer.change(instance.id(), &node, |endpoint| {
                 endpoint.spec.checks.retain(|it| it.id != *wanted);
                 Ok(())
             })?;

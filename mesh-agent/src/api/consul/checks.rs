@@ -85,7 +85,7 @@ pub(super) fn register_check(writer: &Writer, body: &[u8]) -> Result<Option<Valu
         Some(id) => id,
         None => writer.own_node()?,
     };
-    writer.change(&id, |endpoint| {
+    writer.change(&id, &writer.facts.node, |endpoint| {
         let checks = &mut endpoint.spec.checks;
         match checks.iter_mut().find(|it| it.id == check.id) {
             Some(old) => *old = check.clone(),
@@ -104,7 +104,7 @@ pub(super) fn deregister_check(writer: &Writer, _body: &[u8]) -> Result<Option<V
         return Ok(None);
     };
     let id = name::given(&endpoint.metadata).to_owned();
-    writer.change(&id, |endpoint| {
+    writer.change(&id, &writer.facts.node, |endpoint| {
         endpoint.spec.checks.retain(|it| it.id != writer.argument);
         Ok(())
     })?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::definition::Origin;
 use super::failure::Failure;
 use super::fields::Fields;
-use super::instance::{NODES, id_of_node};
+use super::instance::{NODES, id_of_node, node_of};
 use super::question::Question;
 use super::scope::Scope;
 use super::{Facts, definition, name};
@@ -44,8 +44,8 @@ impl Writer {
         Ok(self.context.writer.apply_blocking(change).map(drop)?)
     }
 
-    /// The endpoint with an id on this node, if the caller may change it.
-    fn endpoint(&self, id: &str) -> Result<Arc<Endpoint>, Failure> {
+    /// The endpoint with an id on a node, if the caller may change it.
+    fn endpoint(&self, id: &str, node: &str) -> Result<Arc<Endpoint>, Failure> {
         let key = ObjectKey::new(&self.question.namespace, name::of(id));
         let snapshot = self.snapshot();
         let unknown = || {
@@ -54,8 +54,18 @@ impl Writer {
             ))
         };
         let endpoint = snapshot.endpoints.get(&key).ok_or_else(unknown)?;
+        if !self.is_of(endpoint, node) {
+            let there = place_of(endpoint);
+            let text = format!("Unknown service ID {id:?}: it is registered on the node {there}");
+            return Err(Failure::absent(text));
+        }
         self.may(endpoint)?;
         Ok(Arc::clone(endpoint))
+    }
+
+    /// Whether an endpoint is one that may be written for a node: where nodes share a registry, not one of another node.
+    fn is_of(&self, endpoint: &Endpoint, node: &str) -> bool {
+        self.context.writer.is_responsible(&endpoint.metadata) || place_of(endpoint) == node
     }
 
     pub(super) fn may(&self, endpoint: &Endpoint) -> Result<(), Failure> {
@@ -89,7 +99,10 @@ impl Writer {
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
         match (&old, &self.scope) {
-            (Some(old), _) => self.may(old)?,
+            (Some(old), _) => {
+                self.may(old)?;
+                self.may_replace(old, node_of(&self.facts, &endpoint))?;
+            }
             (None, Some(scope)) => scope.may_add(&self.snapshot())?,
             (None, None) => {}
         }
@@ -100,6 +113,18 @@ impl Writer {
             Some(before) => self.follow(&before, ""),
             None => Ok(()),
         }
+    }
+
+    /// Whether a registration for a node may take the place of an endpoint that is there.
+    fn may_replace(&self, old: &Endpoint, node: &str) -> Result<(), Failure> {
+        if self.is_of(old, node) {
+            return Ok(());
+        }
+        let (id, there) = (name::given(&old.metadata), place_of(old));
+        let text = format!(
+            "the service ID {id:?} is registered on the node {there}: where nodes share a registry each instance needs an ID of its own"
+        );
+        Err(Failure::new(StatusCode::CONFLICT, text))
     }
 
     /// Brings the service of an endpoint that came or went in line.
@@ -130,14 +155,15 @@ impl Writer {
         self.follow(&key, "")
     }
 
-    /// Changes an endpoint that is there. Somebody who writes it meanwhile is not overwritten.
+    /// Changes an endpoint of a node that is there. Somebody who writes it meanwhile is not overwritten.
     pub(super) fn change(
         &self,
         id: &str,
+        node: &str,
         change: impl Fn(&mut Endpoint) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         for _ in 0..TRIES {
-            let mut endpoint = Endpoint::clone(&*self.endpoint(id)?);
+            let mut endpoint = Endpoint::clone(&*self.endpoint(id, node)?);
             change(&mut endpoint)?;
             self.mark(&mut endpoint);
             let put = Change::Put(Manifest::Endpoint(endpoint.into()));
@@ -197,6 +223,13 @@ impl Writer {
     }
 }
 
+/// The node that an endpoint of a shared registry is on: the one that it names, else the one that has registered it.
+fn place_of(endpoint: &Endpoint) -> &str {
+    let locality = endpoint.spec.locality.as_ref();
+    let named = locality.and_then(|it| it.node.as_deref());
+    named.unwrap_or(&endpoint.metadata.origin)
+}
+
 pub(super) fn object(body: &[u8]) -> Result<Fields, Failure> {
     let value = serde_json::from_slice(body);
     let value = value.map_err(|error| Failure::bad(format!("Request decode failed: {error}")))?;
@@ -244,7 +277,7 @@ pub(super) fn kept(writer: &Writer, mut new: Endpoint, has_checks: bool) -> Endp
 
 /// `PUT /v1/agent/service/deregister/ID`.
 pub(super) fn deregister(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Failure> {
-    let endpoint = writer.endpoint(&writer.argument)?;
+    let endpoint = writer.endpoint(&writer.argument, &writer.facts.node)?;
     writer.remove(&endpoint)?;
     Ok(None)
 }
@@ -268,7 +301,7 @@ fn maintain_endpoint(writer: &Writer, id: &str) -> Result<Option<Value>, Failure
     };
     let usual = "Maintenance mode is enabled for this service, but no reason was provided. This is a default message.";
     let reason = writer.question.text("reason").unwrap_or(usual);
-    writer.change(id, |endpoint| {
+    writer.change(id, &writer.facts.node, |endpoint| {
         endpoint.spec.maintenance = is_on.then(|| Maintenance {
             reason: reason.to_owned(),
         });

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Fixture {
-    async fn raw(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(super) async fn raw(&self, method: &str, path: &str, body: &str) -> Answer {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -12,7 +12,7 @@ impl Fixture {
     }
 
     /// A `PUT` that is accepted.
-    async fn accept(&self, path: &str, body: &Value) {
+    pub(super) async fn accept(&self, path: &str, body: &Value) {
         let text = if body.is_null() {
             String::new()
         } else {
@@ -22,20 +22,20 @@ impl Fixture {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
     }
 
-    async fn refuse(&self, path: &str, body: &Value, status: u16, part: &str) {
+    pub(super) async fn refuse(&self, path: &str, body: &Value, status: u16, part: &str) {
         let answer = self.raw("PUT", path, &body.to_string()).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.text);
         assert!(answer.text.contains(part), "{}", answer.text);
     }
 
     /// The JSON of a `GET`.
-    async fn seen(&self, path: &str) -> Value {
+    pub(super) async fn seen(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         answer.json()
     }
 
-    async fn shop(&self, id: &str, fields: &Value) {
+    pub(super) async fn shop(&self, id: &str, fields: &Value) {
         let mut body = json!({"ID": id, "Name": "shop", "Address": "10.0.0.3", "Port": 8080});
         for (name, value) in fields.as_object().unwrap() {
             body[name] = value.clone();
