@@ -188,6 +188,9 @@ impl<S, T: Default> Object<S, T> {
 /// Texts by name, mostly few or none: a tree would take half a kilobyte for the first.
 pub type Texts = LiteMap<String, String>;
 
+/// In a request: no version is to be replaced, the object must not be there.
+pub const ABSENT: &str = "0";
+
 /// What names an object, and which write made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -208,8 +211,9 @@ pub struct Metadata {
     /// Counts the changes of `spec`. Written by the agent.
     #[serde(default)]
     pub generation: u64,
-    /// The write that made this version, as a decimal number. In a request: the version that is to be replaced. That
-    /// of an object of the Gateway API whose `uid` is not ours was given by an API server of Kubernetes, and is ignored.
+    /// The write that made this version, as a decimal number. In a request: the version that is to be replaced, or `0`
+    /// where there must be none. That of an object of the Gateway API whose `uid` is not ours was given by an API server
+    /// of Kubernetes, and is ignored.
     #[serde(default)]
     pub resource_version: String,
     /// Names this object, also against a later one of the same name. Written by the agent.

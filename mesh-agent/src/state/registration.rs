@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::endpoint::Endpoint;
 use super::life::MADE_FOR_ENDPOINTS;
-use super::object::{API_VERSION, Kind, Metadata, ObjectKey};
+use super::object::{ABSENT, API_VERSION, Kind, Metadata, ObjectKey};
 use super::service::{Port, Protocol, Service, ServiceSpec, ServiceStatus};
 use super::validate::MAX_PORTS;
 use super::{Change, Manifest, Snapshot};
@@ -60,7 +60,7 @@ pub fn is_made(service: &Service) -> bool {
         .contains_key(MADE_FOR_ENDPOINTS)
 }
 
-/// A service that is made for its endpoints.
+/// A service that is made for its endpoints, where there is none: who makes it at the same time is not overwritten.
 #[must_use]
 pub fn made(key: &ObjectKey, ports: BTreeSet<u16>, annotations: &[(&str, String)]) -> Service {
     let marks = annotations
@@ -74,6 +74,7 @@ pub fn made(key: &ObjectKey, ports: BTreeSet<u16>, annotations: &[(&str, String)
             name: key.name.clone(),
             namespace: key.namespace.clone(),
             annotations: marks.chain([made]).collect(),
+            resource_version: ABSENT.to_owned(),
             ..Metadata::default()
         },
         spec: ServiceSpec::new(ports.into_iter().map(port_of).collect()),
@@ -104,7 +105,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::state::{Store, decode};
+    use crate::state::{Refusal, Store, decode};
 
     fn key() -> ObjectKey {
         ObjectKey::new("default", "shop")
@@ -194,6 +195,9 @@ mod tests {
             .spec
             .configuration
             .insert("a".to_owned(), "b".to_owned());
+        let refused = store.apply(put(filled.clone())).unwrap_err();
+        assert!(matches!(refused, Refusal::Conflict { .. }), "{refused}");
+        filled.metadata.resource_version.clear();
         store.apply(put(filled)).unwrap();
         step(&store);
         assert_eq!(ports_of(&store), Some(vec![8080]));

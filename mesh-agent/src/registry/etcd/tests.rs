@@ -2,6 +2,7 @@
 
 mod fleet;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::state::change::NoticeKind;
 use crate::state::decode;
 use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
-use crate::state::{Applied, Change, Refusal};
+use crate::state::{Applied, Change, Manifest, Refusal, registration};
 use fleet::{Fleet, Member, Relay, delete, endpoint, eventually, key, put, service};
 
 #[tokio::test]
@@ -142,6 +143,32 @@ async fn older_version_is_a_conflict_wherever_the_newer_was_written() {
 
     let refused = late.await.unwrap_err();
     assert!(matches!(refused, Refusal::Conflict { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn service_that_is_made_is_not_made_over_by_another_node() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
+    for round in 0..10 {
+        let name = format!("kv-{round}");
+        let made = |setting: &str| {
+            let mut service = registration::made(&key(&name), BTreeSet::new(), &[]);
+            let settings = &mut service.spec.configuration;
+            settings.insert(setting.to_owned(), "1".to_owned());
+            Change::Put(Manifest::Service(service.into()))
+        };
+        let both = tokio::join!(a.writer.apply(made("a")), b.writer.apply(made("b")));
+        let (winner, refused) = match both {
+            (Ok(_), Err(refused)) => (&a, refused),
+            (Err(refused), Ok(_)) => (&b, refused),
+            other => panic!("one of the two is refused: {other:?}"),
+        };
+        assert!(matches!(refused, Refusal::Conflict { .. }), "{refused}");
+        let service = winner.service(&name).expect("it is there");
+        assert_eq!(service.spec.configuration.len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Whether a write means the version that is there, and whether it changes anything.
 
-use crate::state::object::Metadata;
+use crate::state::object::{ABSENT, Metadata};
 use crate::state::resource::Resource;
 use crate::state::{Origin, Refusal};
 
@@ -9,10 +9,16 @@ pub(super) fn is_foreign(current: Option<&Metadata>, wanted: &Metadata) -> bool 
     !wanted.uid.is_empty() && current.is_none_or(|it| it.uid != wanted.uid)
 }
 
-/// `wanted` is empty where the writer does not care, or `*` where the object only has to exist.
+/// `wanted` is empty where the writer does not care, `*` where the object only has to exist, or `0` where it must not.
 pub(super) fn expect_version(current: Option<&Metadata>, wanted: &str) -> Result<(), Refusal> {
     let current = current.map(|it| it.resource_version.as_str());
-    if wanted.is_empty() || current == Some(wanted) || (wanted == "*" && current.is_some()) {
+    let is_right = match wanted {
+        "" => true,
+        "*" => current.is_some(),
+        ABSENT => current.is_none(),
+        version => current == Some(version),
+    };
+    if is_right {
         return Ok(());
     }
     Err(Refusal::Conflict {
