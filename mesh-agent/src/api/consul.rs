@@ -13,6 +13,7 @@ mod fields;
 mod filter;
 mod instance;
 mod kv;
+mod made;
 mod name;
 mod paths;
 mod question;
@@ -36,6 +37,7 @@ use serde_json::Value;
 
 use self::blocking::{Seen, Topic};
 use self::failure::Failure;
+use self::made::Made;
 use self::paths::{BEATS, READS, WRITES};
 use self::question::Question;
 use self::views::View;
@@ -82,6 +84,8 @@ pub(super) struct Consul {
     seen: Seen,
     /// The queries that wait.
     pub(super) wakeup: Wakeup,
+    /// Services that are not in line with their instances yet.
+    made: Made,
 }
 
 impl Consul {
@@ -92,6 +96,7 @@ impl Consul {
             writes: Mutex::default(),
             seen: Seen::default(),
             wakeup: Wakeup::default(),
+            made: Made::default(),
         }
     }
 
@@ -118,6 +123,11 @@ const ADDRESS_LIFE: Duration = Duration::from_secs(5);
 
 /// The namespace of who names none.
 const NAMESPACE: &str = "default";
+
+/// Does what is late, for ever.
+pub(super) async fn run(context: Context) {
+    Made::run(context).await;
+}
 
 /// Adds the routes.
 pub(super) fn routes(router: Router<Context>) -> Router<Context> {

@@ -178,6 +178,10 @@ impl Server {
             let wake = consul.wakeup.run(&store);
             all.run_until_cancelled(wake).await;
         });
+        let (late, all) = (super::consul::run(context.clone()), context.stop.clone());
+        loops.spawn(async move {
+            all.run_until_cancelled(late).await;
+        });
         loops.spawn(serve(
             self.api,
             guard::around(router.clone(), self.guard),

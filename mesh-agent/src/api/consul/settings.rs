@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::kv::{self, Setting};
+use super::made;
 use super::write::Writer;
 use crate::state::object::ObjectKey;
 use crate::state::registration;
@@ -96,22 +97,14 @@ pub(super) fn delete(writer: &Writer, _body: &[u8]) -> Result<Option<Value>, Fai
             }
             found.retain(|_, it| it.place.service != owner);
             done &= write(writer, service)?;
-            sweep(writer, &owner)?;
+            // One that was made for keys or endpoints goes with the last of both.
+            made::follow(&writer.context, &owner, "")?;
         }
         if done {
             return Ok(Some(Value::Bool(true)));
         }
     }
     Ok(Some(Value::Bool(false)))
-}
-
-/// A service that was made for keys or endpoints and has none of either any more goes.
-fn sweep(writer: &Writer, service: &ObjectKey) -> Result<(), Failure> {
-    let change = registration::follow(&writer.context.store.snapshot(), service, &[]);
-    match change.map(|change| writer.context.writer.apply_blocking(change)) {
-        None | Some(Ok(_) | Err(Refusal::Conflict { .. } | Refusal::NotFound { .. })) => Ok(()),
-        Some(Err(refusal)) => Err(refusal.into()),
-    }
 }
 
 /// Writes a service as it was read and changed; `false`: somebody else was faster.

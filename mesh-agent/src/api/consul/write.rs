@@ -13,11 +13,11 @@ use super::fields::Fields;
 use super::instance::{NODES, id_of_node, node_of};
 use super::question::Question;
 use super::scope::Scope;
-use super::{Facts, definition, name};
+use super::{Facts, definition, made, name};
 use crate::api::Context;
 use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus, Locality, Maintenance};
 use crate::state::object::{API_VERSION, Kind, Metadata, ObjectKey};
-use crate::state::{Change, Manifest, Refusal, Snapshot, registration};
+use crate::state::{Change, Manifest, Refusal, Snapshot};
 
 /// How often a change is made anew when somebody else was faster.
 const TRIES: usize = 5;
@@ -107,10 +107,10 @@ impl Writer {
             (None, None) => {}
         }
         self.apply(Change::Put(Manifest::Endpoint(endpoint.into())))?;
-        self.follow(&key, service)?;
+        made::follow(&self.context, &key, service)?;
         let before = old.map(|it| ObjectKey::new(&it.metadata.namespace, &it.spec.service));
         match before.filter(|before| *before != key) {
-            Some(before) => self.follow(&before, ""),
+            Some(before) => made::follow(&self.context, &before, ""),
             None => Ok(()),
         }
     }
@@ -127,24 +127,6 @@ impl Writer {
         Err(Failure::new(StatusCode::CONFLICT, text))
     }
 
-    /// Brings the service of an endpoint that came or went in line.
-    fn follow(&self, key: &ObjectKey, given: &str) -> Result<(), Failure> {
-        let annotations: Vec<(&str, String)> = name::annotation(given).into_iter().collect();
-        for _ in 0..TRIES {
-            let change = registration::follow(&self.snapshot(), key, &annotations);
-            let Some(change) = change else {
-                return Ok(());
-            };
-            // Somebody else was faster: what has to be done may be something else now.
-            match self.context.writer.apply_blocking(change) {
-                Ok(_) | Err(Refusal::Conflict { .. }) => {}
-                Err(Refusal::NotFound { .. }) => return Ok(()),
-                Err(refusal) => return Err(refusal.into()),
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn remove(&self, endpoint: &Endpoint) -> Result<(), Failure> {
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         self.apply(Change::Delete {
@@ -152,7 +134,7 @@ impl Writer {
             key: endpoint.key(),
             resource_version: None,
         })?;
-        self.follow(&key, "")
+        made::follow(&self.context, &key, "")
     }
 
     /// Changes an endpoint of a node that is there. Somebody who writes it meanwhile is not overwritten.

@@ -5,25 +5,28 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::state::source::{Origin, Source};
 use crate::state::writer::Wish;
-use crate::state::{Applied, Manifest, Writer, decode};
+use crate::state::{Applied, Writer, decode};
 
 impl Fixture {
-    /// A node `here` of a fleet. The shared registry is the store itself.
-    async fn of_fleet() -> Self {
+    /// A node `here` of a fleet. The shared registry is the store itself; it takes no services while it is away.
+    async fn of_fleet(is_away: &Arc<AtomicBool>) -> Self {
         let store = Arc::new(Store::in_memory());
         let node = Arc::new(FixedNode {
             store: Some(Arc::clone(&store)),
             ..FixedNode::default()
         });
         let (sender, mut wishes) = mpsc::channel::<Wish>(8);
-        let shared = Arc::clone(&store);
+        let (shared, is_away) = (Arc::clone(&store), Arc::clone(is_away));
         tokio::spawn(async move {
             while let Some(wish) = wishes.recv().await {
-                let place = match &wish.change {
-                    Change::Put(Manifest::Endpoint(_)) => "here",
-                    _ => "",
+                let answer = if is_of_endpoint(&wish.change) {
+                    apply(&shared, "here", wish.change)
+                } else if is_away.load(Ordering::Relaxed) {
+                    Err(Refusal::Unavailable("it is away".to_owned()))
+                } else {
+                    apply(&shared, "", wish.change)
                 };
-                drop(wish.answer.send(apply(&shared, place, wish.change)));
+                drop(wish.answer.send(answer));
             }
         });
         let writer = Writer::shared(Arc::clone(&store), sender, "here");
@@ -54,6 +57,15 @@ impl Fixture {
     }
 }
 
+fn is_of_endpoint(change: &Change) -> bool {
+    let kind = match change {
+        Change::Put(manifest) => manifest.kind(),
+        Change::Delete { kind, .. } => *kind,
+        _ => return false,
+    };
+    kind == Kind::Endpoint
+}
+
 fn apply(store: &Store, place: &str, change: Change) -> Result<Applied, Refusal> {
     let origin = Origin {
         source: Source::Etcd,
@@ -64,7 +76,7 @@ fn apply(store: &Store, place: &str, change: Change) -> Result<Applied, Refusal>
 
 #[tokio::test]
 async fn instances_of_other_nodes_are_theirs() {
-    let fixture = Fixture::of_fleet().await;
+    let fixture = Fixture::of_fleet(&Arc::default()).await;
     let checks = json!([{"id": "service:web", "ttl": "10s"}]);
     let spec = json!({"service": "web", "address": "10.0.0.2", "checks": checks});
     fixture.elsewhere("web", &spec);
@@ -89,7 +101,7 @@ async fn instances_of_other_nodes_are_theirs() {
 
 #[tokio::test]
 async fn the_catalog_of_a_node_is_written_from_any_node() {
-    let fixture = Fixture::of_fleet().await;
+    let fixture = Fixture::of_fleet(&Arc::default()).await;
     let spec = json!({"service": "db", "address": "10.9.0.2", "locality": {"node": "far"}});
     fixture.elsewhere("db-1", &spec);
     let check = json!({"Node": "far", "Address": "10.9.0.1",
@@ -108,4 +120,46 @@ async fn the_catalog_of_a_node_is_written_from_any_node() {
     fixture.accept(path, &body("far", "10.9.0.3")).await;
     assert_eq!(fixture.address_of("db-1"), "10.9.0.3");
     fixture.stop().await;
+}
+
+#[tokio::test]
+async fn registrations_hold_while_the_shared_registry_is_away() {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let fixture = Fixture::of_fleet(&is_away).await;
+    let named = async |name: &str| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let expected = if name.is_empty() {
+            json!({})
+        } else {
+            json!({name: []})
+        };
+        while services(&fixture) != expected {
+            assert!(tokio::time::Instant::now() < deadline, "{expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let own = json!({"Name": "Web_1", "ID": "web-1", "Address": "10.0.0.3", "Port": 80});
+    fixture.accept("/v1/agent/service/register", &own).await;
+    assert_eq!(services(&fixture), json!({}));
+    is_away.store(false, Ordering::Relaxed);
+    named("Web_1").await;
+    is_away.store(true, Ordering::Relaxed);
+    fixture
+        .accept("/v1/agent/service/deregister/web-1", &Value::Null)
+        .await;
+    assert_eq!(services(&fixture), json!({"Web_1": []}));
+    is_away.store(false, Ordering::Relaxed);
+    named("").await;
+    fixture.stop().await;
+}
+
+/// The services that are there, by the names that were given.
+fn services(fixture: &Fixture) -> Value {
+    let snapshot = fixture.store.snapshot();
+    let given = snapshot.services.values().map(|it| {
+        let annotations = &it.metadata.annotations;
+        let given = annotations.get("consul.mesh.dev/name");
+        (given.unwrap_or(&it.metadata.name).clone(), json!([]))
+    });
+    Value::Object(given.collect())
 }
