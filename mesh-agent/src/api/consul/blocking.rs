@@ -2,6 +2,7 @@
 //!
 //! The index of an answer is the write at which it became what it is. It is found by comparing answers, so it stays the
 //! same while other things change, and never falls: an answer that is not remembered has the index of the newest write.
+//! What was looked at before a newer answer came has the index of its own snapshot.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -167,11 +168,15 @@ impl Seen {
     fn index(&self, question: u64, answer: u64, revision: u64) -> u64 {
         let mut known = self.lock();
         if let Some((old, index)) = known.by_question.get_mut(&question) {
-            // Of two looks at the same time the one at the older snapshot may come last.
-            if *old != answer && revision > *index {
+            if *old == answer {
+                return *index;
+            }
+            // Of two looks at the same time the one at the older snapshot may come last. Its client is to hear of the
+            // newer answer still.
+            if revision > *index {
                 (*old, *index) = (answer, revision);
             }
-            return *index;
+            return revision;
         }
         if known.order.len() >= MAX_SEEN
             && let Some(oldest) = known.order.pop_front()
@@ -315,12 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn an_index_stays_with_its_answer_and_never_falls() {
+    fn an_index_stays_with_its_answer() {
         let seen = Seen::default();
         assert_eq!(seen.index(1, 10, 5), 5);
         assert_eq!(seen.index(1, 10, 9), 5, "other things have changed");
         assert_eq!(seen.index(1, 11, 12), 12);
-        assert_eq!(seen.index(1, 10, 11), 12, "that look was late");
+        assert_eq!(seen.index(1, 10, 11), 11, "that look was late");
+        assert_eq!(seen.index(1, 11, 11), 12, "and has the newer answer next");
         assert_eq!(seen.index(2, 10, 3), 3, "another question");
     }
 
