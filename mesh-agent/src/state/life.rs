@@ -150,11 +150,12 @@ impl Endpoint {
         worst(registered).is_some_and(|it| it.status == HealthStatus::Critical)
     }
 
-    /// Whether it serves.
+    /// Whether it serves. One with a `hostname` does not: the endpoints of its addresses do.
     #[must_use]
     pub fn is_up(&self) -> bool {
         let view = self.status.availability.as_ref().map(|it| it.view);
-        view.unwrap_or_else(|| self.standing().0.view()) == View::Up
+        let is_pattern = self.spec.hostname.is_some();
+        !is_pattern && view.unwrap_or_else(|| self.standing().0.view()) == View::Up
     }
 
     /// How it stands, and why.
@@ -350,6 +351,16 @@ mod tests {
         assert_eq!(endpoint.weight(), 2);
         endpoint.spec.weights = None;
         assert_eq!(endpoint.weight(), 1);
+    }
+
+    #[test]
+    fn one_with_a_name_instead_of_an_address_does_not_serve() {
+        let mut endpoint = endpoint(&json!({}));
+        endpoint.stand("now");
+        assert!(endpoint.is_up());
+        endpoint.spec.hostname = Some("api.example.com".to_owned());
+        endpoint.stand("later");
+        assert!(!endpoint.is_up());
     }
 
     #[test]

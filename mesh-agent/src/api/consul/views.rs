@@ -33,13 +33,15 @@ pub(super) struct Look<'a> {
 pub(super) type View = fn(&Look<'_>) -> Result<Value, Failure>;
 
 impl Look<'_> {
-    /// All instances of the namespace, those that stand for nodes among them.
+    /// All instances of the namespace, those that stand for nodes among them. An endpoint with a name is none: it has no
+    /// address, and those of its addresses are instances.
     fn all(&self) -> impl Iterator<Item = Instance> {
         let namespace = &self.question.namespace;
         self.snapshot
             .endpoints
             .range(ObjectKey::new(namespace, "")..)
             .take_while(move |(key, _)| key.namespace == *namespace)
+            .filter(|(_, endpoint)| endpoint.spec.hostname.is_none())
             .map(move |(_, endpoint)| Instance::of(self.snapshot, self.facts, endpoint))
     }
 
@@ -57,6 +59,7 @@ impl Look<'_> {
         };
         let endpoints = self.snapshot.endpoints_of(&key);
         let mut found: Vec<Instance> = endpoints
+            .filter(|it| it.spec.hostname.is_none())
             .map(|it| Instance::of(self.snapshot, self.facts, it))
             .filter(|it| !it.is_node() && has_tags(it))
             .collect();

@@ -1,6 +1,7 @@
 //! What clients of Consul ask, and what they are answered.
 
 use super::*;
+use crate::state::life::View;
 
 impl Fixture {
     pub(super) async fn raw(&self, method: &str, path: &str, body: &str) -> Answer {
@@ -330,6 +331,27 @@ async fn other_nodes_are_registered_in_the_catalog() {
         .accept("/v1/catalog/deregister", &json!({"Node": "far"}))
         .await;
     assert_eq!(fixture.seen("/v1/catalog/services").await, json!({}));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_name_is_no_instance() {
+    let fixture = Fixture::new().await;
+    let service = json!({"spec": {"ports": [{"name": "http", "port": 80}]}});
+    let path = "/api/v1/namespaces/default/services/pay";
+    assert_eq!(fixture.put(path, &service).await.status, 201);
+    let pattern = json!({"spec": {"service": "pay", "hostname": "api.example.com"}});
+    let path = "/api/v1/namespaces/default/endpoints/pay";
+    assert_eq!(fixture.put(path, &pattern).await.status, 201);
+    for path in ["catalog/service/pay", "health/service/pay?passing"] {
+        let found = fixture.seen(&format!("/v1/{path}")).await;
+        assert_eq!(found, json!([]), "{path}");
+    }
+    assert_eq!(fixture.seen("/v1/agent/services").await, json!({}));
+    let snapshot = fixture.store.snapshot();
+    let service = &snapshot.services[&ObjectKey::new("default", "pay")];
+    let view = service.status.availability.as_ref().map(|it| it.view);
+    assert_eq!(view, Some(View::Down));
     fixture.stop().await;
 }
 

@@ -91,7 +91,9 @@ const READY: &str = "Ready";
 /// Endpoints of every service, and how many of them are passing.
 pub(super) fn counts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, (u64, u64)> {
     let mut counts: BTreeMap<ObjectKey, (u64, u64)> = BTreeMap::new();
-    for endpoint in snapshot.endpoints.values() {
+    // One with a name is a pattern for those of its addresses.
+    let endpoints = snapshot.endpoints.values();
+    for endpoint in endpoints.filter(|it| it.spec.hostname.is_none()) {
         let service = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let (all, passing) = counts.entry(service).or_default();
         *all += 1;
