@@ -37,6 +37,7 @@ use serde_json::Value;
 
 use self::blocking::{Seen, Topic};
 use self::failure::Failure;
+use self::filter::Filtered;
 use self::made::Made;
 use self::paths::{BEATS, READS, WRITES};
 use self::question::Question;
@@ -131,16 +132,18 @@ pub(super) async fn run(context: Context) {
 
 /// Adds the routes.
 pub(super) fn routes(router: Router<Context>) -> Router<Context> {
-    let router = READS.iter().fold(router, |router, (path, view, topic)| {
-        router.route(path, read(path, *view, *topic))
-    });
+    let router = READS
+        .iter()
+        .fold(router, |router, (path, view, filtered, topic)| {
+            router.route(path, read(path, *view, *filtered, *topic))
+        });
     let router = WRITES.iter().fold(router, |router, (path, change)| {
         router.route(path, write(*change, Turns::One))
     });
     let router = BEATS.iter().fold(router, |router, (path, beat)| {
         router.route(path, write(*beat, Turns::Any))
     });
-    let key = read(kv::PATH, kv::read, Topic::Keys)
+    let key = read(kv::PATH, kv::read, Filtered::Nothing, Topic::Keys)
         .merge(write(settings::put, Turns::One))
         .delete(
             |state: State<Context>,
@@ -178,14 +181,20 @@ type Argument = Option<Path<String>>;
 /// The query.
 type Pairs = Query<Vec<(String, String)>>;
 
-fn read(path_in_table: &'static str, view: View, topic: Topic) -> MethodRouter<Context> {
+fn read(
+    path_in_table: &'static str,
+    view: View,
+    filtered: Filtered,
+    topic: Topic,
+) -> MethodRouter<Context> {
     get(
         move |State(context): State<Context>, scope: Whose, path: Argument, Query(pairs): Pairs| async move {
             let answered = async {
-                let question = question(pairs, scope.as_deref())?;
+                let question = question(pairs, filtered, scope.as_deref())?;
                 let asked = Arc::new(blocking::Asked {
                     path: path_in_table,
                     view,
+                    filtered,
                     topic,
                     argument: argument(path),
                     scope: scope.map(|Extension(scope)| scope),
@@ -220,7 +229,7 @@ async fn change(
     request: Request,
 ) -> Response {
     let changed = async {
-        let question = question(pairs, scope.as_deref())?;
+        let question = question(pairs, Filtered::Nothing, scope.as_deref())?;
         let body = body::bytes(request).await;
         let body = body.map_err(|it| {
             let status = StatusCode::from_u16(it.status);
@@ -250,9 +259,16 @@ async fn change(
 }
 
 /// Reads the query; a workload asks for its own namespace.
-fn question(pairs: Vec<(String, String)>, scope: Option<&Arc<Scope>>) -> Result<Question, Failure> {
+fn question(
+    pairs: Vec<(String, String)>,
+    filtered: Filtered,
+    scope: Option<&Arc<Scope>>,
+) -> Result<Question, Failure> {
     let own = scope.map_or(NAMESPACE, |it| it.namespace.as_str());
     let question = Question::read(pairs, own)?;
+    if question.filter.is_some() && filtered == Filtered::Nothing {
+        return Err(Failure::bad("filter is not supported here"));
+    }
     if let Some(scope) = scope {
         scope.may_see(&question.namespace)?;
     }
@@ -319,7 +335,7 @@ async fn metrics(
     scope: Whose,
     Query(pairs): Pairs,
 ) -> Result<Response, Failure> {
-    let question = question(pairs, scope.as_deref())?;
+    let question = question(pairs, Filtered::Nothing, scope.as_deref())?;
     if scope.is_some() {
         return Err(Failure::forbidden("Permission denied"));
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use twox_hash::XxHash3_64;
 
 use super::failure::Failure;
+use super::filter::Filtered;
 use super::instance::NODES;
 use super::kv;
 use super::name;
@@ -59,6 +60,7 @@ pub(super) struct Asked {
     /// The path, as the table of routes has it.
     pub(super) path: &'static str,
     pub(super) view: View,
+    pub(super) filtered: Filtered,
     pub(super) topic: Topic,
     pub(super) argument: String,
     pub(super) scope: Option<Arc<Scope>>,
@@ -275,7 +277,7 @@ fn make(context: &Context, asked: &Asked) -> Result<Arc<Answer>, Failure> {
     };
     let mut body = (asked.view)(&looked)?;
     if let Some(filter) = &question.filter {
-        body = filter.apply(body);
+        body = asked.filtered.apply(filter, body);
     }
     // A value of texts and numbers can always be written.
     let text = serde_json::to_string(&body).unwrap_or_default();
@@ -303,6 +305,7 @@ mod tests {
         let asked = Arc::new(Asked {
             path: "/v1/health/service/{argument}",
             view: views::services,
+            filtered: Filtered::Inside,
             topic: Topic::Service,
             argument: "web".to_owned(),
             scope: None,

@@ -7,6 +7,35 @@ use serde_json::Value;
 
 use super::failure::Failure;
 
+/// What of an answer a filter chooses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filtered {
+    /// Nothing: a filter is refused.
+    Nothing,
+    /// The items of the list, or the values of the object.
+    Items,
+    /// The services of the node.
+    Services,
+    /// The view sees to it.
+    Inside,
+}
+
+impl Filtered {
+    /// What is wanted of an answer.
+    pub(super) fn apply(self, filter: &Filter, mut body: Value) -> Value {
+        match self {
+            Self::Items => filter.apply(body),
+            Self::Services => {
+                if let Some(services) = body.get_mut("Services") {
+                    *services = filter.apply(services.take());
+                }
+                body
+            }
+            Self::Nothing | Self::Inside => body,
+        }
+    }
+}
+
 /// An expression.
 #[derive(Debug)]
 pub(super) enum Filter {
@@ -60,7 +89,7 @@ impl Filter {
     }
 
     /// The items that are wanted, of a list or of the values of an object.
-    pub(super) fn apply(&self, body: Value) -> Value {
+    fn apply(&self, body: Value) -> Value {
         match body {
             Value::Array(items) => items.into_iter().filter(|it| self.matches(it)).collect(),
             Value::Object(items) => {
@@ -263,11 +292,22 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// `Service.Meta.version`, `Service.Meta["version"]`.
+/// `Service.Meta.version`, `Service.Meta["app.version"]`: what is in brackets is one part.
 fn path(text: &str) -> Vec<String> {
-    let parts = text.split(['.', '[']);
-    let bare = |part: &str| part.trim_end_matches(']').trim_matches('"').to_owned();
-    parts.map(bare).filter(|it| !it.is_empty()).collect()
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (part, after) = if let Some(inner) = rest.strip_prefix('[') {
+            inner.split_once(']').unwrap_or((inner, ""))
+        } else {
+            let rest = rest.strip_prefix('.').unwrap_or(rest);
+            rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()))
+        };
+        parts.push(part.trim_matches(['"', '`']).to_owned());
+        rest = after;
+    }
+    parts.retain(|it| !it.is_empty());
+    parts
 }
 
 #[cfg(test)]
@@ -279,7 +319,7 @@ mod tests {
     #[test]
     fn expressions_choose_items() {
         let item = json!({"Service": {"Service": "web", "Port": 8080, "Tags": ["blue", "v1"],
-            "Meta": {"version": "1.2", "a-b": "c"}}, "Checks": []});
+            "Meta": {"version": "1.2", "a-b": "c", "a.b": "d"}}, "Checks": []});
         for (text, wanted) in [
             ("Service.Service == web", true),
             ("Service.Service == \"web\"", true),
@@ -294,6 +334,9 @@ mod tests {
             ("Service.Tags not contains v1", false),
             ("Service.Meta.version matches \"^1[.]\"", true),
             ("Service.Meta[\"a-b\"] == c", true),
+            ("Service.Meta[\"a.b\"] == d", true),
+            ("Service[\"Meta\"].version == \"1.2\"", true),
+            ("Service.Meta.a.b == d", false),
             ("Service.Meta contains version", true),
             ("Checks is empty", true),
             ("Service.Tags is not empty", true),

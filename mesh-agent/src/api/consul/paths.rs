@@ -3,69 +3,130 @@
 use super::blocking::Topic;
 use super::catalog;
 use super::checks;
+use super::filter::Filtered;
 use super::views::{self, View};
 use super::write::{self, Write};
 
-/// What is read where, and what may change it.
-pub(super) const READS: [(&str, View, Topic); 20] = [
-    ("/v1/agent/services", views::agent_services, Topic::Nothing),
+/// What is read where, what a filter chooses from, and what may change it.
+pub(super) const READS: [(&str, View, Filtered, Topic); 20] = [
+    (
+        "/v1/agent/services",
+        views::agent_services,
+        Filtered::Items,
+        Topic::Nothing,
+    ),
     (
         "/v1/agent/service/{argument}",
         views::agent_service,
+        Filtered::Nothing,
         Topic::Nothing,
     ),
-    ("/v1/agent/checks", views::agent_checks, Topic::Nothing),
-    ("/v1/agent/self", views::agent_self, Topic::Nothing),
-    ("/v1/agent/members", views::agent_members, Topic::Nothing),
+    (
+        "/v1/agent/checks",
+        views::agent_checks,
+        Filtered::Items,
+        Topic::Nothing,
+    ),
+    (
+        "/v1/agent/self",
+        views::agent_self,
+        Filtered::Nothing,
+        Topic::Nothing,
+    ),
+    (
+        "/v1/agent/members",
+        views::agent_members,
+        Filtered::Items,
+        Topic::Nothing,
+    ),
     (
         "/v1/agent/health/service/name/{argument}",
         views::agent_health_by_name,
+        Filtered::Nothing,
         Topic::Nothing,
     ),
     (
         "/v1/agent/health/service/id/{argument}",
         views::agent_health_by_id,
+        Filtered::Nothing,
         Topic::Nothing,
     ),
-    ("/v1/status/leader", views::leader, Topic::Nothing),
-    ("/v1/status/peers", views::peers, Topic::Nothing),
+    (
+        "/v1/status/leader",
+        views::leader,
+        Filtered::Nothing,
+        Topic::Nothing,
+    ),
+    (
+        "/v1/status/peers",
+        views::peers,
+        Filtered::Nothing,
+        Topic::Nothing,
+    ),
     (
         "/v1/catalog/datacenters",
         views::datacenters,
+        Filtered::Nothing,
         Topic::Nothing,
     ),
-    ("/v1/catalog/services", views::services, Topic::All),
+    (
+        "/v1/catalog/services",
+        views::services,
+        Filtered::Inside,
+        Topic::All,
+    ),
     (
         "/v1/catalog/service/{argument}",
         views::service,
+        Filtered::Items,
         Topic::Service,
     ),
-    ("/v1/catalog/nodes", views::nodes, Topic::All),
-    ("/v1/catalog/node/{argument}", views::node, Topic::All),
+    (
+        "/v1/catalog/nodes",
+        views::nodes,
+        Filtered::Items,
+        Topic::All,
+    ),
+    (
+        "/v1/catalog/node/{argument}",
+        views::node,
+        Filtered::Services,
+        Topic::All,
+    ),
     (
         "/v1/catalog/node-services/{argument}",
         views::node_services,
+        Filtered::Services,
         Topic::All,
     ),
     (
         "/v1/health/service/{argument}",
         views::health_service,
+        Filtered::Items,
         Topic::Service,
     ),
     (
         "/v1/health/checks/{argument}",
         views::health_checks,
+        Filtered::Items,
         Topic::Service,
     ),
-    ("/v1/health/node/{argument}", views::health_node, Topic::All),
+    (
+        "/v1/health/node/{argument}",
+        views::health_node,
+        Filtered::Items,
+        Topic::All,
+    ),
     (
         "/v1/health/state/{argument}",
         views::health_state,
+        Filtered::Items,
         Topic::All,
     ),
     (
         "/v1/health/connect/{argument}",
         views::nothing,
+        Filtered::Items,
         Topic::Nothing,
     ),
 ];

@@ -216,7 +216,8 @@ pub(super) fn datacenters(_look: &Look<'_>) -> Result<Value, Failure> {
     Ok(json!([DATACENTER]))
 }
 
-/// `GET /v1/catalog/services`: names, each with all tags of its instances.
+/// `GET /v1/catalog/services`: names, each with all tags of its instances. A filter chooses from the instances, as
+/// `catalog/service` has them.
 pub(super) fn services(look: &Look<'_>) -> Result<Value, Failure> {
     let namespace = &look.question.namespace;
     let mut services: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -224,7 +225,9 @@ pub(super) fn services(look: &Look<'_>) -> Result<Value, Failure> {
         .snapshot
         .services
         .range(ObjectKey::new(namespace, "")..);
-    for (_, service) in known.take_while(|(key, _)| key.namespace == *namespace) {
+    let filter = look.question.filter.as_ref();
+    let known = known.take_while(|(key, _)| key.namespace == *namespace);
+    for (_, service) in known.filter(|_| filter.is_none()) {
         // What is there for keys or nodes is no service to anybody.
         if service.spec.portless && matches!(service.metadata.name.as_str(), kv::HOLDER | NODES) {
             continue;
@@ -233,7 +236,9 @@ pub(super) fn services(look: &Look<'_>) -> Result<Value, Failure> {
         let tags = services.entry(given).or_default();
         tags.extend(service.spec.tags.iter().cloned());
     }
-    for instance in look.instances() {
+    let is_wanted =
+        |it: &Instance| filter.is_none_or(|filter| filter.matches(&it.catalog_service()));
+    for instance in look.instances().filter(is_wanted) {
         let tags = services.entry(instance.service.clone()).or_default();
         tags.extend(instance.endpoint.spec.tags.iter().cloned());
     }

@@ -335,6 +335,32 @@ async fn other_nodes_are_registered_in_the_catalog() {
 }
 
 #[tokio::test]
+async fn a_filter_chooses_where_there_is_something_to_choose() {
+    let fixture = Fixture::new().await;
+    let fields = json!({"Tags": ["blue"], "Meta": {"app.version": "2"}});
+    fixture.shop("shop-1", &fields).await;
+    let other = json!({"Name": "other", "Address": "10.0.0.5", "Port": 80});
+    fixture.accept("/v1/agent/service/register", &other).await;
+    let shop = "filter=Service%20==%20shop";
+    let node = fixture.seen(&format!("/v1/catalog/node/here?{shop}")).await;
+    assert_eq!(node["Node"]["Node"], "here");
+    let ids: Vec<&String> = node["Services"].as_object().unwrap().keys().collect();
+    assert_eq!(ids, ["shop-1"]);
+    let node = fixture
+        .seen(&format!("/v1/catalog/node-services/here?{shop}"))
+        .await;
+    assert_eq!(node["Node"]["Node"], "here");
+    assert_eq!(node["Services"].as_array().unwrap().len(), 1);
+    let path = "/v1/catalog/services?filter=ServiceMeta[%22app.version%22]%20==%202";
+    assert_eq!(fixture.seen(path).await, json!({"shop": ["blue"]}));
+    for path in ["agent/self", "kv/a", "status/leader"] {
+        let answer = fixture.get(&format!("/v1/{path}?{shop}")).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text);
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn an_endpoint_with_a_name_is_no_instance() {
     let fixture = Fixture::new().await;
     let service = json!({"spec": {"ports": [{"name": "http", "port": 80}]}});
