@@ -253,8 +253,9 @@ mod tests {
     #[test]
     fn who_waits_for_a_key_waits_for_its_services_only() {
         let ask = |key: &str, flag: &str| {
-            let pairs = vec![(flag.to_owned(), String::new())];
-            let question = Question::read(pairs, "default").map_err(|it| it.text);
+            let flags = Some(flag.to_owned()).filter(|it| !it.is_empty());
+            let pairs = flags.into_iter().map(|it| (it, String::new()));
+            let question = Question::read(pairs.collect(), "default").map_err(|it| it.text);
             subjects(&question.expect("it is right"), key)
         };
         let service = |namespace, name| Subject::Service(ObjectKey::new(namespace, name));

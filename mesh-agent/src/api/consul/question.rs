@@ -35,6 +35,10 @@ impl Question {
             wait: USUAL,
             ..Self::default()
         };
+        let refused = question.pairs.iter().find(|it| !is_known(it));
+        if let Some((name, _)) = refused {
+            return Err(Failure::bad(format!("{name} is not supported")));
+        }
         if let Some(given) = question.text("ns") {
             question.namespace = given.to_owned();
         }
@@ -91,14 +95,56 @@ impl Question {
 /// The one datacenter that there is.
 pub(super) const DATACENTER: &str = "dc1";
 
+/// Whether there is what a pair of the query asks for. Nothing is ignored: an answer would be another than was wanted.
+fn is_known((name, value): &(String, String)) -> bool {
+    let (name, value) = (name.as_str(), value.as_str());
+    let is_fixed = FIXED.iter().any(|(known, values)| {
+        let is_value = value.is_empty() || values.contains(&value);
+        *known == name && is_value
+    });
+    is_fixed || KNOWN.contains(&name) || WITHOUT_EFFECT.contains(&name)
+}
+
+/// Names that may have any value.
+const KNOWN: [&str; 17] = [
+    "acquire",
+    "cas",
+    "dc",
+    "enable",
+    "filter",
+    "flags",
+    "keys",
+    "near",
+    "note",
+    "passing",
+    "raw",
+    "reason",
+    "recurse",
+    "release",
+    "replace-existing-checks",
+    "separator",
+    "tag",
+];
+
+/// Names of what there is one of or none: the values that say so, beside no value.
+const FIXED: [(&str, &[&str]); 6] = [
+    ("ap", &["default"]),
+    ("format", &["json", "prometheus"]),
+    ("node-meta", &[]),
+    ("partition", &["default"]),
+    ("peer", &[]),
+    ("sg", &[]),
+];
+
 /// Names that do not change what is answered.
-const WITHOUT_EFFECT: [&str; 8] = [
+const WITHOUT_EFFECT: [&str; 9] = [
     "index",
     "wait",
     "stale",
     "consistent",
     "cached",
     "token",
+    "merge-central-config",
     "pretty",
     "ns",
 ];
@@ -123,6 +169,28 @@ mod tests {
         assert!(wait("soon").is_err());
         assert!(read(&[("index", "-1")]).is_err());
         assert_eq!(read(&[("index", "0")]).unwrap().index, None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        for (name, value) in [
+            ("node-meta", "rack:1"),
+            ("peer", "other"),
+            ("partition", "red"),
+            ("sg", "all"),
+            ("format", "text"),
+            ("passnig", ""),
+        ] {
+            let refused = read(&[(name, value)]).unwrap_err();
+            assert_eq!(refused, format!("{name} is not supported"));
+        }
+        for (name, value) in [
+            ("peer", ""),
+            ("ap", "default"),
+            ("merge-central-config", "1"),
+        ] {
+            assert!(read(&[(name, value)]).is_ok(), "{name}");
+        }
     }
 
     #[test]
