@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::agenda::{Agenda, Task};
 use self::heartbeat::Heartbeats;
-use self::job::Job;
+use self::job::{Job, Told};
 use self::leaver::Leaver;
 use self::metrics::Metrics;
 use crate::metrics::Registry;
@@ -88,7 +88,7 @@ enum Done {
         id: CheckId,
         turn: u64,
         streak: Streak,
-        told: Option<HealthStatus>,
+        told: Option<Told>,
         pause: Option<Duration>,
     },
     /// A look at an endpoint that may leave: when to look again.

@@ -144,7 +144,8 @@ pub struct CheckStatus {
     pub id: String,
     /// In one word.
     pub status: HealthStatus,
-    /// What was seen or said last, at most 4 KiB.
+    /// What was seen or said last, at most 4 KiB. Of what is seen again and again with the same status, at most once a
+    /// minute.
     pub output: String,
     /// Since when it is so, RFC 3339.
     pub since: String,

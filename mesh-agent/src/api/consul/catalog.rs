@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::instance::{Instance, node_of};
 use super::write::{Writer, kept, object};
 use super::{definition, name};
+use crate::state::check::shortened;
 use crate::state::endpoint::Locality;
 use crate::state::object::ObjectKey;
 
@@ -84,14 +85,7 @@ fn state(
     (node, address, locality): (&str, IpAddr, &Locality),
     registered: Option<&str>,
 ) -> Result<(), Failure> {
-    fields.skip(&[
-        "Node",
-        "Definition",
-        "ServiceName",
-        "ServiceTags",
-        "Type",
-        "Output",
-    ]);
+    fields.skip(&["Node", "Definition", "ServiceName", "ServiceTags", "Type"]);
     let word = fields.text("Status")?;
     let status = definition::status(word.as_deref().unwrap_or("critical"))?;
     let owner = fields.text("ServiceID")?;
@@ -99,6 +93,7 @@ fn state(
     let id = fields.text("CheckID")?.or_else(|| title.clone());
     let id = id.ok_or_else(|| Failure::bad("a check needs a CheckID or a Name"))?;
     let notes = fields.text("Notes")?;
+    let output = fields.text("Output")?.unwrap_or_default();
     fields.skip(&[
         "Namespace",
         "Partition",
@@ -129,7 +124,7 @@ fn state(
     writer
         .context
         .node
-        .beat(&(key, id), status, String::new())?;
+        .beat(&(key, id), status, shortened(output))?;
     Ok(())
 }
 

@@ -305,7 +305,8 @@ async fn other_nodes_are_registered_in_the_catalog() {
     let fixture = Fixture::new().await;
     let body = json!({"Node": "far", "Address": "10.9.0.1", "Datacenter": "dc1",
         "Service": {"ID": "db-1", "Service": "db", "Port": 5432, "Address": "10.9.0.2"},
-        "Check": {"Node": "far", "CheckID": "service:db-1", "Name": "db", "Status": "passing", "ServiceID": "db-1"}});
+        "Check": {"Node": "far", "CheckID": "service:db-1", "Name": "db", "Status": "passing", "Output": "2 ms",
+            "ServiceID": "db-1"}});
     fixture.accept("/v1/catalog/register", &body).await;
     let found = fixture.seen("/v1/health/service/db?passing").await;
     assert_eq!(
@@ -313,6 +314,7 @@ async fn other_nodes_are_registered_in_the_catalog() {
         (&json!("far"), &json!("10.9.0.1"))
     );
     assert_eq!(found[0]["Service"]["Address"], "10.9.0.2");
+    assert_eq!(found[0]["Checks"][1]["Output"], "2 ms");
     assert_eq!(
         fixture.seen("/v1/agent/services").await,
         json!({}),

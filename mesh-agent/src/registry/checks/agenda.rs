@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::time::Instant;
 
 use super::CheckId;
+use super::job::Told;
 use super::target::followed;
 use crate::state::check::Check;
-use crate::state::endpoint::{Endpoint, HealthStatus};
+use crate::state::endpoint::Endpoint;
 use crate::state::object::ObjectKey;
 use crate::traffic::health::streak::Streak;
 
@@ -33,7 +34,7 @@ pub(super) struct Watched {
     /// Whether it is under way, and whether it has to be made once more then.
     running: Option<bool>,
     pub(super) streak: Streak,
-    pub(super) told: Option<HealthStatus>,
+    pub(super) told: Option<Told>,
 }
 
 /// What is to be done when.
@@ -159,7 +160,7 @@ impl Agenda {
         &mut self,
         id: &CheckId,
         turn: u64,
-        (streak, told): (Streak, Option<HealthStatus>),
+        (streak, told): (Streak, Option<Told>),
         next: Option<Instant>,
     ) {
         let Some(watched) = self.watched.get_mut(id).filter(|it| it.turn == turn) else {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::agenda::Agenda;
 use super::heartbeat::Heartbeats;
@@ -12,9 +13,26 @@ use super::target::{Asker, Target};
 use super::{AGAIN, CheckId, Checks, Done, Write, target};
 use crate::probe::Shown;
 use crate::state::Change;
-use crate::state::check::Check;
+use crate::state::check::{Check, shortened};
 use crate::state::endpoint::{Endpoint, HealthStatus};
 use crate::traffic::health::streak::Streak;
+
+/// How long another output of the same status waits: each is a write of the registry.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// What was told of a check last, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    status: HealthStatus,
+    at: Instant,
+}
+
+impl Told {
+    /// Whether a look has shown something that is to be told.
+    fn is_outdated(&self, status: HealthStatus, is_same_output: bool, now: Instant) -> bool {
+        self.status != status || (!is_same_output && now.duration_since(self.at) >= QUIET)
+    }
+}
 
 /// One check, and what is needed to make it.
 pub(super) struct Job {
@@ -23,7 +41,7 @@ pub(super) struct Job {
     check: Check,
     endpoint: Arc<Endpoint>,
     streak: Streak,
-    told: Option<HealthStatus>,
+    told: Option<Told>,
     alias: Option<Shown>,
     write: Write,
     heartbeats: Arc<Heartbeats>,
@@ -84,19 +102,21 @@ impl Job {
         self.metrics.checked(self.check.kind(), shown.status);
         let (streak, word) = self.streak.after(shown.status, &self.check);
         self.streak = streak;
-        let Some(status) = word.filter(|it| self.told != Some(*it)) else {
+        let output = shortened(shown.output);
+        let Some(status) = word.filter(|it| self.is_news(*it, &output)) else {
             return self.done(pause);
         };
         let change = Change::Check {
             endpoint: self.id.0.clone(),
             id: self.id.1.clone(),
             status,
-            output: shown.output,
+            output,
         };
         let write = Arc::clone(&self.write);
         match spawn_blocking(move || write(change)).await {
             Ok(Ok(_)) => {
-                self.told = Some(status);
+                let at = Instant::now();
+                self.told = Some(Told { status, at });
                 self.done(pause)
             }
             failed => {
@@ -104,6 +124,14 @@ impl Job {
                 self.done(Some(AGAIN))
             }
         }
+    }
+
+    /// Whether that is to be told: another status at once, another output after a while.
+    fn is_news(&self, status: HealthStatus, output: &str) -> bool {
+        let mut known = self.endpoint.status.checks.iter();
+        let is_same = known.any(|it| it.id == self.id.1 && it.output == output);
+        let is_outdated = |told: Told| told.is_outdated(status, is_same, Instant::now());
+        self.told.is_none_or(is_outdated)
     }
 
     /// Looks whether it was heard in time.
@@ -130,5 +158,23 @@ impl Job {
             told: self.told,
             pause,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_status_is_told_at_once_and_another_output_after_a_while() {
+        let at = Instant::now();
+        let told = Told {
+            status: HealthStatus::Critical,
+            at,
+        };
+        assert!(told.is_outdated(HealthStatus::Passing, true, at));
+        assert!(!told.is_outdated(HealthStatus::Critical, false, at));
+        assert!(told.is_outdated(HealthStatus::Critical, false, at + QUIET));
+        assert!(!told.is_outdated(HealthStatus::Critical, true, at + QUIET));
     }
 }
