@@ -14,6 +14,7 @@ mod filter;
 mod instance;
 mod kv;
 mod made;
+mod metrics;
 mod name;
 mod paths;
 mod question;
@@ -344,7 +345,7 @@ async fn metrics(
     if question.text("format") == Some("prometheus") {
         return Ok(([(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response());
     }
-    Ok(axum::Json(views::metrics(&text)).into_response())
+    Ok(axum::Json(metrics::list(&text)).into_response())
 }
 
 /// The write that made a version of an object.

@@ -120,7 +120,7 @@ fn state(
         }
         Ok(())
     })?;
-    let key = ObjectKey::new(&writer.question.namespace, name::of(&owner));
+    let key = writer.key_of(&owner, node);
     writer
         .context
         .node

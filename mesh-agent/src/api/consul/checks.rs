@@ -21,8 +21,9 @@ impl Writer {
             let bare = rest.rsplit_once(':').map(|(bare, _)| bare);
             [Some(rest), bare]
         });
-        let named = usual.into_iter().flatten().flatten().filter_map(|id| {
-            let key = ObjectKey::new(namespace, name::of(id));
+        let named = usual.into_iter().flatten().flatten();
+        let named = named.filter_map(|id| {
+            let key = self.key_of(id, &self.facts.node);
             snapshot.endpoints.get(&key)
         });
         let all = snapshot.endpoints.range(ObjectKey::new(namespace, "")..);
@@ -81,6 +82,7 @@ pub(super) fn register_check(writer: &Writer, body: &[u8]) -> Result<Option<Valu
     if check.id.is_empty() {
         check.id = title;
     }
+    writer.resolve_alias(&mut check, &writer.facts.node);
     let id = match service {
         Some(id) => id,
         None => writer.own_node()?,
@@ -104,7 +106,8 @@ pub(super) fn deregister_check(writer: &Writer, _body: &[u8]) -> Result<Option<V
         return Ok(None);
     };
     let id = name::given(&endpoint.metadata).to_owned();
-    writer.change(&id, &writer.facts.node, |endpoint| {
+    let node = node_of(&writer.facts, endpoint).to_owned();
+    writer.change(&id, &node, |endpoint| {
         endpoint.spec.checks.retain(|it| it.id != writer.argument);
         Ok(())
     })?;

@@ -12,6 +12,7 @@ use crate::state::Snapshot;
 use crate::state::check::{Check, OBSERVED};
 use crate::state::endpoint::{Endpoint, HealthStatus, Lifecycle};
 use crate::state::object::ObjectKey;
+use crate::state::source::Source;
 
 /// An endpoint, as a service instance.
 #[derive(Clone)]
@@ -245,12 +246,14 @@ pub(super) fn id_of_node(node: &str) -> String {
     format!("{NODE_PREFIX}{node}")
 }
 
-/// The node that an endpoint runs on.
+/// The node that an endpoint runs on: the one that it names, else the one that has registered it.
 pub(super) fn node_of<'a>(facts: &'a Facts, endpoint: &'a Endpoint) -> &'a str {
     let locality = endpoint.spec.locality.as_ref();
-    locality
-        .and_then(|it| it.node.as_deref())
-        .unwrap_or(&facts.node)
+    let named = locality.and_then(|it| it.node.as_deref());
+    let metadata = &endpoint.metadata;
+    let is_shared = metadata.source == Source::Etcd && !metadata.origin.is_empty();
+    let registered = is_shared.then_some(metadata.origin.as_str());
+    named.or(registered).unwrap_or(&facts.node)
 }
 
 /// A node as catalogs list it.

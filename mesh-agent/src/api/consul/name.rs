@@ -36,6 +36,11 @@ pub(super) fn of(given: &str) -> String {
     format!("{kept}-{:016x}", XxHash3_64::oneshot(given.as_bytes()))
 }
 
+/// The name of the object for an id on a node, where another node has an object of the id's own name.
+pub(super) fn apart(given: &str, node: &str) -> String {
+    of(&format!("{given}@{node}"))
+}
+
 /// What was given for an object.
 pub(super) fn given(metadata: &Metadata) -> &str {
     metadata.annotations.get(GIVEN).unwrap_or(&metadata.name)
@@ -84,6 +89,7 @@ mod tests {
         assert!(of("Shop_1").starts_with("shop-1-"));
         let long = "x".repeat(300);
         assert!(of(&long).len() <= 63);
+        assert_ne!(apart("shop-1", "a"), apart("shop-1", "b"));
     }
 
     #[test]

@@ -149,9 +149,13 @@ pub(super) fn agent_services(look: &Look<'_>) -> Result<Value, Failure> {
 
 /// `GET /v1/agent/service/ID`.
 pub(super) fn agent_service(look: &Look<'_>) -> Result<Value, Failure> {
-    let key = ObjectKey::new(&look.question.namespace, name::of(look.argument));
-    let endpoint = look.snapshot.endpoints.get(&key);
-    let endpoint = endpoint.filter(|it| node_of(look.facts, it) == look.facts.node);
+    let (id, node) = (look.argument, &look.facts.node);
+    let mut names = [name::of(id), name::apart(id, node)].into_iter();
+    let endpoint = names.find_map(|name| {
+        let key = ObjectKey::new(&look.question.namespace, name);
+        let endpoint = look.snapshot.endpoints.get(&key);
+        endpoint.filter(|it| node_of(look.facts, it) == node)
+    });
     let unknown = || Failure::absent(format!("unknown service ID: {}", look.argument));
     let instance = Instance::of(look.snapshot, look.facts, endpoint.ok_or_else(unknown)?);
     Ok(instance.agent_service())
@@ -364,36 +368,4 @@ fn agent_health(instance: &Instance) -> Value {
 /// Lists what is not there: proxies, sessions.
 pub(super) fn nothing(_look: &Look<'_>) -> Result<Value, Failure> {
     Ok(json!([]))
-}
-
-/// Series of the text format as Consul lists its own: gauges and counters, with their labels.
-pub(super) fn metrics(text: &str) -> Value {
-    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
-    let (mut gauges, mut counters) = (Vec::new(), Vec::new());
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            kinds.extend(rest.split_once(' '));
-            continue;
-        }
-        let Some((series, value)) = line.rsplit_once(' ').filter(|_| !line.starts_with('#')) else {
-            continue;
-        };
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let Ok(value) = value.parse::<f64>() else {
-            continue;
-        };
-        let labels = labels.trim_end_matches('}');
-        let entry =
-            |name: &str| json!({"Name": name, "Value": value, "Labels": {"series": labels}});
-        match name.strip_suffix("_total") {
-            Some(family) if kinds.get(family) == Some(&"counter") => {
-                counters.push(
-                    json!({"Name": name, "Count": 1, "Sum": value, "Labels": {"series": labels}}),
-                );
-            }
-            _ if kinds.get(name) == Some(&"gauge") => gauges.push(entry(name)),
-            _ => {}
-        }
-    }
-    json!({"Timestamp": "", "Gauges": gauges, "Points": [], "Counters": counters, "Samples": []})
 }

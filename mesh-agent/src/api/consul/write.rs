@@ -15,6 +15,7 @@ use super::question::Question;
 use super::scope::Scope;
 use super::{Facts, definition, made, name};
 use crate::api::Context;
+use crate::state::check::Check;
 use crate::state::endpoint::{Endpoint, EndpointSpec, EndpointStatus, Locality, Maintenance};
 use crate::state::object::{API_VERSION, Kind, Metadata, ObjectKey};
 use crate::state::{Change, Manifest, Refusal, Snapshot};
@@ -46,26 +47,67 @@ impl Writer {
 
     /// The endpoint with an id on a node, if the caller may change it.
     fn endpoint(&self, id: &str, node: &str) -> Result<Arc<Endpoint>, Failure> {
-        let key = ObjectKey::new(&self.question.namespace, name::of(id));
+        let key = self.key_of(id, node);
         let snapshot = self.snapshot();
-        let unknown = || {
+        let endpoint = snapshot.endpoints.get(&key);
+        let endpoint = endpoint.filter(|it| self.is_of(it, node)).ok_or_else(|| {
             Failure::absent(format!(
                 "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
             ))
-        };
-        let endpoint = snapshot.endpoints.get(&key).ok_or_else(unknown)?;
-        if !self.is_of(endpoint, node) {
-            let there = place_of(endpoint);
-            let text = format!("Unknown service ID {id:?}: it is registered on the node {there}");
-            return Err(Failure::absent(text));
-        }
+        })?;
         self.may(endpoint)?;
         Ok(Arc::clone(endpoint))
     }
 
+    /// The key of the endpoint with an id on a node. Ids are those of a node: where another one of a shared registry was
+    /// there first, the endpoint has a name apart.
+    pub(super) fn key_of(&self, id: &str, node: &str) -> ObjectKey {
+        let named = |name| ObjectKey::new(&self.question.namespace, name);
+        let (plain, apart) = (named(name::of(id)), named(name::apart(id, node)));
+        let snapshot = self.snapshot();
+        match snapshot.endpoints.get(&plain) {
+            Some(endpoint) if self.is_of(endpoint, node) => plain,
+            None if !snapshot.endpoints.contains_key(&apart) => plain,
+            _ => apart,
+        }
+    }
+
+    /// Gives an endpoint with an id its name, and its checks those of the instances that they follow.
+    fn name(&self, endpoint: &mut Endpoint) {
+        let node = node_of(&self.facts, endpoint).to_owned();
+        let id = name::given(&endpoint.metadata).to_owned();
+        let name = self.key_of(&id, &node).name;
+        let metadata = &mut endpoint.metadata;
+        if name != metadata.name {
+            metadata.annotations.insert(name::GIVEN.to_owned(), id);
+            metadata.name = name;
+        }
+        for check in &mut endpoint.spec.checks {
+            self.resolve_alias(check, &node);
+        }
+    }
+
+    /// Lets a check of an endpoint on a node follow the instance there, where another node has one of the same id.
+    pub(super) fn resolve_alias(&self, check: &mut Check, node: &str) {
+        let snapshot = self.snapshot();
+        let followed = check.alias.as_mut().and_then(|it| it.endpoint.as_mut());
+        let Some(name) = followed else {
+            return;
+        };
+        let named = |name: &str| ObjectKey::new(&self.question.namespace, name);
+        let Some(endpoint) = snapshot.endpoints.get(&named(name)) else {
+            return;
+        };
+        let key = self.key_of(name::given(&endpoint.metadata), node);
+        if snapshot.endpoints.contains_key(&key) {
+            *name = key.name;
+        }
+    }
+
     /// Whether an endpoint is one that may be written for a node: where nodes share a registry, not one of another node.
     fn is_of(&self, endpoint: &Endpoint, node: &str) -> bool {
-        self.context.writer.is_responsible(&endpoint.metadata) || place_of(endpoint) == node
+        let is_ours = self.context.writer.is_responsible(&endpoint.metadata);
+        is_ours || node_of(&self.facts, endpoint) == node
     }
 
     pub(super) fn may(&self, endpoint: &Endpoint) -> Result<(), Failure> {
@@ -99,10 +141,7 @@ impl Writer {
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
         match (&old, &self.scope) {
-            (Some(old), _) => {
-                self.may(old)?;
-                self.may_replace(old, node_of(&self.facts, &endpoint))?;
-            }
+            (Some(old), _) => self.may(old)?,
             (None, Some(scope)) => scope.may_add(&self.snapshot())?,
             (None, None) => {}
         }
@@ -113,18 +152,6 @@ impl Writer {
             Some(before) => made::follow(&self.context, &before, ""),
             None => Ok(()),
         }
-    }
-
-    /// Whether a registration for a node may take the place of an endpoint that is there.
-    fn may_replace(&self, old: &Endpoint, node: &str) -> Result<(), Failure> {
-        if self.is_of(old, node) {
-            return Ok(());
-        }
-        let (id, there) = (name::given(&old.metadata), place_of(old));
-        let text = format!(
-            "the service ID {id:?} is registered on the node {there}: where nodes share a registry each instance needs an ID of its own"
-        );
-        Err(Failure::new(StatusCode::CONFLICT, text))
     }
 
     pub(super) fn remove(&self, endpoint: &Endpoint) -> Result<(), Failure> {
@@ -205,13 +232,6 @@ impl Writer {
     }
 }
 
-/// The node that an endpoint of a shared registry is on: the one that it names, else the one that has registered it.
-fn place_of(endpoint: &Endpoint) -> &str {
-    let locality = endpoint.spec.locality.as_ref();
-    let named = locality.and_then(|it| it.node.as_deref());
-    named.unwrap_or(&endpoint.metadata.origin)
-}
-
 pub(super) fn object(body: &[u8]) -> Result<Fields, Failure> {
     let value = serde_json::from_slice(body);
     let value = value.map_err(|error| Failure::bad(format!("Request decode failed: {error}")))?;
@@ -225,9 +245,10 @@ pub(super) fn register(writer: &Writer, body: &[u8]) -> Result<Option<Value>, Fa
     Ok(None)
 }
 
-/// A registration anew keeps what it does not speak of: maintenance, what others wrote beside it, and, unless it
+/// A registration under the name that it has. One anew keeps what it does not speak of: maintenance, what others wrote beside it, and, unless it
 /// replaces them, checks that were added one by one.
 pub(super) fn kept(writer: &Writer, mut new: Endpoint, has_checks: bool) -> Endpoint {
+    writer.name(&mut new);
     let snapshot = writer.snapshot();
     let Some(old) = snapshot.endpoints.get(&new.key()) else {
         return new;

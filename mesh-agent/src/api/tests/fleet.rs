@@ -75,15 +75,11 @@ fn apply(store: &Store, place: &str, change: Change) -> Result<Applied, Refusal>
 }
 
 #[tokio::test]
-async fn instances_of_other_nodes_are_theirs() {
+async fn nodes_may_use_the_same_ids() {
     let fixture = Fixture::of_fleet(&Arc::default()).await;
     let checks = json!([{"id": "service:web", "ttl": "10s"}]);
     let spec = json!({"service": "web", "address": "10.0.0.2", "checks": checks});
     fixture.elsewhere("web", &spec);
-    let own = json!({"Name": "web", "Address": "10.0.0.3"});
-    let register = "/v1/agent/service/register";
-    let refused = "registered on the node there";
-    fixture.refuse(register, &own, 409, refused).await;
     for path in [
         "/v1/agent/service/deregister/web",
         "/v1/agent/service/maintenance/web?enable=true",
@@ -91,11 +87,45 @@ async fn instances_of_other_nodes_are_theirs() {
     ] {
         fixture.refuse(path, &Value::Null, 404, "Unknown").await;
     }
+    let own = json!({"Name": "web", "Address": "10.0.0.3", "Check": {"TTL": "10s"}});
+    for _ in 0..2 {
+        fixture.accept("/v1/agent/service/register", &own).await;
+    }
+    let pass = "/v1/agent/check/pass/service:web";
+    fixture.accept(pass, &Value::Null).await;
+    let follower = json!({"Name": "follower", "Address": "10.0.0.3",
+        "Check": {"AliasService": "web"}});
+    fixture
+        .accept("/v1/agent/service/register", &follower)
+        .await;
+    let found = fixture.seen("/v1/health/service/web").await;
+    let seen: Vec<_> = found.as_array().unwrap().iter().collect();
+    let seen = seen.iter().map(|it| {
+        let (service, status) = (&it["Service"], &it["Checks"][1]["Status"]);
+        let node = it["Node"]["Node"].as_str().unwrap();
+        let [id, address] = ["ID", "Address"].map(|it| service[it].as_str().unwrap());
+        (node, id, address, status.as_str().unwrap())
+    });
+    assert_eq!(
+        seen.collect::<Vec<_>>(),
+        [
+            ("there", "web", "10.0.0.2", "critical"),
+            ("here", "web", "10.0.0.3", "passing")
+        ]
+    );
+    let service = fixture.seen("/v1/agent/service/web").await;
+    assert_eq!(service["Address"], "10.0.0.3");
+    let snapshot = fixture.store.snapshot();
+    let follower = &snapshot.endpoints[&ObjectKey::new("default", "follower")];
+    let alias = follower.spec.checks[0].alias.as_ref().unwrap();
+    let followed = alias.endpoint.clone().unwrap();
+    assert_eq!(fixture.address_of(&followed), "10.0.0.3");
+    let deregister = "/v1/agent/service/deregister/web";
+    fixture.accept(deregister, &Value::Null).await;
+    fixture
+        .refuse(deregister, &Value::Null, 404, "Unknown")
+        .await;
     assert_eq!(fixture.address_of("web"), "10.0.0.2");
-    let other = json!({"Name": "web", "ID": "web-here", "Address": "10.0.0.3"});
-    fixture.accept(register, &other).await;
-    fixture.accept(register, &other).await;
-    assert_eq!(fixture.address_of("web-here"), "10.0.0.3");
     fixture.stop().await;
 }
 
@@ -104,21 +134,21 @@ async fn the_catalog_of_a_node_is_written_from_any_node() {
     let fixture = Fixture::of_fleet(&Arc::default()).await;
     let spec = json!({"service": "db", "address": "10.9.0.2", "locality": {"node": "far"}});
     fixture.elsewhere("db-1", &spec);
+    let path = "/v1/catalog/register";
     let check = json!({"Node": "far", "Address": "10.9.0.1",
         "Check": {"CheckID": "alive", "Status": "passing", "ServiceID": "db-1"}});
-    fixture.accept("/v1/catalog/register", &check).await;
+    fixture.accept(path, &check).await;
+    fixture.elsewhere("db-1", &spec);
     let body = |node: &str, address: &str| {
         json!({"Node": node, "Address": "10.9.0.1",
             "Service": {"ID": "db-1", "Service": "db", "Address": address}})
     };
-    fixture.elsewhere("db-1", &spec);
-    let path = "/v1/catalog/register";
-    let refused = "registered on the node far";
-    fixture
-        .refuse(path, &body("near", "10.9.0.3"), 409, refused)
-        .await;
-    fixture.accept(path, &body("far", "10.9.0.3")).await;
-    assert_eq!(fixture.address_of("db-1"), "10.9.0.3");
+    fixture.accept(path, &body("near", "10.9.0.3")).await;
+    assert_eq!(fixture.address_of("db-1"), "10.9.0.2");
+    fixture.accept(path, &body("far", "10.9.0.4")).await;
+    assert_eq!(fixture.address_of("db-1"), "10.9.0.4");
+    let found = fixture.seen("/v1/catalog/service/db").await;
+    assert_eq!(found.as_array().unwrap().len(), 2);
     fixture.stop().await;
 }
 
