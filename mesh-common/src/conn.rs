@@ -35,7 +35,8 @@ pub struct Conn {
     pub cookie: u64,
     /// Cgroup of the process that called connect.
     pub cgroup: u64,
-    /// When connect was called, on the monotonic clock, in nanoseconds.
+    /// When connect was called, on the monotonic clock, in nanoseconds. In `PENDING`: when the SYN left, which may be
+    /// long after connect, with the first bytes; what the agent says of its own sockets may have no time.
     pub started_ns: u64,
 }
 
@@ -54,7 +55,7 @@ impl Conn {
     pub const TRANSLATED: u8 = 1 << 4;
     /// Somebody whom policy protects sent datagrams to this socket: `REPLIES` knows who may be answered.
     pub const CALLED: u8 = 1 << 5;
-    /// For how long the other end may be accepted after connect, in nanoseconds: Linux repeats a SYN for 127 s
+    /// For how long the other end may be accepted after the SYN left, in nanoseconds: Linux repeats a SYN for 127 s
     /// (`net.ipv4.tcp_syn_retries`, 6). What is older in `PENDING` is of a connection that is gone, and who has its
     /// name now may be somebody else.
     pub const PENDING_NS: u64 = 130 * 1_000_000_000;

@@ -55,7 +55,10 @@ fn dials(ctx: &SockOpsContext) {
     if conn.endpoint != 0 && !conn.has(Conn::COUNTED) && opened(conn.endpoint) {
         conn.flags |= Conn::COUNTED;
     }
-    if PENDING.insert(tuple, *conn, 0).is_err() {
+    let mut published = *conn;
+    // SAFETY: the helper has no conditions.
+    published.started_ns = unsafe { bpf_ktime_get_ns() };
+    if PENDING.insert(tuple, published, 0).is_err() {
         bump(conn.workload, Counter::MapFull, Reason::NoVerdict);
     }
     watch_state(ctx);
@@ -73,7 +76,6 @@ fn is_connected(ctx: &SockOpsContext) {
 }
 
 /// The callee's end is established: if the caller is on this node, its verdict comes along.
-///
 /// The entry stays: with SYN cookies the kernel may come here twice for one connection.
 #[inline(always)]
 fn is_accepted(ctx: &SockOpsContext) {
