@@ -67,6 +67,23 @@ impl Conn {
         self.flags & flag != 0
     }
 
+    /// Whether its socket is one that the agent dials with. What is accepted from the agent is the workload's, which may
+    /// dial with it again.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_own(&self) -> bool {
+        self.has(Self::OWN) && self.direction != Direction::Accepted as u8
+    }
+
+    /// What the socket knows that accepts this connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn accepted(mut self) -> Self {
+        self.direction = Direction::Accepted as u8;
+        self.flags &= !(Self::OWN | Self::AUTHORIZED | Self::COUNTED);
+        self
+    }
+
     /// Whether its other end may still be accepted, at `now_ns` on the monotonic clock.
     #[must_use]
     #[inline(always)]
@@ -127,7 +144,27 @@ impl Tuple {
 
 #[cfg(test)]
 mod tests {
-    use super::Conn;
+    use super::{Conn, Direction};
+
+    #[test]
+    fn what_is_accepted_from_the_agent_is_not_the_agents() {
+        let dialled = Conn {
+            direction: Direction::Dialled as u8,
+            flags: Conn::OWN | Conn::AUTHORIZED | Conn::ACCELERATED | Conn::COUNTED,
+            service: 7,
+            ..Conn::default()
+        };
+        assert!(dialled.is_own());
+        let accepted = dialled.accepted();
+        assert_eq!(accepted.flags, Conn::ACCELERATED);
+        assert_eq!(accepted.service, 7);
+        // As an agent that kept the flags has left it behind.
+        let before = Conn {
+            flags: dialled.flags,
+            ..accepted
+        };
+        assert!(!accepted.is_own() && !before.is_own());
+    }
 
     #[test]
     fn a_connection_is_pending_while_its_syn_may_be_repeated() {

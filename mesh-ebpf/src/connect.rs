@@ -46,7 +46,7 @@ fn connect(ctx: &SockAddrContext, family: u32) -> i32 {
     let socket = dialling_socket(ctx);
     let known = stored(&CONN, socket);
     let is_known = known.is_some();
-    if matches!(known, Some(conn) if conn.has(Conn::OWN)) {
+    if matches!(known, Some(conn) if conn.is_own()) {
         return ALLOW;
     }
     let Some(facts) = facts(ctx, socket, family) else {

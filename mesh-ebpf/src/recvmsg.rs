@@ -44,7 +44,7 @@ fn receive(ctx: &SockAddrContext, family: u32) {
     let source = user_address(ctx.sock_addr, family);
     let known = stored(&CONN, socket);
     if let Some(conn) = &known {
-        if conn.has(Conn::OWN) {
+        if conn.is_own() {
             return;
         }
         if conn.direction == Direction::Dialled as u8

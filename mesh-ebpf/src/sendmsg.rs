@@ -33,7 +33,7 @@ pub(crate) fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
 fn send(ctx: &SockAddrContext, family: u32) -> i32 {
     let socket = dialling_socket(ctx);
     let known = stored(&CONN, socket);
-    if matches!(&known, Some(conn) if conn.has(Conn::OWN)) {
+    if matches!(&known, Some(conn) if conn.is_own()) {
         return ALLOW;
     }
     let Some(mut facts) = facts(ctx, socket, family) else {

@@ -73,7 +73,7 @@ fn stranger(address: &Address) -> Party {
 fn admit(local: &SocketAddress, remote: &SocketAddress) -> u32 {
     // Neither end is loopback, so that the name has no namespace.
     let party = match pending(&Tuple::new(*remote, *local, 0)) {
-        Some(conn) if conn.has(Conn::OWN) && conn.has(Conn::AUTHORIZED) => return SK_PASS,
+        Some(conn) if conn.is_own() && conn.has(Conn::AUTHORIZED) => return SK_PASS,
         Some(conn) => Party {
             caller: conn.caller,
             workload: conn.workload,

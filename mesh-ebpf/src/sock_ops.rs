@@ -86,9 +86,7 @@ fn is_accepted(ctx: &SockOpsContext) {
     let Some(pending) = pending(&tuple.reversed()) else {
         return;
     };
-    let mut conn = *pending;
-    conn.direction = Direction::Accepted as u8;
-    conn.flags &= !Conn::COUNTED;
+    let conn = pending.accepted();
     if store(&CONN, socket, &conn) && conn.has(Conn::ACCELERATED) {
         watch_state(ctx);
         pair(ctx, socket, &tuple, conn.service);

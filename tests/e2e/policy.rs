@@ -2,7 +2,8 @@
 
 use mesh_tests::assert_eventually;
 use mesh_tests::pod::Pod;
-use mesh_tests::registry::{object, policy, with};
+use mesh_tests::protocol::ServerKind;
+use mesh_tests::registry::{endpoint, object, policy, service, with};
 use serde_json::{Value, json};
 
 use crate::shop::{CACHE_PORT, Shop, WEB, cache, web};
@@ -197,4 +198,43 @@ fn explain_says_what_happens() {
         api.explain("shop/client", "10.99.0.1:80")["verdict"],
         "pass"
     );
+}
+
+/// A server dials an address that it must not with the socket of a connection that the agent has opened to it.
+fn check_redial(server_fields: &Value, forbids: impl FnOnce(&Pod) -> Option<Value>) {
+    let Some(shop) = Shop::open(1) else { return };
+    let server = shop.server();
+    shop.node.enrol_with(server, server_fields);
+    let vault = shop.node.pod("vault");
+    shop.node.enrol(&vault);
+    vault.serve_echo(9_000);
+    let address = vault.at(9_000);
+    let dialled: std::net::SocketAddr = "240.240.0.50:70".parse().unwrap();
+    let redialling = server.serve(ServerKind::Redial { address }, 7_000);
+    let opaque = service("opaque", &["240.240.0.50"], "tcp", 70, "tcp");
+    let mut objects = vec![
+        with(opaque, &json!({ "mode": "proxy" })),
+        endpoint("opaque-1", "opaque", server.v4(), "tcp", 7_000),
+    ];
+    objects.extend(forbids(&vault));
+    shop.node.apply(&objects);
+    // Its end does not matter: the server leaves the connection.
+    drop(shop.client.connect(dialled));
+    assert_eventually!(!redialling.seen().redials.is_empty());
+    let redials = redialling.seen().redials;
+    let failure = redials[0].as_ref().unwrap_err();
+    assert_eq!(failure.kind, "ConnectionRefused", "{failure:?}");
+}
+
+#[test]
+fn a_socket_accepted_from_the_agent_does_not_go_around_a_policy() {
+    check_redial(&json!({}), |vault| {
+        let server = json!({ "namespaces": ["shop"], "serviceAccounts": ["server-1"] });
+        Some(policy("vault", "Deny", ("Workload", vault.name()), &server))
+    });
+}
+
+#[test]
+fn a_socket_accepted_from_the_agent_does_not_leave_where_egress_is_locked() {
+    check_redial(&json!({ "egress": "locked" }), |_vault| None);
 }

@@ -215,6 +215,11 @@ pub enum ServerKind {
     Deaf,
     /// Accepts and resets.
     Resetting,
+    /// Dials another address with the socket that it accepted.
+    Redial {
+        /// The address.
+        address: SocketAddr,
+    },
     /// Answers questions for names, over UDP and TCP: see [`crate::resolver`].
     Resolver {
         /// Its name.
@@ -297,6 +302,8 @@ pub struct Seen {
     pub connections: u64,
     /// The same by the address that they came from.
     pub sources: BTreeMap<String, u64>,
+    /// What came of dialling with accepted sockets.
+    pub redials: Vec<Result<(), Failure>>,
 }
 
 /// What comes back.

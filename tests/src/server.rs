@@ -13,7 +13,7 @@ use crate::datagram;
 use crate::protocol::{Seen, ServerKind};
 use crate::resolver;
 use crate::resolver::Zone;
-use crate::stream::{is_pattern, receive};
+use crate::stream::{is_pattern, receive, redial};
 
 mod http;
 
@@ -101,8 +101,13 @@ async fn accept(listener: TcpListener, kind: Arc<ServerKind>, seen: Arc<Mutex<Se
             let source = peer.ip().to_canonical().to_string();
             *seen.sources.entry(source).or_default() += 1;
         }
-        let kind = Arc::clone(&kind);
+        let (kind, seen) = (Arc::clone(&kind), Arc::clone(&seen));
         connections.spawn(async move {
+            if let ServerKind::Redial { address } = *kind {
+                let redialled = redial(stream, address).await;
+                seen.lock().unwrap().redials.push(redialled);
+                return;
+            }
             // A peer that goes away is what many tests are about.
             drop(serve(&kind, stream).await);
         });
@@ -131,9 +136,10 @@ async fn serve(kind: &ServerKind, mut stream: TcpStream) -> io::Result<()> {
             std::future::pending::<()>().await;
             Ok(())
         }
-        ServerKind::Resetting | ServerKind::Datagrams { .. } | ServerKind::Resolver { .. } => {
-            stream.set_zero_linger()
-        }
+        ServerKind::Resetting
+        | ServerKind::Redial { .. }
+        | ServerKind::Datagrams { .. }
+        | ServerKind::Resolver { .. } => stream.set_zero_linger(),
     }
 }
 

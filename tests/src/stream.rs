@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+use tokio::task::spawn_blocking;
+
 use crate::load::Tally;
 use crate::pace;
 use crate::protocol::{Answer, Failure, Report, Task};
@@ -233,6 +236,27 @@ fn stream(address: SocketAddr, millis: u64) -> io::Result<Report> {
         )));
     }
     Ok(transferred(started, sent))
+}
+
+/// Leaves the connection of a socket, and dials another address with the same socket.
+pub(crate) async fn redial(
+    stream: tokio::net::TcpStream,
+    address: SocketAddr,
+) -> Result<(), Failure> {
+    let socket = Socket::from(stream.into_std()?);
+    let dial = move || {
+        let nobody = libc::sockaddr {
+            sa_family: libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap(),
+            sa_data: [0; 14],
+        };
+        let length = libc::socklen_t::try_from(size_of_val(&nobody)).unwrap();
+        // SAFETY: a valid address of this length, and a descriptor that the socket keeps open during the call.
+        if unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        socket.connect_timeout(&address.into(), SILENCE)
+    };
+    spawn_blocking(dial).await.unwrap().map_err(Into::into)
 }
 
 /// Reads what is there. On a paired socket a blocking read may say that it would block: then it waits and reads again.
