@@ -1,7 +1,7 @@
 //! What a connection speaks: declared, else learned for that port, else found in its first bytes.
 //!
 //! Nobody waits for a silent side: while the client is silent the endpoint is dialled, and whoever speaks first
-//! decides.
+//! decides. What servers of HTTP say to a silent client decides nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -172,21 +172,52 @@ async fn who_speaks(
         }
         Err(error) => return Err(error),
     };
-    let mut byte = [0];
-    tokio::select! {
+    let greeting = tokio::select! {
         biased;
         result = wait(stream, timeouts.idle) => {
             result?;
-            Ok(Speaker::Client(Some(dialled)))
+            return Ok(Speaker::Client(Some(dialled)));
         }
-        result = dialled.stream.peek(&mut byte) => {
-            // An endpoint that only closes has not spoken: the copy passes that on.
-            if result.map_err(Error::UpstreamIo)? > 0 {
+        greeting = greeting(&dialled.stream) => greeting,
+    };
+    match greeting {
+        Ok(Greeting::Http) => {}
+        // The endpoint is tired of waiting; the client may still ask.
+        Ok(Greeting::Closed) | Err(_) if is_http => {}
+        // An endpoint that only closes has not spoken: the copy passes that on.
+        Ok(Greeting::Closed) => return Ok(Speaker::Endpoint(dialled)),
+        Ok(Greeting::Other) => {
+            if !is_http {
                 port.memory.learn(Learned::ServerFirst);
             }
-            Ok(Speaker::Endpoint(dialled))
+            return Ok(Speaker::Endpoint(dialled));
         }
+        Err(error) => return Err(Error::UpstreamIo(error)),
     }
+    drop(dialled);
+    wait(stream, timeouts.idle).await?;
+    Ok(Speaker::Client(None))
+}
+
+/// What an endpoint does before its client has spoken.
+enum Greeting {
+    /// It speaks HTTP, which says nothing of the client: it has announced its settings, or has lost its patience.
+    Http,
+    /// It speaks first, as servers of its protocol do.
+    Other,
+    /// It closes.
+    Closed,
+}
+
+async fn greeting(endpoint: &TcpStream) -> io::Result<Greeting> {
+    let mut first = [0; sniff::GREETING];
+    let length = endpoint.peek(&mut first).await?;
+    let first = first.get(..length).unwrap_or_default();
+    Ok(match first {
+        [] => Greeting::Closed,
+        first if sniff::is_http_server(first) => Greeting::Http,
+        _ => Greeting::Other,
+    })
 }
 
 async fn wait(stream: &TcpStream, patience: Duration) -> Result<(), Error> {

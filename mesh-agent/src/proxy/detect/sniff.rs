@@ -1,4 +1,4 @@
-//! What the first bytes of a client look like: a pure function.
+//! What the first bytes of a client or a server look like: pure functions.
 
 /// What was recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,22 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest method that counts as one.
 const MAX_METHOD: usize = 32;
 
-/// Judges the first bytes.
+/// So many bytes tell whether a server that speaks unasked speaks HTTP: a frame header of HTTP/2.
+pub(crate) const GREETING: usize = 9;
+
+/// Whether a server that speaks unasked speaks HTTP: in version 2 it may announce its settings at once, in version 1
+/// it says that it does not wait any longer (408).
+pub(crate) fn is_http_server(first: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    match first {
+        [_, _, _, kind, flags, stream @ ..] if *kind == SETTINGS => {
+            *flags == 0 && *stream == [0; 4]
+        }
+        _ => first.starts_with(b"HTTP/1."),
+    }
+}
+
+/// Judges the first bytes of a client.
 pub(crate) fn sniff(first: &[u8]) -> Sniff {
     if PREFACE.starts_with(first) {
         return if first.len() == PREFACE.len() {
@@ -101,7 +116,7 @@ const fn is_token(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{ENOUGH, PREFACE, Sniff, sniff};
+    use super::{ENOUGH, GREETING, PREFACE, Sniff, is_http_server, sniff};
 
     #[test]
     fn a_request_line_is_http_1() {
@@ -133,6 +148,23 @@ mod tests {
         );
         assert_eq!(sniff(b"SSH-2.0-OpenSSH_9\r\n"), Sniff::Opaque, "SSH");
         assert_eq!(sniff(b"GET / HTTP/9.9\r\n"), Sniff::Opaque);
+    }
+
+    #[test]
+    fn servers_of_http_are_told_from_others_that_speak_first() {
+        let is_http = |first: &[u8]| is_http_server(first.get(..GREETING).unwrap_or(first));
+        assert!(is_http(b"HTTP/1.1 408 Request Timeout\r\n"));
+        assert!(is_http(b"HTTP/1.0 408"));
+        assert!(
+            is_http(b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64"),
+            "SETTINGS"
+        );
+        assert!(is_http(b"\0\0\0\x04\0\0\0\0\0"), "empty SETTINGS");
+        assert!(!is_http(b"\0\0\0\x04\x01\0\0\0\0"), "an answer to SETTINGS");
+        assert!(!is_http(b"\x4a\0\0\0\x0a8.0.36\0"), "MySQL");
+        assert!(!is_http(b"220 mail.example ESMTP\r\n"), "SMTP");
+        assert!(!is_http(b"SSH-2.0-OpenSSH_9\r\n"), "SSH");
+        assert!(!is_http(b"HTTP"));
     }
 
     #[test]

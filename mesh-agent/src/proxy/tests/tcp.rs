@@ -5,7 +5,9 @@ use std::time::Duration;
 use mesh_common::conn::{Conn, Direction};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fixture::{DIALLED, Node, nobody, server, snapshot, within};
+use super::fixture::{
+    DIALLED, Node, eventually, http1_server, nobody, server, snapshot, text, within,
+};
 
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard_at_once() {
@@ -225,4 +227,65 @@ async fn a_service_that_is_gone_is_not_guessed() {
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     assert!(response.contains("x-mesh-error: no-service"), "{response}");
     assert!(response.contains(&DIALLED.to_string()), "{response}");
+}
+
+#[tokio::test]
+async fn what_servers_of_http_say_to_a_silent_client_makes_no_port_opaque() {
+    let greetings: [&[u8]; 2] = [
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
+        b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64",
+    ];
+    for greeting in greetings {
+        let (endpoint, _server) = server(move |mut stream| async move {
+            stream.write_all(greeting).await?;
+            // It has said it before anybody has asked.
+            stream.read(&mut [0]).await.map(|_| ())
+        })
+        .await;
+        let node = Node::start("auto", &[endpoint]);
+        let mut silent = node.connect().await;
+        eventually("a dialled endpoint", || {
+            !node.table.marks.lock().expect("no panic").is_empty()
+        })
+        .await;
+        let (endpoint, _server) = http1_server(|_| text("hello")).await;
+        node.change(snapshot("auto", &[endpoint]));
+        let ask = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+        assert!(node.raw(ask).await.ends_with("hello"));
+        node.metric(&["mesh_proxy_detected_total", "http1"], 1)
+            .await;
+        // The silent one is served as well when it asks.
+        silent.write_all(ask.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        within(silent.read_to_string(&mut answer))
+            .await
+            .expect("reads");
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_where_clients_speak_http_stays_one() {
+    let (endpoint, _server) = server(async |mut stream| {
+        let mut first = [0; 3];
+        let asked = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut first));
+        match asked.await {
+            Ok(_) => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await,
+            Err(_) => stream.write_all(b"bored").await,
+        }
+    })
+    .await;
+    let mut config = crate::proxy::Config::default();
+    config.timeouts.detect = Duration::from_millis(20);
+    let node = Node::start_with("auto", &[endpoint], config);
+    let ask = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    assert!(node.raw(ask).await.starts_with("HTTP/1.1 204 "));
+    assert_eq!(node.raw("").await, "bored");
+    assert!(node.raw(ask).await.starts_with("HTTP/1.1 204 "));
+    node.metric(&["mesh_proxy_detected_total", "http1"], 2)
+        .await;
+    assert_eq!(
+        node.metric_now(&["mesh_proxy_detected_total", "learned"]),
+        0
+    );
 }
