@@ -62,7 +62,13 @@ pub(crate) async fn detect(
         worker.metrics.detected("learned");
         return Ok(Detected::Opaque(Bytes::new(), None));
     }
-    let dialled = match who_speaks(worker, caller, port, ahead, stream).await? {
+    let speaker = tokio::select! {
+        biased;
+        speaker = who_speaks(worker, caller, port, ahead, stream) => speaker?,
+        // Nothing was asked yet.
+        () = worker.draining.cancelled() => return Ok(Detected::Nothing),
+    };
+    let dialled = match speaker {
         Speaker::Client(dialled) => dialled,
         Speaker::Endpoint(dialled) => {
             worker.metrics.detected("server-first");

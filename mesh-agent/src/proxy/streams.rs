@@ -130,8 +130,12 @@ async fn name(
             Hello::Unsure => {}
         }
         let was_silent = first.is_empty();
-        let read = timeout_at(deadline, stream.read_buf(first)).await;
-        let read = read.ok().ok_or(Error::Idle)?;
+        let read = tokio::select! {
+            biased;
+            read = timeout_at(deadline, stream.read_buf(first)) => read.ok().ok_or(Error::Idle)?,
+            // Nothing was asked yet.
+            () = worker.draining.cancelled(), if was_silent => return Err(Error::Draining),
+        };
         if read.map_err(Error::Downstream)? == 0 {
             return Ok(None);
         }

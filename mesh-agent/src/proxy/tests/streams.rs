@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, nobody, server, snapshot, within};
+use super::fixture::{Node, PATIENCE, eventually, nobody, server, snapshot, within};
 use crate::proxy::detect::client_hello::tests::hello;
 use crate::state::Snapshot;
 use crate::state::stream_route::{TcpRoute, TlsRoute};
@@ -130,4 +130,19 @@ async fn a_server_that_speaks_first_is_reached_by_a_route_too() {
     let registry = registry.object::<TcpRoute>("r", &route(&[], shares));
     let node = node(registry.snapshot()).await;
     assert_eq!(say(&node, b"").await, "hello");
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_who_has_not_said_where_to() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let shares = json!([{"name": "a", "port": 80}]);
+    let registry = registry("tls", web, &[("a", a)]);
+    let registry = registry.object::<TlsRoute>("r", &route(&["a.example"], shares));
+    let node = node(registry.snapshot()).await;
+    let _silent = node.connect().await;
+    eventually("one connection", || node.proxy().connections() == 1).await;
+    let started = tokio::time::Instant::now();
+    within(node.proxy().drain(PATIENCE)).await;
+    assert!(started.elapsed() < PATIENCE / 2);
 }

@@ -6,7 +6,7 @@ use mesh_common::conn::{Conn, Direction};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fixture::{
-    DIALLED, Node, eventually, http1_server, nobody, server, snapshot, text, within,
+    DIALLED, Node, PATIENCE, eventually, http1_server, nobody, server, snapshot, text, within,
 };
 
 #[tokio::test]
@@ -288,4 +288,19 @@ async fn a_port_where_clients_speak_http_stays_one() {
         node.metric_now(&["mesh_proxy_detected_total", "learned"]),
         0
     );
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_who_has_said_nothing() {
+    let (endpoint, _server) =
+        server(async |mut stream| stream.read(&mut [0]).await.map(|_| ())).await;
+    let node = Node::start("auto", &[endpoint]);
+    let _silent = node.connect().await;
+    eventually("a dialled endpoint", || {
+        !node.table.marks.lock().expect("no panic").is_empty()
+    })
+    .await;
+    let started = tokio::time::Instant::now();
+    within(node.proxy().drain(PATIENCE)).await;
+    assert!(started.elapsed() < PATIENCE / 2);
 }
