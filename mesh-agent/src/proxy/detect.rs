@@ -113,23 +113,13 @@ async fn version(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Er
 }
 
 /// Tells what the first bytes are, where no service is there to be asked: for an error in the client's language.
-pub(crate) async fn detect_orphan(
-    worker: &Worker,
-    stream: &mut TcpStream,
-) -> Result<Detected, Error> {
+pub(crate) async fn detect_orphan(worker: &Worker, stream: &mut TcpStream) -> Detected {
     let patience = worker.config.timeouts.detect;
-    let Ok((first, sniffed)) = timeout(patience, read_first(stream, patience))
-        .await
-        .ok()
-        .ok_or(Error::Idle)?
-    else {
-        return Ok(Detected::Nothing);
-    };
-    Ok(match sniffed {
-        Sniff::Http1 => Detected::Http1(first),
-        Sniff::Http2 => Detected::Http2(first),
-        Sniff::Opaque | Sniff::Unsure => Detected::Nothing,
-    })
+    match read_first(stream, patience).await {
+        Ok((first, Sniff::Http1)) => Detected::Http1(first),
+        Ok((first, Sniff::Http2)) => Detected::Http2(first),
+        Ok((_, Sniff::Opaque | Sniff::Unsure)) | Err(_) => Detected::Nothing,
+    }
 }
 
 enum Speaker {

@@ -95,7 +95,10 @@ async fn forward(
     let detecting = detect::detect(worker, &caller, &port, way.ahead(), &mut stream);
     let detected = match detecting.await {
         Ok(detected) => detected,
-        Err(error) => return Err(end(worker, &caller, &stream, error)),
+        Err(error) => {
+            let error = tcp::refuse(worker, &caller, &port, error);
+            return Err(reset(&stream, error));
+        }
     };
     match detected {
         Detected::Http1(first) => Ok(serve_http(worker, caller, stream, first, false)),
@@ -149,10 +152,9 @@ async fn explain(
     error: Error,
 ) -> Result<Rest, Error> {
     match detect::detect_orphan(worker, &mut stream).await {
-        Ok(Detected::Http1(first)) => Ok(serve_http(worker, caller, stream, first, false)),
-        Ok(Detected::Http2(first)) => Ok(serve_http(worker, caller, stream, first, true)),
-        Ok(_) => Err(end(worker, &caller, &stream, error)),
-        Err(error) => Err(end(worker, &caller, &stream, error)),
+        Detected::Http1(first) => Ok(serve_http(worker, caller, stream, first, false)),
+        Detected::Http2(first) => Ok(serve_http(worker, caller, stream, first, true)),
+        Detected::Opaque(..) | Detected::Nothing => Err(end(worker, &caller, &stream, error)),
     }
 }
 

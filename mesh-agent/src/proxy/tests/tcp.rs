@@ -304,3 +304,27 @@ async fn a_drain_does_not_wait_for_who_has_said_nothing() {
     within(node.proxy().drain(PATIENCE)).await;
     assert!(started.elapsed() < PATIENCE / 2);
 }
+
+#[tokio::test]
+async fn what_ends_a_connection_before_its_protocol_is_known_is_counted_as_such() {
+    // The first is refused while the client is silent: nothing else is known of it than the service.
+    let node = Node::start("auto", &[nobody().await]);
+    assert!(node.resets(b"").await);
+    let closed = [
+        "istio_tcp_connections_closed_total",
+        r#"destination_service="web.shop.mesh""#,
+        r#"response_flags="UF""#,
+    ];
+    assert_eq!(node.metric(&closed, 1).await, 1);
+    // The second is of no service, and silent too.
+    let mut gone = snapshot("auto", &[]);
+    gone.services.clear();
+    node.change(gone);
+    assert!(node.resets(b"").await);
+    node.metric(&["mesh_refused_connections_total", "no-service"], 1)
+        .await;
+    assert_eq!(
+        node.metric_now(&["mesh_refused_connections_total", "idle"]),
+        0
+    );
+}
