@@ -56,6 +56,10 @@ pub(crate) async fn detect(
             worker.metrics.detected("declared");
             return Ok(Detected::Opaque(Bytes::new(), None));
         }
+        Protocol::Auto if port.is_opaque_by_route(&caller.workload.key.namespace) => {
+            worker.metrics.detected("declared");
+            return Ok(Detected::Opaque(Bytes::new(), None));
+        }
         Protocol::Auto => {}
     }
     if port.memory.learned() == Learned::ServerFirst {

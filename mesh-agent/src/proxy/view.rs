@@ -267,6 +267,13 @@ impl ServicePort {
         self.routes.as_ref()?.streams(caller)
     }
 
+    /// Whether connections of callers in a namespace are not looked into: a TCP route has them, whatever they speak,
+    /// and no other tells requests apart.
+    pub(crate) fn is_opaque_by_route(&self, caller: &str) -> bool {
+        self.stream_routes(caller).is_some_and(StreamTable::has_all)
+            && self.http_routes(caller).is_none()
+    }
+
     /// The index of the endpoint that a session has this number for.
     pub(crate) fn session_index(&self, number: u64) -> Option<u32> {
         let sessions = self.sessions.get_or_init(|| {

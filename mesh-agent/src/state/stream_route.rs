@@ -12,7 +12,7 @@ pub type TcpRoute = Object<TcpRouteSpec, RouteStatus>;
 /// A TLS route of the registry.
 pub type TlsRoute = Object<TlsRouteSpec, RouteStatus>;
 
-/// Where opaque connections go.
+/// Where connections go. To a port whose protocol is detected: all of them, whatever they speak.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpRouteSpec {

@@ -133,6 +133,23 @@ async fn a_server_that_speaks_first_is_reached_by_a_route_too() {
 }
 
 #[tokio::test]
+async fn a_tcp_route_has_requests_too() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let request = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    for (backend, expected) in [("a", Some("a 29")), ("gone", None)] {
+        let registry = registry("auto", web, &[("a", a)]);
+        let shares = json!([{"name": backend, "port": 80}]);
+        let registry = registry.object::<TcpRoute>("r", &route(&[], shares));
+        let node = node(registry.snapshot()).await;
+        match expected {
+            Some(expected) => assert_eq!(say(&node, request).await, expected),
+            None => assert!(node.resets(request).await),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_drain_does_not_wait_for_who_has_not_said_where_to() {
     let (web, _web) = named("web").await;
     let (a, _a) = named("a").await;

@@ -9,13 +9,15 @@ use jiff::Timestamp;
 use super::compiled;
 use super::host::{self, HostPattern};
 use super::split::{Split, Target};
-use crate::state::object::{Metadata, ObjectKey};
+use crate::state::object::{Kind, Metadata, ObjectKey};
 use crate::state::reference::Referrer;
 use crate::state::stream_route::{StreamRouteRule, TcpRoute, TlsRoute};
 
 /// A TCP or TLS route, ready to be merged into a table.
 #[derive(Clone, Debug)]
 pub struct StreamRoute {
+    /// What it is: a TCP route has every connection, a TLS route those that speak TLS.
+    pub kind: Kind,
     /// What names it.
     pub key: ObjectKey,
     created: Timestamp,
@@ -69,6 +71,7 @@ impl StreamRoute {
             .map(|backend| (compiled::target(from, &backend.into()), backend.weight));
         let name = rule.and_then(|rule| rule.name.as_deref()).unwrap_or("0");
         Self {
+            kind: from.kind,
             created: compiled::created(metadata),
             hosts: hosts.iter().map(|host| HostPattern::new(host)).collect(),
             label: format!("{key}/{name}").into(),
@@ -119,6 +122,14 @@ impl StreamTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<StreamRoute>] {
         &self.routes
+    }
+
+    /// Whether every connection goes where a TCP route sends it, whatever it speaks.
+    #[must_use]
+    pub fn has_all(&self) -> bool {
+        self.any
+            .as_ref()
+            .is_some_and(|route| route.kind == Kind::TcpRoute)
     }
 
     /// Whether the name that a TLS client asks for makes a difference.
