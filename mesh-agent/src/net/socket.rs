@@ -14,11 +14,18 @@ use super::netns::Netns;
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// After how long without an answer the kernel gives up on sent data.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// When the kernel starts to ask an idle peer whether it is there, and how often.
+/// When the kernel starts to ask an idle peer whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// So many questions without an answer end an idle connection, a third of [`KEEPALIVE`] apart.
+const PROBES: u32 = 3;
+
+/// The longest wait before data is sent again, in milliseconds: Linux gives up after 15 times (`net.ipv4.tcp_retries2`),
+/// so half a minute after a peer has vanished.
+const MOST_RTO_MS: libc::c_int = 2_000;
+
+/// The option for it, of Linux 6.15.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// A listener at `address` inside `netns`, non-blocking.
 pub fn listen(netns: &Netns, address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -134,10 +141,53 @@ fn stream(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
 }
 
+/// Lets the kernel find peers that have vanished. No `TCP_USER_TIMEOUT`: it also ends a connection whose reader takes its
+/// time, though that one's kernel answers.
 fn set_liveness(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 3);
+        .with_interval(KEEPALIVE / 3)
+        .with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    // Older kernels wait up to two minutes before they send again, and give up after a quarter of an hour.
+    match set_option(socket, TCP_RTO_MAX_MS, MOST_RTO_MS) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        result => result,
+    }
+}
+
+fn set_option(socket: &SockRef<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: a valid value of this length, and a descriptor that is open during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PROBES, prepare_accepted};
+
+    #[test]
+    fn a_reader_may_take_its_time_and_a_vanished_peer_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        prepare_accepted(&accepted).unwrap();
+        let socket = socket2::SockRef::from(&accepted);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+    }
 }
