@@ -2,12 +2,12 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
-use mesh_common::event::Event;
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA};
+use mesh_common::event::{Event, Kind};
 use mesh_common::stats::{Counter, StatKey};
 use mesh_common::verdict::Reason;
 
-use crate::maps::{EVENTS, STATS};
+use crate::maps::{EVENTS, EVENTS_BYTES, STATS};
 
 /// Adds one.
 #[inline(always)]
@@ -49,10 +49,13 @@ pub(crate) fn add_to(value: *mut u64, amount: u64) {
     let _previous = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, amount) };
 }
 
-/// Sends a record to the agent, or counts that it was lost.
+/// Sends a record to the agent, or counts that it was lost. Anybody may cause refusals as often as they like: half of the
+/// room is for what is final.
 #[inline(never)]
 pub(crate) fn emit(event: &Event) {
-    if EVENTS.output::<Event>(event, 0).is_err() {
+    let is_crowded_out = event.kind != Kind::Closed as u8
+        && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(EVENTS_BYTES) / 2;
+    if is_crowded_out || EVENTS.output::<Event>(event, 0).is_err() {
         bump(event.workload, Counter::EventLost, Reason::None);
     }
 }

@@ -116,9 +116,13 @@ pub(crate) static PEERS: HashMap<Tuple, Peer> =
 #[btf_map]
 pub(crate) static REDIRECTS: SkStorage<Redirect> = SkStorage::new();
 
-/// Written by every program, read by the agent. Full: the record is dropped and counted.
+/// Bytes of `EVENTS`.
+pub(crate) const EVENTS_BYTES: u32 = 1 << 20;
+
+/// Written by every program, read by the agent. Full, or half full for records of what is not final: the record is
+/// dropped and counted.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
 /// Written by every program, read by the agent, which takes out counters of objects that are gone. Full: new counters are lost
 /// and counted as such, those that exist go on.

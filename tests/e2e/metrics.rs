@@ -1,6 +1,7 @@
 //! What the metrics say after known traffic.
 
 use mesh_tests::assert_eventually;
+use serde_json::json;
 
 use crate::shop::{Shop, WEB, cache};
 
@@ -86,4 +87,30 @@ fn maps_build_and_process_are_shown() {
     ] {
         assert!(metrics.sum(name, &[]) > 0.0, "{name}: {}", metrics.text());
     }
+}
+
+#[test]
+fn refusals_do_not_crowd_out_the_final_values_of_connections() {
+    let Some(mut shop) = Shop::open_with(1, &json!({ "egress": "locked" })) else {
+        return;
+    };
+    shop.open_cache();
+    shop.node.agent().freeze();
+    // More than there is room for.
+    let refused = shop
+        .client
+        .many_connects("192.0.2.1:9".parse().unwrap(), 10_000, 2);
+    assert_eq!(refused.failed, 10_000, "{refused:?}");
+    let conn = shop.client.connect(cache()).unwrap();
+    conn.echo("hello").unwrap();
+    conn.finish_sending().unwrap();
+    assert_eq!(conn.receive(1).unwrap(), "");
+    shop.node.agent().thaw();
+    assert_eventually!({
+        let list = shop.node.api().get("/api/v1/connections");
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().any(|item| item["closed"] == true)
+    });
+    let lost = shop.node.metrics().sum("mesh_events_lost_total", &[]);
+    assert!(lost > 1_000.0, "{lost}");
 }

@@ -212,7 +212,7 @@ impl Exported {
             ),
             Self::EventsLost => (
                 "mesh_events_lost",
-                "Records of the kernel that found the ring buffer full",
+                "Records of the kernel that found no room in the ring buffer, half of which is for those of closed connections",
             ),
             Self::MapFull => (
                 "mesh_map_full",
