@@ -84,7 +84,7 @@ pub struct Settings {
     /// dial what is gone.
     #[serde(serialize_with = "span::serialize")]
     pub dns_ttl: Duration,
-    /// Where the resolvers are named that are asked for the names of endpoints. Default: `/etc/resolv.conf`.
+    /// Where the resolvers are named that are asked for the names of endpoints, and for workloads whose egress is locked. Default: `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// Whether registry and pinned state are forgotten at the start. A flag only: in the file or the environment it would
     /// forget at every start.

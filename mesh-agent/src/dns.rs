@@ -4,10 +4,14 @@
 //! the answers seem to come from the resolver that was asked. A question that is not about the mesh goes to that resolver
 //! as it came, byte for byte, from the same namespace. Questions are few and small beside traffic: one thread serves them
 //! all, apart from the data plane and from the API.
+//!
+//! Of a workload whose egress is locked only questions leave; where it may not dial the resolver that it means, the
+//! agent's own are asked.
 
 mod cache;
 pub mod external;
 mod listener;
+mod locked;
 mod message;
 pub mod metrics;
 mod names;
@@ -18,6 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +52,8 @@ pub struct Config {
     /// Most questions of one network namespace under way at a resolver, and most of its TCP connections. Others are told
     /// that the server failed.
     pub max_queries: usize,
+    /// The file that names the agent's own resolvers.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for Config {
@@ -57,6 +64,7 @@ impl Default for Config {
             cache_entries: 4096,
             cache_ttl: Duration::from_secs(30),
             max_queries: 256,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
         }
     }
 }
@@ -84,12 +92,13 @@ pub struct Listeners {
 }
 
 impl Dns {
-    /// Starts the thread. Listens nowhere yet.
+    /// Starts the thread. Listens nowhere yet. The agent's own resolvers are asked from its network namespace, `host`.
     pub fn start(
         config: Config,
         store: Arc<Store>,
         conns: Arc<dyn ConnTable>,
         queries: Arc<dyn QueryTable>,
+        host: Arc<Netns>,
         metrics: Metrics,
     ) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
@@ -97,7 +106,7 @@ impl Dns {
             .thread_name("dns")
             .enable_all()
             .build()?;
-        let resolver = Resolver::new(config, store, conns, queries, metrics);
+        let resolver = Resolver::new(config, store, conns, queries, host, metrics);
         Ok(Self {
             resolver: Arc::new(resolver),
             runtime: Some(runtime),

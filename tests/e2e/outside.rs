@@ -17,6 +17,7 @@ use crate::shop::Shop;
 
 /// Numbers of types of records.
 const A: u16 = 1;
+const TXT: u16 = 16;
 const SRV: u16 = 33;
 
 /// A name is asked for again within this time.
@@ -230,6 +231,43 @@ fn locked_egress_lets_out_what_is_listed_over_tcp_and_udp() {
         .echo("hello")
         .unwrap();
     assert!(client.connect(server.at_v6(7_002)).is_err());
+}
+
+#[test]
+fn by_the_port_of_names_a_locked_workload_reaches_no_stranger() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let Some(node) = Node::start_with(&["--resolv-conf", &path]) else {
+        return;
+    };
+    let [client, dns, stranger] = ["client", "dns", "stranger"].map(|it| node.pod(it));
+    writeln!(file, "nameserver {}", dns.v4()).unwrap();
+    dns.serve_names("ours", dns.at(53));
+    let at = stranger.at(53);
+    let resolver = stranger.serve_names("stranger", at);
+    let locked = json!({ "egress": "locked" });
+    node.enrol_with(&client, &locked);
+    let answers = || {
+        [How::Connected, How::Unconnected, How::Tcp].map(|how| {
+            let answer = client.ask(at, "whoami.example.com.", TXT, how);
+            let mut answer = answer.unwrap();
+            assert_eq!(answer.from, at, "{how:?}");
+            answer.records.remove(0)
+        })
+    };
+    assert_eq!(answers(), ["ours"; 3]);
+    client.datagrams().send_to(at, "no question").unwrap();
+    let failed = || {
+        let labels = [("outcome", "failed")];
+        node.metrics().sum("mesh_dns_queries_total", &labels)
+    };
+    assert_eventually!(failed() >= 1.0);
+    assert_eq!(resolver.seen().connections, 0);
+
+    let exits = json!([{ "cidr": format!("{}/32", at.ip()), "ports": [53] }]);
+    let let_out = with_egress(&locked, &json!({ "egressAllow": exits }));
+    node.enrol_with(&client, &let_out);
+    assert_eq!(answers(), ["stranger"; 3]);
 }
 
 fn with_egress(fields: &Value, more: &Value) -> Value {

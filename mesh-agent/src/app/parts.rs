@@ -86,7 +86,7 @@ impl Parts {
         let mirror = Mirror::new(datapath.tables(), series)?;
         let config = proxy_config(settings, access_log.clone());
         let proxy = start_proxy(config, (&store, &datapath), &mut registry)?;
-        let dns = start_dns(settings, &store, &datapath, &mut registry)?;
+        let dns = start_dns(settings, (&store, &datapath, &host), &mut registry)?;
         let lookups = Lookups::register(&mut registry);
         let edges = observed::register(&mut registry, &store, &proxy);
         metrics::runtime::register(&mut registry, runtimes.all(&proxy, dns.as_deref()));
@@ -203,8 +203,7 @@ fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progre
 /// What answers questions for names, unless it is switched off.
 fn start_dns(
     settings: &Settings,
-    store: &Arc<Store>,
-    datapath: &Arc<Datapath>,
+    (store, datapath, host): (&Arc<Store>, &Arc<Datapath>, &Arc<Netns>),
     registry: &mut Registry,
 ) -> Result<Option<Arc<Dns>>> {
     if settings.dns == config::Switch::Off {
@@ -212,6 +211,7 @@ fn start_dns(
     }
     let config = dns::Config {
         ttl: settings.dns_ttl,
+        resolv_conf: settings.resolv_conf.clone(),
         ..dns::Config::default()
     };
     let dns = Dns::start(
@@ -219,6 +219,7 @@ fn start_dns(
         Arc::clone(store),
         Arc::<Datapath>::clone(datapath),
         Arc::<Datapath>::clone(datapath),
+        Arc::clone(host),
         dns::metrics::Metrics::register(registry),
     );
     let dns = dns.context("cannot start the resolver")?;

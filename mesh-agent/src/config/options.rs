@@ -130,7 +130,7 @@ pub struct Options {
     #[arg(long, env = "MESH_DNS_TTL", value_name = "TIME")]
     pub dns_ttl: Option<Span>,
 
-    /// Who is asked for the names of endpoints outside the mesh [default: /etc/resolv.conf]
+    /// Who is asked for the names of endpoints outside the mesh, and for locked workloads [default: /etc/resolv.conf]
     #[arg(long, env = "MESH_RESOLV_CONF", value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
 

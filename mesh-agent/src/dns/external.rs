@@ -3,7 +3,7 @@
 //! An endpoint with a `hostname` is a pattern. For every address of the name there is an endpoint like it, named after it
 //! and the address. These are objects like others, so that the last good answer outlives a dead resolver and a restart.
 
-mod lookup;
+pub(super) mod lookup;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};

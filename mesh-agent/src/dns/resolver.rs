@@ -14,7 +14,9 @@ use tracing::debug;
 
 use super::Config;
 use super::cache::{Cache, Key};
+use super::external::lookup::Lookup;
 use super::listener::MAX_MESSAGE;
+use super::locked;
 use super::message::{Question, encode, failure};
 use super::metrics::{Metrics, Outcome, Transport};
 use super::names::{Found, find};
@@ -34,6 +36,8 @@ pub(super) struct Resolver {
     pub(super) queries: Arc<dyn QueryTable>,
     pub(super) metrics: Metrics,
     cache: Mutex<Cache>,
+    /// The agent's own resolvers.
+    own: Lookup,
 }
 
 /// A network namespace in which the agent answers.
@@ -84,8 +88,14 @@ impl Resolver {
         store: Arc<Store>,
         conns: Arc<dyn ConnTable>,
         queries: Arc<dyn QueryTable>,
+        host: Arc<Netns>,
         metrics: Metrics,
     ) -> Self {
+        let own = Lookup {
+            netns: host,
+            conns: Arc::clone(&conns),
+            file: config.resolv_conf.clone(),
+        };
         let cache = Cache::new(config.cache_entries, config.cache_ttl);
         Self {
             store,
@@ -94,6 +104,7 @@ impl Resolver {
             conns,
             queries,
             metrics,
+            own,
         }
     }
 
@@ -145,8 +156,8 @@ impl Resolver {
     /// The answer of the resolver that the workload meant, or that the server failed.
     pub(super) async fn forward(&self, realm: &Realm, asked: &Asked, bytes: &[u8]) -> Vec<u8> {
         let began = clock::monotonic_ns();
-        let answer = match self.upstream(realm, asked) {
-            None => Err(io::Error::other("no endpoint of the service that resolves")),
+        let answer = match self.upstream(realm, asked, bytes).await {
+            None => Err(io::Error::other("nobody may be asked")),
             Some(upstream) => match asked.transport {
                 Transport::Udp => upstream.datagram(bytes).await,
                 Transport::Tcp => upstream.stream(bytes).await,
@@ -182,10 +193,19 @@ impl Resolver {
         failure(bytes, ResponseCode::ServFail).unwrap_or_default()
     }
 
-    /// Where to ask; nowhere, if that is a service without endpoints.
-    fn upstream<'a>(&'a self, realm: &'a Realm, asked: &Asked) -> Option<Upstream<'a>> {
+    /// Where to ask; nowhere, if that is a service without endpoints, or if what a locked workload sends is no question.
+    async fn upstream<'a>(
+        &'a self,
+        realm: &'a Realm,
+        asked: &Asked,
+        bytes: &[u8],
+    ) -> Option<Upstream<'a>> {
         let snapshot = self.store.snapshot();
         let address = this_host(asked.resolver);
+        if locked::is_beyond(&snapshot, asked.workload, address) {
+            Question::read(bytes)?;
+            return self.own.any().await;
+        }
         let address = match snapshot.service_at(address.ip()) {
             // The kernel does not balance what the agent sends.
             Some(service) => endpoint(&snapshot, service, address.port(), asked.transport)?,

@@ -44,7 +44,8 @@ pub struct WorkloadSpec {
     /// What may be dialled beside services where egress is locked, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress_allow: Vec<Exit>,
-    /// Whether its questions for names go to the agent, which answers for services and asks its resolver for the rest.
+    /// Whether its questions for names go to the agent, which answers for services and asks its resolver for the rest; where
+    /// egress is locked and that may not be dialled, the agent's own.
     #[serde(default = "default_dns")]
     pub dns: bool,
     /// Whether it reaches the registry at 127.0.0.1:15000 in its own network namespace: the paths of Consul, for the

@@ -20,11 +20,11 @@ use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 
 /// Who is asked, and from where.
-pub(super) struct Lookup {
-    pub(super) netns: Arc<Netns>,
-    pub(super) conns: Arc<dyn ConnTable>,
+pub(in crate::dns) struct Lookup {
+    pub(in crate::dns) netns: Arc<Netns>,
+    pub(in crate::dns) conns: Arc<dyn ConnTable>,
     /// `resolv.conf`; read each time, since it changes with the network.
-    pub(super) file: PathBuf,
+    pub(in crate::dns) file: PathBuf,
 }
 
 /// The addresses of a name.
@@ -92,15 +92,8 @@ impl Lookup {
             source,
         })?;
         name.set_fqdn(true);
-        let file = self.file.clone();
-        let text = spawn_blocking(|| fs::read_to_string(file)).await;
-        let text = text.map_err(io::Error::other).flatten();
-        let text = text.map_err(|source| Trouble::File {
-            path: self.file.clone(),
-            source,
-        })?;
         let mut trouble = Trouble::NoResolver(self.file.clone());
-        for resolver in resolvers(&text) {
+        for resolver in self.resolvers().await? {
             let (v4, v6) = tokio::join!(
                 self.ask(resolver, &name, RecordType::A),
                 self.ask(resolver, &name, RecordType::AAAA),
@@ -111,6 +104,23 @@ impl Lookup {
             }
         }
         Err(trouble)
+    }
+
+    /// Where a question of somebody else is asked; nowhere, if there is no resolver.
+    pub(in crate::dns) async fn any(&self) -> Option<Upstream<'_>> {
+        let resolvers = self.resolvers().await.ok()?;
+        resolvers.first().map(|it| self.upstream(*it))
+    }
+
+    async fn resolvers(&self) -> Result<Vec<SocketAddr>, Trouble> {
+        let file = self.file.clone();
+        let text = spawn_blocking(|| fs::read_to_string(file)).await;
+        let text = text.map_err(io::Error::other).flatten();
+        let text = text.map_err(|source| Trouble::File {
+            path: self.file.clone(),
+            source,
+        })?;
+        Ok(resolvers(&text))
     }
 
     async fn ask(&self, at: SocketAddr, name: &Name, kind: RecordType) -> Result<Found, Trouble> {
