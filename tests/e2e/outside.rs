@@ -97,6 +97,68 @@ fn a_service_known_by_a_name_outside_is_resolved_and_followed() {
 }
 
 #[test]
+fn connections_to_an_address_that_left_the_answer_go_on() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let flags = ["--resolv-conf", &path, "--stale-grace", "1s"];
+    let Some(node) = Node::start_with(&flags) else {
+        return;
+    };
+    let [client, first, second, dns] = ["client", "first", "second", "dns"].map(|it| node.pod(it));
+    for pod in [&first, &second] {
+        pod.serve_echo(8_443);
+    }
+    writeln!(file, "nameserver {}", dns.v4()).unwrap();
+    let serve = |pod: &Pod| {
+        let hosts = [("api.example.com", pod.v4())];
+        dns.serve_hosts("theirs", dns.at(53), &hosts)
+    };
+    let resolver = serve(&first);
+    node.enrol(&client);
+    let ports = json!({ "tcp": 8_443 });
+    let spec = json!({ "service": "pay", "hostname": "api.example.com", "ports": ports });
+    let pattern = object("Endpoint", "pay", &spec);
+    let pay = service("pay", &["240.240.0.31"], "tcp", 80, "tcp");
+    node.apply(&[pay, pattern.clone()]);
+    let lifecycle = |pod: &Pod| {
+        let name = format!("{PAY}.{}", pod.v4().to_string().replace('.', "-"));
+        let answer = node.api().call("GET", &name, &Value::Null);
+        (answer.status == 200).then(|| {
+            let lifecycle = answer.json()["spec"]["lifecycle"].clone();
+            lifecycle.as_str().unwrap_or("ready").to_owned()
+        })
+    };
+    let becomes = |pod: &Pod, wanted: Option<&str>| {
+        let what = format!("{} is {wanted:?}", pod.name());
+        eventually(&what, REFRESH, || {
+            (lifecycle(pod).as_deref() == wanted).then_some(())
+        });
+    };
+    becomes(&first, Some("ready"));
+    node.settle();
+    let address: SocketAddr = "240.240.0.31:80".parse().unwrap();
+    let long = client.connect(address).unwrap();
+    long.echo("before").unwrap();
+
+    resolver.stop();
+    let resolver = serve(&second);
+    becomes(&second, Some("ready"));
+    becomes(&first, Some("draining"));
+    let short = client.connect(address).unwrap();
+    short.echo("at the second").unwrap();
+    short.close();
+
+    // The time of grace is over long before the name is asked for again.
+    resolver.stop();
+    let _resolver = serve(&first);
+    becomes(&second, None);
+    becomes(&first, Some("ready"));
+    long.echo("still there").unwrap();
+    node.delete(&pattern);
+    assert_eventually!(long.echo("it is gone").is_err());
+}
+
+#[test]
 fn a_service_outside_is_reached_by_its_own_address() {
     let Some(shop) = Shop::open(1) else { return };
     let pod = shop.server();

@@ -20,10 +20,10 @@ use tracing::{info, warn};
 use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::state::object::ObjectKey;
-use crate::state::{Manifest, Notice, Store};
+use crate::state::{Manifest, Notice, Snapshot, Store};
 
 use super::metrics::Lookups;
-use lookup::{Found, Lookup, Trouble};
+use lookup::{Family, Found, Lookup, Trouble};
 
 /// Finds the addresses of names, again and again.
 pub struct External {
@@ -168,6 +168,7 @@ impl External {
 
     fn ended(&mut self, name: &str, result: Result<Found, Trouble>) {
         self.lookups.count(result.is_ok());
+        let result = result.map(|found| completed(&self.store.snapshot(), name, found));
         let Some(known) = self.names.get_mut(name) else {
             return;
         };
@@ -222,6 +223,20 @@ impl External {
     }
 }
 
+/// What was found, with the last addresses of the family whose question was lost: they may well be right. Where there are
+/// any, the name is looked up again soon.
+fn completed(snapshot: &Snapshot, name: &str, mut found: Found) -> Found {
+    let Some(family) = found.unknown else {
+        return found;
+    };
+    let last = plan::known(snapshot, name, family == Family::V4);
+    if !last.is_empty() {
+        found.addresses.extend(last);
+        found.ttl = SHORTEST;
+    }
+    found
+}
+
 /// Look-ups at a time. The others wait.
 const MAX_RUNNING: usize = 32;
 
@@ -231,3 +246,6 @@ const SHORTEST: Duration = Duration::from_secs(5);
 
 /// An answer is believed for so long at most: what moves is found within minutes, whatever its resolver says.
 const LONGEST: Duration = Duration::from_mins(5);
+
+#[cfg(test)]
+mod tests;

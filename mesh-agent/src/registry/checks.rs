@@ -31,7 +31,7 @@ use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::state::Change;
 use crate::state::Store;
-use crate::state::endpoint::{Endpoint, HealthStatus, Lifecycle};
+use crate::state::endpoint::{Endpoint, HealthStatus};
 use crate::state::object::{Metadata, ObjectKey};
 use crate::state::{Applied, Manifest, Notice, Refusal};
 use crate::traffic::health::streak::Streak;
@@ -51,6 +51,8 @@ const MAX_RUNNING: usize = 64;
 const SETTLING: Duration = Duration::from_secs(1);
 /// How often it is looked whether a draining endpoint has finished.
 const LOOK: Duration = Duration::from_millis(250);
+/// The same of one that may take as long as it needs.
+const SLOW_LOOK: Duration = Duration::from_secs(5);
 /// Pause before a write that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -147,7 +149,9 @@ impl Checks {
             .locality
             .as_ref()
             .and_then(|it| it.node.as_ref());
-        let is_here = node.is_none() || node == self.config.node.as_ref();
+        // What this node has found for a name is its own.
+        let is_found = endpoint.resolved_for().is_some();
+        let is_here = node.is_none() || node == self.config.node.as_ref() || is_found;
         is_here && (self.config.is_ours)(&endpoint.metadata)
     }
 
@@ -197,13 +201,12 @@ impl Checks {
             let after = check.deregister_critical_after.filter(|_| is_critical);
             agenda.set(Task::Reap(id), after.map(|it| now + it.get()));
         }
-        let is_leaving = endpoint.lifecycle() == Lifecycle::Draining;
-        let leaves = endpoint.spec.drain_for.filter(|_| is_leaving);
-        agenda.leave(
-            &endpoint.key(),
-            leaves.map(|it| now + it.get()),
-            now + SETTLING,
-        );
+        if leaver::is_leaving(endpoint) {
+            let deadline = endpoint.spec.drain_for.map(|it| now + it.get());
+            agenda.leave(&endpoint.key(), deadline, now + SETTLING);
+        } else {
+            agenda.stay(&endpoint.key());
+        }
     }
 
     fn forget(&self, agenda: &mut Agenda, key: &ObjectKey) {

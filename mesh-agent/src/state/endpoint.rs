@@ -25,6 +25,7 @@ pub struct EndpointSpec {
     #[schema(value_type = Option<String>)]
     pub address: IpAddr,
     /// A name outside the mesh instead of an address: for each of its addresses the agent keeps an endpoint like this one.
+    /// One whose address is not in the answer any more takes no new connections, and goes when its last one has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Port of the endpoint per name of the service's port.
@@ -230,6 +231,13 @@ impl Endpoint {
         Some(name)
     }
 
+    /// Whether its name does not answer with its address any more. Nobody is sent there; when its last connection of this
+    /// node has ended, it is deleted.
+    #[must_use]
+    pub fn has_left_name(&self) -> bool {
+        self.resolved_for().is_some() && self.metadata.annotations.contains_key(LEFT_NAME)
+    }
+
     /// Says that a workload has a hand in it: one that may register itself from its own network namespace.
     pub fn mark_as_of_workload(&mut self) {
         let annotations = &mut self.metadata.annotations;
@@ -248,3 +256,6 @@ const OF_WORKLOAD: &str = "mesh.dev/of-workload";
 
 /// The annotation that tells of which endpoint with a `hostname` this one is an address.
 pub const RESOLVED_FOR: &str = "mesh.dev/resolved-for";
+
+/// The annotation of an endpoint whose address is in no answer to its name any more, while it has connections.
+pub const LEFT_NAME: &str = "mesh.dev/left-name";

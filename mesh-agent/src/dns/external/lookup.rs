@@ -33,6 +33,15 @@ pub(super) struct Found {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// How long they may be believed.
     pub(super) ttl: Duration,
+    /// The family of which nobody knows whether the name has addresses: its question was not answered.
+    pub(super) unknown: Option<Family>,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
 }
 
 /// Why there are none.
@@ -58,6 +67,14 @@ pub(super) enum Trouble {
         resolver: SocketAddr,
         source: io::Error,
     },
+}
+
+impl Found {
+    /// The same, where the question for the addresses of `family` came to nothing.
+    fn without(self, family: Family, error: &Trouble) -> Self {
+        let unknown = (!error.is_final()).then_some(family);
+        Self { unknown, ..self }
+    }
 }
 
 impl Trouble {
@@ -203,6 +220,7 @@ fn addresses(answer: &Message, name: &Name, resolver: SocketAddr) -> Result<Foun
         Some(ttl) if !addresses.is_empty() => Ok(Found {
             addresses,
             ttl: Duration::from_secs(u64::from(ttl)),
+            unknown: None,
         }),
         _ => Err(Trouble::NoAddress(name.to_string())),
     }
@@ -216,7 +234,8 @@ fn merge(v4: Result<Found, Trouble>, v6: Result<Found, Trouble>) -> Result<Found
             found.ttl = found.ttl.min(more.ttl);
             Ok(found)
         }
-        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+        (Ok(found), Err(error)) => Ok(found.without(Family::V6, &error)),
+        (Err(error), Ok(found)) => Ok(found.without(Family::V4, &error)),
         // The one that leaves more open.
         (Err(error), Err(other)) => Err(if error.is_final() { other } else { error }),
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::state::endpoint::{Endpoint, EndpointStatus, RESOLVED_FOR};
+use crate::state::endpoint::{Endpoint, EndpointStatus, LEFT_NAME, Lifecycle, RESOLVED_FOR};
 use crate::state::object::{Condition, ConditionStatus, Kind, Metadata, ObjectKey};
 use crate::state::{Change, Manifest, Snapshot};
 
@@ -25,8 +25,18 @@ pub(super) fn concerns(endpoint: &Endpoint) -> bool {
     endpoint.spec.hostname.is_some() || pattern_of(endpoint).is_some()
 }
 
+/// The addresses of one family, that of IPv4 or that of IPv6, that a name had when it was found last.
+pub(super) fn known(snapshot: &Snapshot, hostname: &str, is_v4: bool) -> BTreeSet<IpAddr> {
+    let all = snapshot.endpoints.values();
+    let its = all.filter(|it| is_at(it, hostname) && !it.has_left_name());
+    its.map(|it| it.spec.address.to_canonical())
+        .filter(|it| it.is_ipv4() == is_v4)
+        .collect()
+}
+
 /// What has to be written so that there is an endpoint for every address. Where a name was not found, the endpoints of the
-/// last answer stay.
+/// last answer stay. One whose address is not in the answer any more keeps its connections: many names answer with a few
+/// of their addresses, now these and now those.
 pub(super) fn changes<'a>(
     snapshot: &Snapshot,
     answer: impl Fn(&str) -> Option<Answer<'a>>,
@@ -44,19 +54,7 @@ pub(super) fn changes<'a>(
         };
         let answer = answer(hostname);
         let old = resolved.remove(key).unwrap_or_default();
-        let wanted = if let Some(Ok(addresses)) = &answer {
-            (*addresses).clone()
-        } else {
-            // What was found for another name is nothing for this one.
-            let same = old
-                .iter()
-                .filter(|it| it.metadata.annotations.get(HOSTNAME) == Some(hostname));
-            same.map(|it| it.spec.address).collect()
-        };
-        let new: Vec<Endpoint> = wanted
-            .iter()
-            .map(|it| like(pattern, hostname, *it))
-            .collect();
+        let new = endpoints(pattern, hostname, &old, answer);
         let is_wanted = |old: &Endpoint| new.iter().any(|new| new.key() == old.key());
         changes.extend(old.iter().filter(|old| !is_wanted(old)).map(|it| gone(it)));
         for endpoint in new {
@@ -75,6 +73,49 @@ pub(super) fn changes<'a>(
     // Their pattern is gone, or has an address now.
     changes.extend(resolved.values().flatten().map(|it| gone(it)));
     changes
+}
+
+/// The endpoints that there should be for a pattern whose endpoints are `old`: those of the answer, and those that are
+/// leaving.
+fn endpoints(
+    pattern: &Endpoint,
+    hostname: &str,
+    old: &[&Arc<Endpoint>],
+    answer: Option<Answer<'_>>,
+) -> Vec<Endpoint> {
+    // What was found for another name is nothing for this one.
+    let same = old.iter().filter(|it| is_at(it, hostname));
+    let (mut left, stay): (Vec<&Arc<Endpoint>>, Vec<_>) = same.partition(|it| match answer {
+        Some(Ok(addresses)) => {
+            let address = it.spec.address.to_canonical();
+            addresses.iter().all(|it| it.to_canonical() != address)
+        }
+        Some(Err(_)) | None => it.has_left_name(),
+    });
+    let addresses = match answer {
+        Some(Ok(addresses)) => addresses.clone(),
+        Some(Err(_)) | None => stay.iter().map(|it| it.spec.address).collect(),
+    };
+    // Those that left before still have connections.
+    left.sort_by_key(|it| !it.has_left_name());
+    let left = left.iter().take(MAX_LEFT).map(|it| it.spec.address);
+    let left = left.map(|it| leaving(like(pattern, hostname, it)));
+    let new = addresses.iter().map(|it| like(pattern, hostname, *it));
+    new.chain(left).collect()
+}
+
+/// Whether an endpoint was made for an address of `hostname`.
+fn is_at(endpoint: &Endpoint, hostname: &str) -> bool {
+    let annotation = endpoint.metadata.annotations.get(HOSTNAME);
+    endpoint.resolved_for().is_some() && annotation.is_some_and(|it| it == hostname)
+}
+
+/// The endpoint once its name does not answer with its address any more.
+fn leaving(mut endpoint: Endpoint) -> Endpoint {
+    let annotations = &mut endpoint.metadata.annotations;
+    annotations.insert(LEFT_NAME.to_owned(), "true".to_owned());
+    endpoint.spec.lifecycle = Lifecycle::Draining;
+    endpoint
 }
 
 /// The endpoint with the name that an endpoint was made for.
@@ -150,6 +191,9 @@ fn condition(pattern: &Endpoint, answer: Answer<'_>) -> Option<Change> {
 /// Most endpoints whose names are looked up. Of more there is no condition.
 const MAX_NAMES: usize = 4096;
 
+/// Most endpoints of a pattern that are leaving, each with a connection. More than that are deleted at once.
+const MAX_LEFT: usize = 1024;
+
 /// The condition of an endpoint whose name was found, and its reason.
 const RESOLVED: &str = "Resolved";
 
@@ -157,4 +201,4 @@ const RESOLVED: &str = "Resolved";
 const HOSTNAME: &str = "mesh.dev/hostname";
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -45,8 +45,8 @@ pub(super) struct Agenda {
     watched: BTreeMap<CheckId, Watched>,
     /// Checks that follow somebody.
     aliases: HashMap<(bool, ObjectKey), BTreeSet<CheckId>>,
-    /// Until when endpoints that are leaving have time.
-    deadlines: BTreeMap<ObjectKey, Instant>,
+    /// Until when endpoints that are leaving have time; some have as long as they need.
+    deadlines: BTreeMap<ObjectKey, Option<Instant>>,
     turns: u64,
 }
 
@@ -175,21 +175,24 @@ impl Agenda {
         }
     }
 
-    /// An endpoint is leaving until `deadline`, and looked at first at `first`; `None`: it is not.
+    /// An endpoint is leaving, and looked at first at `first`. It has time until `deadline`, or as long as it needs.
     pub(super) fn leave(&mut self, key: &ObjectKey, deadline: Option<Instant>, first: Instant) {
-        let Some(deadline) = deadline else {
-            self.deadlines.remove(key);
-            return self.set(Task::Leave(key.clone()), None);
-        };
         if !self.deadlines.contains_key(key) {
             self.deadlines.insert(key.clone(), deadline);
             self.set(Task::Leave(key.clone()), Some(first));
         }
     }
 
+    /// It is not leaving, or not any more.
+    pub(super) fn stay(&mut self, key: &ObjectKey) {
+        self.deadlines.remove(key);
+        self.set(Task::Leave(key.clone()), None);
+    }
+
     /// Whether the time of an endpoint that is leaving is up.
     pub(super) fn is_late(&self, key: &ObjectKey, now: Instant) -> bool {
-        self.deadlines.get(key).is_none_or(|it| *it <= now)
+        let deadline = self.deadlines.get(key);
+        deadline.is_none_or(|it| it.is_some_and(|it| it <= now))
     }
 
     /// Forgets an endpoint; returns its checks.
@@ -198,8 +201,7 @@ impl Agenda {
         for id in &gone {
             self.drop_check(id);
         }
-        self.deadlines.remove(key);
-        self.set(Task::Leave(key.clone()), None);
+        self.stay(key);
         gone
     }
 
@@ -334,7 +336,11 @@ mod tests {
         agenda.leave(&key, Some(deadline), now);
         agenda.leave(&key, Some(deadline + Duration::from_secs(5)), now);
         assert!(!agenda.is_late(&key, now) && agenda.is_late(&key, deadline));
-        agenda.leave(&key, None, now);
+        agenda.stay(&key);
         assert_eq!(agenda.next(), None);
+        agenda.leave(&key, None, now);
+        assert_eq!(agenda.next(), Some(now));
+        let later = now + Duration::from_hours(24);
+        assert!(!agenda.is_late(&key, later), "it has as long as it needs");
     }
 }

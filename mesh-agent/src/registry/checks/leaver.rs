@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 use super::metrics::Metrics;
-use super::{AGAIN, Busy, LOOK, Write};
+use super::{AGAIN, Busy, LOOK, SLOW_LOOK, Write};
 use crate::state::Change;
 use crate::state::Refusal;
 use crate::state::Store;
@@ -41,17 +41,22 @@ impl Leaver {
     pub(super) async fn leave(&self, is_late: bool) -> Option<Duration> {
         let (busy, key) = (Arc::clone(&self.busy), self.key.clone());
         if !is_late && spawn_blocking(move || busy(&key)).await.unwrap_or(true) {
-            return Some(LOOK);
+            return Some(self.look());
         }
-        let is_due = |endpoint: &Endpoint| {
-            endpoint.lifecycle() == Lifecycle::Draining && endpoint.spec.drain_for.is_some()
-        };
-        let (gone, pause) = self.deregister(is_due).await;
+        let (gone, pause) = self.deregister(is_leaving).await;
         if gone {
             tracing::info!(endpoint = %self.key, is_late, "deregistered: drained");
             self.metrics.deregistered("drained");
         }
         pause
+    }
+
+    /// How long it has until the next look.
+    fn look(&self) -> Duration {
+        let snapshot = self.store.snapshot();
+        let endpoint = snapshot.endpoints.get(&self.key);
+        let has_time = endpoint.is_some_and(|it| it.spec.drain_for.is_none());
+        if has_time { SLOW_LOOK } else { LOOK }
     }
 
     /// Deletes it, if it is as it should be for that. Tells whether it did, and when to try again.
@@ -67,6 +72,13 @@ impl Leaver {
         let deregistered = spawn_blocking(move || deregister(&store, &write, &key, is_due)).await;
         deregistered.unwrap_or((false, Some(AGAIN)))
     }
+}
+
+/// Whether it is deleted once it has drained: its registration says so, or the agent has made it for a name that is
+/// elsewhere now.
+pub(super) fn is_leaving(endpoint: &Endpoint) -> bool {
+    let goes = endpoint.spec.drain_for.is_some() || endpoint.has_left_name();
+    endpoint.lifecycle() == Lifecycle::Draining && goes
 }
 
 fn is_critical(endpoint: &Endpoint, id: &str) -> bool {
@@ -93,7 +105,12 @@ fn deregister(
         // Who has registered anew meanwhile stays.
         resource_version: Some(endpoint.metadata.resource_version.clone()),
     };
-    match write(change) {
+    // What this node has found for a name is in no registry that others share.
+    let deleted = match endpoint.resolved_for() {
+        Some(_) => store.apply(change),
+        None => write(change),
+    };
+    match deleted {
         Ok(_) => {}
         Err(Refusal::NotFound { .. }) => return (false, None),
         Err(Refusal::Conflict { .. }) => return (false, Some(LOOK)),

@@ -438,3 +438,28 @@ async fn who_drains_goes_when_nothing_is_under_way_or_time_is_up() {
     fixture.becomes("web-1", None).await;
     assert_eq!(fixture.standing("web-3"), Some(Standing::Draining));
 }
+
+#[tokio::test]
+async fn address_that_left_its_name_goes_with_its_last_connection_however_long_that_takes() {
+    let store = Arc::new(Store::in_memory());
+    let left = json!({
+        "metadata": {"annotations": {"mesh.dev/resolved-for": "web", "mesh.dev/left-name": "true"}},
+        "spec": {"service": "web", "address": "10.0.0.3", "lifecycle": "draining"},
+    });
+    let manifest = decode::manifest(Kind::Endpoint, &key("web.10-0-0-3"), left).unwrap();
+    store.apply(Change::Put(manifest)).unwrap();
+    let is_busy = Arc::new(AtomicBool::new(true));
+    let busy = Arc::clone(&is_busy);
+    let leaver = Leaver {
+        key: key("web.10-0-0-3"),
+        store: Arc::clone(&store),
+        write: Arc::new(|_| panic!("other nodes know nothing of it")),
+        busy: Arc::new(move |_| busy.load(Ordering::Relaxed)),
+        metrics: Metrics::register(&mut Registry::new()),
+    };
+    assert_eq!(leaver.leave(false).await, Some(SLOW_LOOK));
+    assert_eq!(store.snapshot().endpoints.len(), 1);
+    is_busy.store(false, Ordering::Relaxed);
+    assert_eq!(leaver.leave(false).await, None);
+    assert_eq!(store.snapshot().endpoints.len(), 0);
+}

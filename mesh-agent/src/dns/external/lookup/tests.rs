@@ -31,6 +31,7 @@ fn found(list: &[&str], ttl: u64) -> Found {
     Found {
         addresses: list.iter().map(|it| it.parse().unwrap()).collect(),
         ttl: Duration::from_secs(ttl),
+        unknown: None,
     }
 }
 
@@ -92,7 +93,11 @@ fn one_family_is_enough() {
     let both = merge(Ok(found(&["192.0.2.1"], 20)), six).unwrap();
     assert_eq!(both, found(&["192.0.2.1", "2001:db8::1"], 9));
     let four = || Ok(found(&["192.0.2.1"], 20));
-    assert_eq!(merge(four(), Err(silent())).unwrap(), four().unwrap());
+    let lost = merge(four(), Err(silent())).unwrap();
+    assert_eq!(lost.addresses, four().unwrap().addresses);
+    assert_eq!(lost.unknown, Some(Family::V6));
+    let lost = merge(Err(silent()), Ok(found(&["2001:db8::1"], 20))).unwrap();
+    assert_eq!(lost.unknown, Some(Family::V4));
     let empty = || Err(Trouble::NoAddress("x".to_owned()));
     assert_eq!(merge(empty(), four()).unwrap(), four().unwrap());
     assert_eq!(

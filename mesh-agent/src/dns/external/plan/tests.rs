@@ -20,7 +20,7 @@ fn put(store: &Store, name: &str, spec: &Value) {
     store.apply(Change::Put(manifest)).unwrap();
 }
 
-fn pattern(store: &Store, hostname: &str, weight: u32) {
+pub(in crate::dns::external) fn pattern(store: &Store, hostname: &str, weight: u32) {
     let spec = json!({ "service": "pay", "hostname": hostname, "weight": weight });
     put(store, "pay", &spec);
 }
@@ -30,7 +30,7 @@ fn addresses(list: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 /// Applies what follows from one answer to every name, and says how many writes it took.
-fn follow(store: &Store, answer: Option<Answer<'_>>) -> usize {
+pub(in crate::dns::external) fn follow(store: &Store, answer: Option<Answer<'_>>) -> usize {
     let changes = changes(&store.snapshot(), |_| answer);
     let count = changes.len();
     for change in changes {
@@ -45,6 +45,15 @@ fn endpoints(store: &Store) -> Vec<(String, String)> {
     let all = snapshot.endpoints.values();
     all.filter(|it| it.spec.hostname.is_none())
         .map(|it| (it.metadata.name.clone(), it.spec.address.to_string()))
+        .collect()
+}
+
+/// The names of those that take new connections.
+fn offered(store: &Store) -> Vec<String> {
+    let snapshot = store.snapshot();
+    let all = snapshot.endpoints.values();
+    all.filter(|it| it.is_offered())
+        .map(|it| it.metadata.name.clone())
         .collect()
 }
 
@@ -89,11 +98,7 @@ fn endpoints_follow_the_name_and_their_pattern() {
     pattern(&store, "api.example.com", 1);
     follow(&store, Some(Ok(&addresses(&["192.0.2.1", "192.0.2.2"]))));
     follow(&store, Some(Ok(&addresses(&["192.0.2.2", "192.0.2.3"]))));
-    let names: Vec<_> = endpoints(&store)
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(names, ["pay.192-0-2-2", "pay.192-0-2-3"]);
+    assert_eq!(offered(&store), ["pay.192-0-2-2", "pay.192-0-2-3"]);
     pattern(&store, "api.example.com", 3);
     follow(&store, Some(Err(("ResolverFailed", "no answer"))));
     assert_eq!(get(&store, "pay.192-0-2-2").spec.weight, 3);
@@ -123,4 +128,51 @@ fn the_last_good_answer_stays_for_the_name_that_it_was_for() {
     pattern(&store, "other.example.com", 1);
     follow(&store, None);
     assert_eq!(endpoints(&store), []);
+}
+
+#[test]
+fn address_that_left_the_answer_keeps_its_connections_until_it_comes_back_or_the_name_goes() {
+    let store = Store::in_memory();
+    pattern(&store, "api.example.com", 1);
+    let (first, second) = (addresses(&["192.0.2.1"]), addresses(&["192.0.2.2"]));
+    follow(&store, Some(Ok(&first)));
+    follow(&store, Some(Ok(&second)));
+    let left = get(&store, "pay.192-0-2-1");
+    assert!(left.has_left_name() && !left.is_offered(), "{left:?}");
+    assert_eq!(follow(&store, Some(Ok(&second))), 0, "nothing is new");
+    assert!(plan_knows(&store, &second), "what left is known no more");
+    follow(&store, Some(Err(("ResolverFailed", "no answer"))));
+    assert_eq!(offered(&store), ["pay.192-0-2-2"]);
+
+    follow(&store, Some(Ok(&first)));
+    assert_eq!(offered(&store), ["pay.192-0-2-1"]);
+    assert!(!get(&store, "pay.192-0-2-1").has_left_name());
+    assert!(get(&store, "pay.192-0-2-2").has_left_name());
+
+    pattern(&store, "other.example.com", 1);
+    follow(&store, None);
+    assert_eq!(endpoints(&store), []);
+}
+
+fn plan_knows(store: &Store, addresses: &BTreeSet<IpAddr>) -> bool {
+    super::known(&store.snapshot(), "api.example.com", true) == *addresses
+}
+
+#[test]
+fn few_that_left_are_kept_and_those_with_connections_first() {
+    let store = Store::in_memory();
+    pattern(&store, "api.example.com", 1);
+    let block = |third: u8| -> BTreeSet<IpAddr> {
+        (0..=255)
+            .map(|last| IpAddr::from([10, 0, third, last]))
+            .collect()
+    };
+    for third in (0..6).rev() {
+        follow(&store, Some(Ok(&block(third))));
+    }
+    let left = endpoints(&store).len() - 256;
+    assert_eq!(left, super::MAX_LEFT);
+    assert!(get(&store, "pay.10-0-5-0").has_left_name());
+    let last = ObjectKey::new("shop", "pay.10-0-1-0");
+    assert!(!store.snapshot().endpoints.contains_key(&last));
 }
