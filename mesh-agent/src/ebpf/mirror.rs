@@ -257,19 +257,24 @@ impl Write {
         )
     }
 
-    /// Whose entry is written.
-    fn subject(&self, ids: &Ids) -> Option<Subject> {
+    /// Whose entry is written; that of a policy may be of several.
+    fn subjects(&self, ids: &Ids) -> impl Iterator<Item = Subject> {
+        let rules = match self {
+            Self::PutPolicy(_, policy) => policy.rules.get(..policy.count as usize),
+            _ => None,
+        };
         let number = match self {
-            Self::PutPolicy(_, policy) => policy.rules.first()?.policy,
-            Self::PutEndpoint(id, _) | Self::PutOpen(id) | Self::PutCursor(id) => *id,
-            Self::PutSlot(key, _) => key.port_id,
-            Self::PutService(_, service) => service.id,
+            Self::PutEndpoint(id, _) | Self::PutOpen(id) | Self::PutCursor(id) => Some(*id),
+            Self::PutSlot(key, _) => Some(key.port_id),
+            Self::PutService(_, service) => Some(service.id),
             Self::PutIdentity(_, workload)
             | Self::PutWorkload(_, workload)
-            | Self::PutCgroup(_, workload) => workload.id,
-            Self::PutExit(key) => key.exit.workload,
-            _ => return None,
+            | Self::PutCgroup(_, workload) => Some(workload.id),
+            Self::PutExit(key) => Some(key.exit.workload),
+            _ => None,
         };
-        ids.subject(number).cloned()
+        let rules = rules.unwrap_or_default().iter();
+        let numbers = rules.map(|it| it.policy).chain(number);
+        numbers.filter_map(|it| ids.subject(it).cloned())
     }
 }

@@ -50,6 +50,8 @@ pub struct SyncReport {
     pub held_back: usize,
     /// The first [`MAX_FAILURES`] of the refused ones.
     pub failures: Vec<Failure>,
+    /// Whose entries were refused or held back: all of them.
+    pub unwritten: BTreeSet<Subject>,
     /// Policies that are not in force as written: too many rules.
     pub too_many: BTreeSet<ObjectKey>,
 }
@@ -187,6 +189,7 @@ impl Mirror {
             report.failed = 0;
             report.held_back = 0;
             report.failures.clear();
+            report.unwritten.clear();
             let written = report.written;
             self.pass(kernel, &writes, ids, &mut report);
             if report.is_complete() || report.written == written {
@@ -265,6 +268,7 @@ impl Mirror {
             if broken.forbids(write, &self.held) {
                 broken.note(write);
                 report.held_back += 1;
+                report.unwritten.extend(write.subjects(ids));
                 continue;
             }
             match kernel.write(write) {
@@ -279,10 +283,11 @@ impl Mirror {
                     broken.note(write);
                     self.metrics.count_write_error(write.map());
                     report.failed += 1;
+                    report.unwritten.extend(write.subjects(ids));
                     if report.failures.len() < MAX_FAILURES {
                         report.failures.push(Failure {
                             map: write.map(),
-                            subject: write.subject(ids),
+                            subject: write.subjects(ids).next(),
                             source: Box::new(source),
                         });
                     }

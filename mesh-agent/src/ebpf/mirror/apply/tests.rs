@@ -149,6 +149,14 @@ fn a_service_is_not_opened_when_its_policy_does_not_fit() {
     let report = mirror().sync(&maps, &snapshot, &Enrolled::default());
     assert!(!report.is_complete());
     assert!(maps.held.borrow().services.is_empty() && maps.held.borrow().endpoints.is_empty());
+    let key = |name| ObjectKey::new("shop", name);
+    let held_back = [
+        Subject::Policy(key("p")),
+        Subject::Service(key("web")),
+        Subject::Endpoint(key("e0"), "main".to_owned()),
+    ];
+    let is_told = |it: &Subject| report.unwritten.contains(it);
+    assert!(held_back.iter().all(is_told), "{:?}", report.unwritten);
 }
 
 #[test]
