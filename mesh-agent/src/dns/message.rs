@@ -179,7 +179,7 @@ const HEADER: usize = 12;
 
 /// The whole name of a service.
 pub(super) fn name_of(key: &ObjectKey) -> Option<Name> {
-    let labels = [key.name.as_str(), key.namespace.as_str(), DOMAIN];
+    let labels = key.name.split('.').chain([&*key.namespace, DOMAIN]);
     let mut name = Name::from_labels(labels.map(str::as_bytes)).ok()?;
     name.set_fqdn(true);
     Some(name)

@@ -5,6 +5,10 @@
 //! * `_PORT._tcp.SERVICE.NAMESPACE.mesh` (or `_udp`): where a port of the service is (RFC 2782).
 //! * `SERVICE` and `SERVICE.NAMESPACE`, as programs ask without a search list: the same, where there is such a service,
 //!   in the caller's namespace or in the one that is named. Else the name is somebody else's.
+//!
+//! Names of services and of endpoints may have dots. Where a name can be read in two ways, that of the service is the
+//! longer one.
+//!
 //! * What services have as their `hostnames`.
 //! * The reverse names of virtual addresses.
 
@@ -78,24 +82,41 @@ fn inside_the_domain<'a>(snapshot: &'a Snapshot, labels: &[&str]) -> Found<'a> {
         [] => Found::Branch,
         [namespace] if has_services(snapshot, namespace) => Found::Branch,
         [_] => Found::Nothing,
-        [service, namespace] => match self::service(snapshot, service, namespace) {
-            Some((_, service)) => whole(snapshot, service),
-            None => Found::Nothing,
-        },
-        ["_tcp" | "_udp", service, namespace] => {
-            match self::service(snapshot, service, namespace) {
-                Some(_) => Found::Branch,
-                None => Found::Nothing,
-            }
+        [before @ .., namespace] => {
+            let mut splits = (0..before.len()).filter_map(|at| before.split_at_checked(at));
+            let found = splits.find_map(|(before, name)| {
+                let service = service(snapshot, &name.join("."), namespace)?;
+                of_service(snapshot, before, service)
+            });
+            found.unwrap_or_else(|| below(snapshot, &before.join("."), namespace))
         }
-        [port, transport @ ("_tcp" | "_udp"), service, namespace] => {
-            let service = self::service(snapshot, service, namespace);
-            let port = service.and_then(|it| self::port(snapshot, it, port, transport));
-            port.unwrap_or(Found::Nothing)
-        }
-        [endpoint @ .., service, namespace] => {
-            endpoint_of(snapshot, &endpoint.join("."), service, namespace).unwrap_or(Found::Nothing)
-        }
+    }
+}
+
+/// What the labels before the name of a service make of it.
+fn of_service<'a>(
+    snapshot: &'a Snapshot,
+    before: &[&str],
+    (key, service): (&'a ObjectKey, &'a Service),
+) -> Option<Found<'a>> {
+    match before {
+        [] => Some(whole(snapshot, service)),
+        ["_tcp" | "_udp"] => Some(Found::Branch),
+        [name, transport @ ("_tcp" | "_udp")] => port(snapshot, (key, service), name, transport),
+        endpoint => endpoint_of(snapshot, &endpoint.join("."), service),
+    }
+}
+
+/// What a name is at which there is nothing: names may end in it. A resolver that hears that it is not there takes those
+/// below it for absent too (RFC 8020).
+fn below<'a>(snapshot: &'a Snapshot, name: &str, namespace: &str) -> Found<'a> {
+    let services = snapshot.services.range(ObjectKey::new(namespace, "")..);
+    let mut services = services.take_while(|(key, _)| key.namespace == namespace);
+    let ends = |whole: &str| whole.strip_suffix(name).is_some_and(|it| it.ends_with('.'));
+    if services.any(|(key, _)| ends(&key.name)) {
+        Found::Branch
+    } else {
+        Found::Nothing
     }
 }
 
@@ -119,17 +140,12 @@ fn ready<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Vec<&'a Endpoint> 
 }
 
 /// An endpoint of a headless service by its name.
-fn endpoint_of<'a>(
-    snapshot: &'a Snapshot,
-    endpoint: &str,
-    name: &str,
-    namespace: &str,
-) -> Option<Found<'a>> {
-    let (_, service) = service(snapshot, name, namespace)?;
-    let endpoint = ObjectKey::new(namespace, endpoint);
-    let endpoint = snapshot.endpoints.get(&endpoint)?;
-    let is_its =
-        service.spec.headless && endpoint.spec.service == name && endpoint.spec.hostname.is_none();
+fn endpoint_of<'a>(snapshot: &'a Snapshot, name: &str, service: &Service) -> Option<Found<'a>> {
+    let key = ObjectKey::new(&service.metadata.namespace, name);
+    let endpoint = snapshot.endpoints.get(&key)?;
+    let is_its = service.spec.headless
+        && endpoint.spec.service == service.metadata.name
+        && endpoint.spec.hostname.is_none();
     is_its.then(|| Found::Endpoints(vec![endpoint]))
 }
 
@@ -139,11 +155,11 @@ fn short<'a>(
     namespace: Option<&str>,
     labels: &[&str],
 ) -> Option<(&'a ObjectKey, &'a Service)> {
-    match *labels {
-        [service] => self::service(snapshot, service, namespace?),
-        [service, namespace] => self::service(snapshot, service, namespace),
-        _ => None,
-    }
+    let own = namespace.and_then(|it| service(snapshot, &labels.join("."), it));
+    own.or_else(|| {
+        let (namespace, name) = labels.split_last()?;
+        service(snapshot, &name.join("."), namespace)
+    })
 }
 
 fn service<'a>(

@@ -7,7 +7,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::{Question, encode, failure};
 use crate::dns::names::find;
-use crate::dns::names::tests::snapshot;
+use crate::dns::names::tests::dotted;
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ fn question(message: &Message) -> Question {
 /// The answer to a question about the mesh, as its bytes say.
 fn answer(name: &str, kind: RecordType) -> Message {
     let question = question(&asked(name, kind));
-    let snapshot = snapshot();
+    let snapshot = dotted();
     let found = find(&snapshot, Some("shop"), &question.query.name);
     let answer = question.answer(&found, TTL, 7);
     Message::from_vec(&answer.to_vec().unwrap()).unwrap()
@@ -85,6 +85,17 @@ fn ports_and_addresses_lead_back_to_the_service() {
 }
 
 #[test]
+fn names_with_dots_are_written_label_by_label() {
+    let port = answer("_http._tcp.web.v1.shop.mesh.", RecordType::SRV);
+    let RData::SRV(srv) = &port.answers[0].data else {
+        panic!("{port}")
+    };
+    assert_eq!(srv.target, Name::from_ascii("web.v1.shop.mesh.").unwrap());
+    let address = answer("9.0.240.240.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(data(&address), ["web.v1.shop.mesh."]);
+}
+
+#[test]
 fn what_the_agent_does_not_understand_is_no_question() {
     let mut update = asked("web.shop.mesh.", RecordType::A);
     update.metadata.op_code = OpCode::Notify;
@@ -124,7 +135,7 @@ fn an_answer_that_is_too_long_is_cut_and_says_so() {
     message.set_edns(edns);
     let question = question(&message);
     assert_eq!(question.max_payload(), 1232);
-    let snapshot = snapshot();
+    let snapshot = dotted();
     let found = find(&snapshot, None, &question.query.name);
     let answer = question.answer(&found, TTL, 7);
     assert!(answer.edns.is_some(), "who speaks EDNS is answered in it");

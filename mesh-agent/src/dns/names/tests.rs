@@ -26,6 +26,30 @@ pub(in crate::dns) fn snapshot() -> Snapshot {
     fixture.snapshot()
 }
 
+/// Besides, services whose names have dots: `shop/web.v1`, `shop/db-1.db` and `shop/db.v1`.
+pub(in crate::dns) fn dotted() -> Snapshot {
+    Fixture::from(snapshot())
+        .service(
+            "web.v1",
+            &json!({"addresses": ["240.240.0.9"], "ports": [
+            {"name": "http", "port": 80, "protocol": "http"}]}),
+        )
+        .service(
+            "db-1.db",
+            &json!({"addresses": ["240.240.0.10"], "ports": []}),
+        )
+        .service(
+            "db.v1",
+            &json!({"headless": true, "ports": [{"name": "sql", "port": 5432, "protocol": "tcp"}]}),
+        )
+        .endpoint(
+            "a.b",
+            &["sql"],
+            &json!({"service": "db.v1", "address": "10.0.0.7"}),
+        )
+        .snapshot()
+}
+
 fn name(text: &str) -> Name {
     Name::from_ascii(text).unwrap()
 }
@@ -37,7 +61,11 @@ fn names(endpoints: &[&Endpoint]) -> String {
 
 /// What a name is, in a word.
 fn found(text: &str) -> String {
-    match find(&snapshot(), Some("shop"), &name(text)) {
+    found_in(&snapshot(), text)
+}
+
+fn found_in(snapshot: &Snapshot, text: &str) -> String {
+    match find(snapshot, Some("shop"), &name(text)) {
         Found::Elsewhere => "elsewhere".to_owned(),
         Found::Nothing => "nothing".to_owned(),
         Found::Branch => "branch".to_owned(),
@@ -148,4 +176,26 @@ fn names_outside_the_mesh_mean_the_service_that_has_them() {
     assert_eq!(found("pay."), "shop/pay");
     assert_eq!(found("x.api.example.com."), "elsewhere");
     assert_eq!(found("example.com."), "elsewhere");
+}
+
+#[test]
+fn names_of_services_may_have_dots() {
+    let snapshot = dotted();
+    for (name, expected) in [
+        ("web.v1.shop.mesh.", "shop/web.v1"),
+        ("_http._tcp.web.v1.shop.mesh.", "shop/web.v1:http"),
+        ("_tcp.web.v1.shop.mesh.", "branch"),
+        ("web.v1.", "shop/web.v1"),
+        ("web.v1.shop.", "shop/web.v1"),
+        ("_http._tcp.web.v1.", "shop/web.v1:http"),
+        ("a.b.db.v1.shop.mesh.", "a.b"),
+        ("db-1.db.shop.mesh.", "shop/db-1.db"),
+        ("db-2.db.shop.mesh.", "db-2"),
+        ("v1.shop.mesh.", "branch"),
+        ("1.shop.mesh.", "nothing"),
+        ("web.v2.shop.mesh.", "nothing"),
+        ("web.v2.", "elsewhere"),
+    ] {
+        assert_eq!(found_in(&snapshot, name), expected, "{name}");
+    }
 }
