@@ -165,13 +165,15 @@ async fn serve_streams(listener: TcpListener, resolver: Arc<Resolver>, realm: Ar
         match listener.accept().await {
             Ok((stream, _)) => {
                 // One more than fits is closed at once.
-                if let Ok(permit) = Arc::clone(&realm.streams).try_acquire_owned() {
-                    let (resolver, realm) = (Arc::clone(&resolver), Arc::clone(&realm));
-                    tasks.spawn(async move {
-                        serve_stream(stream, &resolver, &realm).await;
-                        drop(permit);
-                    });
-                }
+                let Ok(permit) = Arc::clone(&realm.streams).try_acquire_owned() else {
+                    resolver.metrics.count(Transport::Tcp, Outcome::Overloaded);
+                    continue;
+                };
+                let (resolver, realm) = (Arc::clone(&resolver), Arc::clone(&realm));
+                tasks.spawn(async move {
+                    serve_stream(stream, &resolver, &realm).await;
+                    drop(permit);
+                });
             }
             Err(error) if is_passing(&error) => {}
             Err(error) => {
@@ -222,3 +224,6 @@ fn is_passing(error: &io::Error) -> bool {
         WouldBlock | Interrupted | ConnectionAborted | ConnectionRefused | ConnectionReset
     )
 }
+
+#[cfg(test)]
+mod tests;

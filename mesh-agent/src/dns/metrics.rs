@@ -19,7 +19,7 @@ pub struct Metrics {
     /// Datagrams and connections that the kernel has not sent to the agent.
     pub(super) refused: Counter,
     /// Answers that are kept.
-    pub(super) cached: Gauge,
+    cached: Gauge,
 }
 
 /// Metrics of names outside the mesh.
@@ -132,6 +132,11 @@ impl Metrics {
         };
         let labels = [("transport", transport), ("outcome", outcome)];
         self.queries.get_or_create(&labels).inc();
+    }
+
+    /// Says how many answers are kept.
+    pub(super) fn cached(&self, count: usize) {
+        self.cached.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts how long a resolver took.

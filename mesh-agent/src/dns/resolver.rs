@@ -119,7 +119,9 @@ impl Resolver {
 
     /// Forgets what was asked in a network namespace.
     pub(super) fn forget(&self, netns_cookie: u64) {
-        self.cache().forget(netns_cookie);
+        let mut cache = self.cache();
+        cache.forget(netns_cookie);
+        self.metrics.cached(cache.len());
     }
 
     /// The answer, if nobody else has to be asked.
@@ -173,9 +175,7 @@ impl Resolver {
                 if let Some(key) = key {
                     let mut cache = self.cache();
                     cache.keep(key, &answer, now);
-                    self.metrics
-                        .cached
-                        .set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
+                    self.metrics.cached(cache.len());
                 }
                 self.metrics.count(asked.transport, Outcome::Forwarded);
                 answer

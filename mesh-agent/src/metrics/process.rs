@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -90,15 +91,18 @@ impl Reading {
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         let ticks = number(11)? + number(12)?;
         Some(Self {
-            cpu_seconds: f64::from(u32::try_from(ticks).unwrap_or(u32::MAX))
-                / f64::from(TICKS_PER_SECOND),
+            cpu_seconds: seconds(ticks),
             threads: number(17)?,
-            start_seconds: boot + number(19)? / u64::from(TICKS_PER_SECOND),
+            start_seconds: boot + number(19)? / TICKS_PER_SECOND,
             virtual_bytes: number(20)?,
             resident_bytes: number(21)? * page_size(),
             ..Self::default()
         })
     }
+}
+
+fn seconds(ticks: u64) -> f64 {
+    Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND)).as_secs_f64()
 }
 
 fn boot_seconds(stat: &str) -> Option<u64> {
@@ -122,7 +126,7 @@ fn page_size() -> u64 {
 }
 
 /// `USER_HZ`: 100 on every architecture that we build for, as it is part of the kernel's ABI.
-const TICKS_PER_SECOND: u32 = 100;
+const TICKS_PER_SECOND: u64 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +141,12 @@ mod tests {
         assert_eq!(reading.start_seconds, 1005);
         assert_eq!(reading.virtual_bytes, 1_000_000);
         assert_eq!(reading.resident_bytes, 25 * page_size());
+    }
+
+    #[test]
+    fn processor_time_of_years_is_counted() {
+        let ticks = u64::from(u32::MAX) * 4;
+        assert!((seconds(ticks) - 171_798_691.8).abs() < 0.001);
     }
 
     #[test]
