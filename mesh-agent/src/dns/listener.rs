@@ -14,9 +14,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::message::is_transfer;
 use super::metrics::{Outcome, Transport};
 use super::resolver::{Asked, Realm, Resolver};
-use super::upstream::{read_message, write_message};
+use super::upstream::{read_message, relay, write_message};
 use crate::net::netns::Netns;
 use crate::net::socket;
 
@@ -196,6 +197,12 @@ async fn serve_stream(mut stream: TcpStream, resolver: &Resolver, realm: &Realm)
     while let Ok(Ok(question)) = timeout(IDLE, read_message(&mut stream)).await {
         let answer = match resolver.answer_at_once(realm, &asked, &question) {
             Some(answer) => answer,
+            None if is_transfer(&question) => {
+                match resolver.transfer(realm, &asked, &question).await {
+                    Ok(mut server) => return relay(&mut stream, &mut server, IDLE).await,
+                    Err(failure) => failure,
+                }
+            }
             None => resolver.forward(realm, &asked, &question).await,
         };
         let written = timeout(IDLE, write_message(&mut stream, &answer)).await;

@@ -161,6 +161,13 @@ pub(super) fn failure(bytes: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     answer.to_vec().ok()
 }
 
+/// Whether a question is for a whole zone, or for what has changed in it: the answer may be of many messages.
+pub(super) fn is_transfer(bytes: &[u8]) -> bool {
+    let kinds = [RecordType::AXFR, RecordType::IXFR];
+    Message::from_vec(bytes)
+        .is_ok_and(|it| it.queries.iter().any(|it| kinds.contains(&it.query_type)))
+}
+
 /// The bytes of an answer, cut where they are more than `limit`: the client then asks over TCP.
 pub(super) fn encode(answer: &Message, limit: usize) -> Option<Vec<u8>> {
     let bytes = answer.to_vec().ok()?;

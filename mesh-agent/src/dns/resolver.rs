@@ -8,7 +8,9 @@ use hickory_proto::op::ResponseCode;
 use mesh_common::conn::{Conn, Direction};
 use mesh_common::service::{TCP, UDP};
 use mesh_common::verdict::{Reason, Verdict};
-use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::seq::SliceRandom as _;
+use rand::{Rng, RngExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -24,8 +26,10 @@ use super::upstream::Upstream;
 use crate::net::clock;
 use crate::net::conn::{ConnTable, QueryTable};
 use crate::net::netns::Netns;
+use crate::state::endpoint::Endpoint;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
+use crate::state::service::Port;
 use crate::state::{Snapshot, Store};
 
 /// Answers questions of every workload.
@@ -159,7 +163,7 @@ impl Resolver {
     pub(super) async fn forward(&self, realm: &Realm, asked: &Asked, bytes: &[u8]) -> Vec<u8> {
         let began = clock::monotonic_ns();
         let answer = match self.upstream(realm, asked, bytes).await {
-            None => Err(io::Error::other("nobody may be asked")),
+            None => Err(nobody()),
             Some(upstream) => match asked.transport {
                 Transport::Udp => upstream.datagram(bytes).await,
                 Transport::Tcp => upstream.stream(bytes).await,
@@ -187,6 +191,30 @@ impl Resolver {
         }
     }
 
+    /// A connection to the resolver that the workload meant, on which its question was asked; or the answer that the server
+    /// failed.
+    pub(super) async fn transfer(
+        &self,
+        realm: &Realm,
+        asked: &Asked,
+        bytes: &[u8],
+    ) -> Result<TcpStream, Vec<u8>> {
+        let stream = match self.upstream(realm, asked, bytes).await {
+            None => Err(nobody()),
+            Some(upstream) => upstream.transfer(bytes).await,
+        };
+        match stream {
+            Ok(stream) => {
+                self.metrics.count(asked.transport, Outcome::Forwarded);
+                Ok(stream)
+            }
+            Err(error) => {
+                debug!(%error, resolver = %asked.resolver, "a resolver does not transfer a zone");
+                Err(self.refuse(asked, bytes, Outcome::Failed))
+            }
+        }
+    }
+
     /// Tells the client that the server failed; nothing, where it sent no message at all.
     pub(super) fn refuse(&self, asked: &Asked, bytes: &[u8], outcome: Outcome) -> Vec<u8> {
         self.metrics.count(asked.transport, outcome);
@@ -201,29 +229,32 @@ impl Resolver {
         bytes: &[u8],
     ) -> Option<Upstream<'a>> {
         let snapshot = self.store.snapshot();
-        let address = this_host(asked.resolver);
-        if locked::is_beyond(&snapshot, asked.workload, address) {
+        let resolver = this_host(asked.resolver);
+        if locked::is_beyond(&snapshot, asked.workload, resolver) {
             Question::read(bytes)?;
             return self.own.any().await;
         }
-        let address = match snapshot.service_at(address.ip()) {
+        let addresses = match snapshot.service_at(resolver.ip()) {
             // The kernel does not balance what the agent sends.
-            Some(service) => endpoint(&snapshot, service, address.port(), asked.transport)?,
-            None => address,
+            Some(service) => {
+                let transport = asked.transport;
+                endpoints(&snapshot, service, resolver, transport, &mut rand::rng())
+            }
+            None => vec![resolver],
         };
-        let conn = Conn {
-            original: address.into(),
-            verdict: 0,
-            reason: 0,
-            direction: Direction::Dialled as u8,
-            flags: Conn::OWN,
-            ..asked.conn
-        };
+        let mut addresses = addresses.into_iter();
         Some(Upstream {
             netns: &realm.netns,
             conns: self.conns.as_ref(),
-            address,
-            conn,
+            address: addresses.next()?,
+            spare: addresses.next(),
+            conn: Conn {
+                verdict: 0,
+                reason: 0,
+                direction: Direction::Dialled as u8,
+                flags: Conn::OWN,
+                ..asked.conn
+            },
             limit: self.config.timeout,
         })
     }
@@ -243,24 +274,45 @@ fn this_host(resolver: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, resolver.port())
 }
 
-/// Any endpoint of a service's port that takes new connections, of the port's family or another.
-fn endpoint(
+fn nobody() -> io::Error {
+    io::Error::other("nobody may be asked, or no endpoint of the service that resolves")
+}
+
+/// The endpoints that serve the address `dialled` of a service, first those of its family: by chance and weight. Those
+/// that have failed are left out, unless all have.
+fn endpoints(
     snapshot: &Snapshot,
     service: &ObjectKey,
-    number: u16,
+    dialled: SocketAddr,
     transport: Transport,
-) -> Option<SocketAddr> {
+    rng: &mut impl Rng,
+) -> Vec<SocketAddr> {
     let transport = match transport {
         Transport::Udp => UDP,
         Transport::Tcp => TCP,
     };
-    let mut ports = snapshot.services.get(service)?.spec.ports.iter();
-    let port = ports.find(|it| it.port == number && it.protocol.transport() == transport)?;
-    let endpoints: Vec<SocketAddr> = snapshot
-        .endpoints_of(service)
-        .filter(|endpoint| endpoint.is_offered() && endpoint.weight() > 0)
-        .map(|endpoint| &endpoint.spec)
-        .map(|spec| SocketAddr::new(spec.address.to_canonical(), spec.port_of(port)))
+    let service_ports = snapshot.services.get(service).map(|it| &it.spec.ports);
+    let mut ports = service_ports.into_iter().flatten();
+    let is_it = |it: &&Port| it.port == dialled.port() && it.protocol.transport() == transport;
+    let Some(port) = ports.find(is_it) else {
+        return Vec::new();
+    };
+    let takes = |it: &&Arc<Endpoint>| it.is_offered() && it.weight() > 0;
+    let all: Vec<_> = snapshot.endpoints_of(service).filter(takes).collect();
+    let is_panic = all.iter().all(|it| it.has_failed());
+    let well = all.iter().filter(|it| is_panic || !it.has_failed());
+    let mut places: Vec<(bool, f64, SocketAddr)> = well
+        .map(|it| {
+            let address = it.spec.address.to_canonical();
+            // The one with the greatest weight has the best chances of a short time (Efraimidis and Spirakis).
+            let time = -rng.random::<f64>().ln() / f64::from(it.weight());
+            let address = SocketAddr::new(address, it.spec.port_of(port));
+            (address.is_ipv4() != dialled.is_ipv4(), time, address)
+        })
         .collect();
-    endpoints.choose(&mut rand::rng()).copied()
+    places.sort_by(|left, right| (left.0.cmp(&right.0)).then(left.1.total_cmp(&right.1)));
+    places.into_iter().map(|(_, _, address)| address).collect()
 }
+
+#[cfg(test)]
+mod tests;

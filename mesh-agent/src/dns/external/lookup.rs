@@ -174,8 +174,8 @@ impl Lookup {
             netns: &self.netns,
             conns: self.conns.as_ref(),
             address,
+            spare: None,
             conn: Conn {
-                original: address.into(),
                 direction: Direction::Dialled as u8,
                 flags: Conn::OWN,
                 ..Conn::default()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use super::{Question, encode, failure};
+use super::{Question, encode, failure, is_transfer};
 use crate::dns::names::find;
 use crate::dns::names::tests::dotted;
 
@@ -93,6 +93,13 @@ fn names_with_dots_are_written_label_by_label() {
     assert_eq!(srv.target, Name::from_ascii("web.v1.shop.mesh.").unwrap());
     let address = answer("9.0.240.240.in-addr.arpa.", RecordType::PTR);
     assert_eq!(data(&address), ["web.v1.shop.mesh."]);
+}
+
+#[test]
+fn transfers_of_zones_are_known() {
+    let is = |kind| is_transfer(&asked("example.com.", kind).to_vec().unwrap());
+    assert!(is(RecordType::AXFR) && is(RecordType::IXFR) && !is(RecordType::A));
+    assert!(!is_transfer(b""));
 }
 
 #[test]
