@@ -133,6 +133,16 @@ fn what_is_exported_is_imported_and_a_wrong_file_changes_nothing() {
     let (code, _, complained) = run(&["registry", "import", text]);
     assert_eq!(code, Some(65), "{complained}");
     assert!(complained.contains("spec.retires"), "{complained}");
+    // Each is right alone, and one takes the address of the other.
+    let rival = exported
+        .replace("name: web", "name: rival")
+        .replace("240.240.0.10", "240.240.0.11");
+    let third = rival.replace("name: rival", "name: third");
+    let changed = exported.replace("port: 80", "port: 81");
+    fs::write(&file, [changed, rival, third].join("\n")).unwrap();
+    let (code, _, complained) = run(&["registry", "import", text]);
+    assert_eq!(code, Some(65), "{complained}");
+    assert!(complained.contains("spec.addresses[0]"), "{complained}");
     let port = node.api().get(WEB_PATH)["spec"]["ports"][0]["port"].clone();
     assert_eq!(port, 80, "nothing is written");
 }

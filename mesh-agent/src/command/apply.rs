@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::show::manifest;
 use super::{complain, note, print, remark};
 use crate::config::cli::{Apply, Delete, KindName, LogLevel, Target};
-use crate::state::object::Kind;
+use crate::state::object::{Kind, ObjectKey};
 use crate::telemetry::one_line;
 
 /// Applies every object of the file that can be read, also after one that was refused; the code is that of the first
@@ -83,6 +83,7 @@ pub(super) async fn drain(target: &Target) -> Result<(), Error> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Upload {
     pub(super) kind: Kind,
+    pub(super) key: ObjectKey,
     /// Kind and key.
     pub(super) label: String,
     /// `FILE:LINE: LABEL`.
@@ -134,6 +135,7 @@ impl Uploads {
         self.seen.insert(path.clone(), at);
         Ok(Upload {
             kind,
+            key,
             label,
             place,
             path,

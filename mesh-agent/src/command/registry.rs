@@ -13,6 +13,7 @@ use super::{complain, note, print};
 use crate::config::cli::{Export, Import};
 use crate::state::endpoint::RESOLVED_FOR;
 use crate::state::object::Kind;
+use crate::state::{Change, Refusal, Store, decode};
 
 /// Writes all objects, as somebody would write them: without what the agent adds.
 pub(super) async fn export(export: &Export) -> Result<Exit, Error> {
@@ -110,16 +111,36 @@ fn refuse(error: Error) -> Result<Exit, Error> {
     Ok(error.exit())
 }
 
-/// Asks the agent what it thinks of each. The code of the first refusal, if there is one.
+/// Asks the agent what it thinks of each, and looks whether those that are right alone are right together: two may claim
+/// the same. The code of the first refusal, if there is one.
 async fn judge(client: &Client, uploads: &[Upload]) -> Result<Option<Exit>, Error> {
     let mut exit = None;
+    let others = Store::in_memory();
     for it in uploads {
         let path = format!("{}?dryRun=true", it.path);
-        if let Err(error) = client.put(&path, &it.object).await {
-            exit = exit.or(Some(refuse(it.refused(error))?));
+        let judged = client.put(&path, &it.object).await;
+        let judged = judged.map_err(|error| it.refused(error));
+        if let Err(error) = judged.and_then(|_| meet(&others, it)) {
+            exit = exit.or(Some(refuse(error)?));
         }
     }
     Ok(exit)
+}
+
+/// Puts an object to the `others` of its file, in a registry that is forgotten afterwards.
+fn meet(others: &Store, upload: &Upload) -> Result<(), Error> {
+    // An agent of another version may know more fields than this command.
+    let manifest = decode::manifest(upload.kind, &upload.key, upload.object.clone());
+    let Ok(manifest) = manifest else {
+        return Ok(());
+    };
+    match others.apply(Change::Put(manifest)) {
+        Err(Refusal::Invalid { field, message, .. }) => Err(Error::Object {
+            place: upload.place.clone(),
+            message: format!("{field}: {message}"),
+        }),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A version means something only in the registry that gave it.
@@ -162,6 +183,33 @@ mod tests {
         assert!(is_found(&object(json!({RESOLVED_FOR: "pay"}))));
         assert!(!is_found(&object(json!({"note": "mine"}))));
         assert!(!is_found(&json!({"metadata": {"name": "pay"}})));
+    }
+
+    #[test]
+    fn objects_of_one_file_that_claim_the_same_are_refused() {
+        let text = "\
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {addresses: [240.240.0.1], ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: api, namespace: shop}
+spec: {addresses: [240.240.0.1], ports: [{name: http, port: 80}]}
+";
+        let mut all = Uploads::default();
+        let others = Store::in_memory();
+        let documents = crate::state::document::parse(text).into_iter();
+        let uploads = documents.map(|it| all.next(Path::new("mesh.yaml"), it, "shop").unwrap());
+        let met: Vec<_> = uploads.map(|it| meet(&others, &it)).collect();
+        assert!(met[0].is_ok());
+        let error = met[1].as_ref().unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("mesh.yaml:5: Service shop/api: spec.addresses[0]: "),
+            "{error}"
+        );
+        assert_eq!(error.exit(), Exit::DATA);
     }
 
     #[test]
