@@ -104,3 +104,22 @@ fn the_command_serves_while_it_runs() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eventually!(endpoints() == 0);
 }
+
+#[test]
+fn what_the_command_leaves_behind_is_in_the_mesh_to_its_end() {
+    let Some(shop) = Shop::open(1) else { return };
+    shop.open_web();
+    let address = host_address(&shop);
+    let script = "for _ in $(seq 60); do \
+                    if (exec 3<>/dev/tcp/240.240.0.10/80) 2>/dev/null; then echo in; else echo out; fi; \
+                    sleep 0.05; \
+                  done &";
+    let mut arguments = vec!["--workload", "job", "--address", &address, "--"];
+    arguments.extend(["bash", "-c", script]);
+    let output = exec(&shop, &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.lines().filter(|it| *it == "in").count() > 5, "{text}");
+    assert!(!text.contains("out"), "{text}");
+    let path = "/api/v1/namespaces/shop/workloads/job";
+    assert_eq!(shop.node.api().call("GET", path, &Value::Null).status, 404);
+}

@@ -53,14 +53,16 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
     let ended = registration
         .run(&exec.command, &cgroup, port_name, &mut signals)
         .await;
+    // What the command has left behind is of the mesh until it has ended.
+    registration.withdraw().await;
+    let emptied = cgroup.empty().await.map_err(super::Error::from);
     let removed = registration.remove().await;
-    let emptied = cgroup.remove().await;
+    let tidied = cgroup.remove().map_err(super::Error::from);
     // What the command did is the answer; what could not be tidied up is only told.
-    if let Err(error) = removed {
-        complain(&error);
-    }
-    if let Err(error) = emptied {
-        complain(&error);
+    for result in [emptied, removed, tidied] {
+        if let Err(error) = result {
+            complain(&error);
+        }
     }
     ended
 }
@@ -204,6 +206,15 @@ impl Registration {
         let path = path(Kind::Endpoint, &self.plan.key)?;
         self.client.put(&path, &endpoint).await?;
         Ok(())
+    }
+
+    /// Sends nobody to the command any more. Where that fails, [`Self::remove`] tries again and tells.
+    async fn withdraw(&self) {
+        if self.plan.serves.is_some()
+            && let Err(error) = self.delete(Kind::Endpoint, &self.plan.key).await
+        {
+            tracing::debug!(%error, "cannot remove the endpoint yet");
+        }
     }
 
     /// Removes what was registered. An agent that is away may just be restarting, and gets a little time.

@@ -31,15 +31,20 @@ impl Cgroup {
         file.map_err(failed("enter", &self.path))
     }
 
-    /// Waits a moment for what the command has left behind, kills what stays, and removes the cgroup.
-    pub(super) async fn remove(self) -> Result<(), Error> {
+    /// Waits a moment for what the command has left behind, and kills what stays.
+    pub(super) async fn empty(&self) -> Result<(), Error> {
         let path = self.path.as_path();
         self.wait_until_empty(GRACE).await;
         if self.is_populated() {
             fs::write(path.join("cgroup.kill"), "1").map_err(failed("empty", path))?;
             self.wait_until_empty(KILL_DEADLINE).await;
         }
-        remove_tree(path).map_err(failed("remove", path))
+        Ok(())
+    }
+
+    /// Removes the cgroup, once it is empty.
+    pub(super) fn remove(self) -> Result<(), Error> {
+        remove_tree(&self.path).map_err(failed("remove", &self.path))
     }
 
     async fn wait_until_empty(&self, patience: Duration) {
