@@ -262,6 +262,29 @@ fn a_workload_with_access_speaks_for_itself_only() {
 }
 
 #[test]
+fn access_is_not_interrupted_when_the_addresses_of_a_workload_change() {
+    let Some(node) = Node::start() else { return };
+    let pod = node.pod("pod");
+    node.enrol_with(&pod, &json!({"registryAccess": true}));
+    let url = format!("{REGISTRY}/v1/agent/self");
+    let ask = || pod.request("GET", &url, &[], "");
+    assert_eventually!(ask().is_ok());
+    for number in 1..20 {
+        let addresses = json!([pod.v4(), pod.v6(), format!("198.51.100.{number}")]);
+        node.enrol_with(
+            &pod,
+            &json!({"registryAccess": true, "addresses": addresses}),
+        );
+        // One that is just accepted when its scope changes may be closed, but somebody listens all the time.
+        for _ in 0..10 {
+            let is_refused = ask().is_err_and(|it| it.kind == "ConnectionRefused");
+            assert!(!is_refused, "{number}");
+        }
+        assert_eventually!(ask().is_ok_and(|it| it.status == 200));
+    }
+}
+
+#[test]
 fn clients_in_three_languages_register_find_and_call_each_other() {
     let Some(mut node) = Node::start() else {
         return;

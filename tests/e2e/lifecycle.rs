@@ -275,6 +275,10 @@ fn a_workload_stays_in_the_mesh_when_the_agent_comes_back_to_ports_that_are_take
         .client
         .ask(resolver, "web.shop.mesh.", 1, How::Connected);
     assert_eq!(answer.unwrap().records, ["240.240.0.10"]);
+
+    shop.node.set_flags(&["--dns", "off"]);
+    shop.node.restart_agent();
+    assert_eventually!(shop.reason("client", "NamesAnswered") == "Disabled");
 }
 
 #[test]

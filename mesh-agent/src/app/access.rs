@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Access, Scope};
 use crate::net::netns::Netns;
 use crate::net::socket;
-use crate::state::Change;
 use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
+use crate::state::workload::Workload;
+use crate::state::{Change, Snapshot};
 
+use super::enrolment::ENROLLED;
 use super::parts::Parts;
 
 /// Where a workload reaches the registry.
@@ -34,6 +36,8 @@ struct Served {
     cookie: u64,
     scope: Scope,
     stop: CancellationToken,
+    /// The same socket once more, for whoever serves with another scope.
+    listener: TcpListener,
 }
 
 /// Keeps the listeners of all workloads.
@@ -48,14 +52,12 @@ pub(super) async fn run(parts: Arc<Parts>, access: Access, api: Handle) -> Resul
     let mut listeners = Listeners::default();
     loop {
         let wanted = wanted(&parts);
-        for key in listeners.end_unwanted(&wanted) {
-            let is_granted = wanted.contains_key(&key);
-            if !is_granted {
-                tell(&parts, key, Outcome::NotGranted).await;
-            }
+        listeners.end_unwanted(&wanted);
+        for key in told_wrongly(&parts.node.store.snapshot(), |key| wanted.contains_key(key)) {
+            tell(&parts, key, Outcome::NotGranted).await;
         }
         for (key, (netns, scope)) in wanted {
-            if !listeners.served.contains_key(&key) {
+            if !listeners.is_served(&key, &scope) {
                 let outcome = match listeners.add(&key, &netns, scope, (&access, &api)) {
                     Ok(()) => Outcome::Listening,
                     Err(error) => Outcome::Failed(error),
@@ -91,29 +93,41 @@ fn wanted(parts: &Parts) -> BTreeMap<ObjectKey, (Arc<Netns>, Scope)> {
     wanted.collect()
 }
 
+/// The workloads that say they have access and have none, maybe since an earlier agent ran: it is not wanted, or they
+/// are not enrolled. Of one that the agent has yet to enrol nothing is known.
+fn told_wrongly(snapshot: &Snapshot, is_wanted: impl Fn(&ObjectKey) -> bool) -> Vec<ObjectKey> {
+    let has = |workload: &Workload, kind: &str| {
+        let mut conditions = workload.status.conditions.iter();
+        conditions.any(|it| it.kind == kind && it.status == ConditionStatus::True)
+    };
+    let is_wrong = |(key, workload): &(&ObjectKey, &Arc<Workload>)| {
+        let spec = &workload.spec;
+        let may_have = spec.registry_access && spec.netns.is_some() && has(workload, ENROLLED);
+        has(workload, CONDITION) && !is_wanted(key) && !may_have
+    };
+    let wrong = snapshot.workloads.iter().filter(is_wrong);
+    wrong.map(|(key, _)| key.clone()).collect()
+}
+
 impl Listeners {
-    /// Closes what is not wanted as it is, and says whose it was.
-    fn end_unwanted(
-        &mut self,
-        wanted: &BTreeMap<ObjectKey, (Arc<Netns>, Scope)>,
-    ) -> Vec<ObjectKey> {
-        let is_wanted = |key: &ObjectKey, served: &Served| {
-            wanted.get(key).is_some_and(|(netns, scope)| {
-                netns.cookie() == served.cookie && *scope == served.scope
-            })
-        };
-        let mut gone = Vec::new();
+    /// Closes what is not wanted any more, or is wanted elsewhere.
+    fn end_unwanted(&mut self, wanted: &BTreeMap<ObjectKey, (Arc<Netns>, Scope)>) {
         self.served.retain(|key, served| {
-            let is_wanted = is_wanted(key, served);
+            let netns = wanted.get(key).map(|(netns, _)| netns);
+            let is_wanted = netns.is_some_and(|netns| netns.cookie() == served.cookie);
             if !is_wanted {
                 served.stop.cancel();
-                gone.push(key.clone());
             }
             is_wanted
         });
-        gone
     }
 
+    fn is_served(&self, key: &ObjectKey, scope: &Scope) -> bool {
+        let served = self.served.get(key);
+        served.is_some_and(|it| it.scope == *scope)
+    }
+
+    /// Listens, or serves with another scope from now on what comes in where it listens already.
     fn add(
         &mut self,
         key: &ObjectKey,
@@ -121,17 +135,23 @@ impl Listeners {
         scope: Scope,
         (access, api): (&Access, &Handle),
     ) -> io::Result<()> {
-        let listener = socket::listen(netns, ADDRESS)?;
+        let listener = match self.served.get(key) {
+            Some(served) => served.listener.try_clone()?,
+            None => socket::listen(netns, ADDRESS)?,
+        };
         let stop = CancellationToken::new();
         let served = Served {
             cookie: netns.cookie(),
             scope: scope.clone(),
             stop: stop.clone(),
+            listener: listener.try_clone()?,
         };
-        self.served.insert(key.clone(), served);
         let access = access.clone();
         let serving = async move { access.serve(listener, scope, stop).await };
         self.tasks.spawn_on(serving, api);
+        if let Some(old) = self.served.insert(key.clone(), served) {
+            old.stop.cancel();
+        }
         Ok(())
     }
 }
@@ -176,5 +196,64 @@ async fn tell(parts: &Arc<Parts>, key: ObjectKey, outcome: Outcome) {
     });
     if let Ok(Some(refusal)) = told.await {
         tracing::warn!(%refusal, "cannot record the access of a workload");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::state::{Store, decode};
+
+    fn put(store: &Store, name: &str, spec: &Value, conditions: &[(&str, ConditionStatus)]) {
+        let key = ObjectKey::new("shop", name);
+        let document = json!({ "spec": spec });
+        let manifest = decode::manifest(Kind::Workload, &key, document).unwrap();
+        store.apply(Change::Put(manifest)).unwrap();
+        for (kind, status) in conditions {
+            let condition = Condition {
+                kind: (*kind).to_owned(),
+                status: *status,
+                reason: (*kind).to_owned(),
+                message: String::new(),
+                observed_generation: 1,
+            };
+            let (kind, key) = (Kind::Workload, key.clone());
+            let change = Change::Condition {
+                kind,
+                key,
+                condition,
+            };
+            store.apply(change).unwrap();
+        }
+    }
+
+    #[test]
+    fn access_that_is_gone_since_an_earlier_agent_is_taken_back() {
+        use ConditionStatus::{False, True};
+        let store = Store::in_memory();
+        let spec = |access: bool, name: &str| json!({"netns": format!("/run/netns/{name}"), "registryAccess": access, "serviceAccount": "a"});
+        let (has, enrolled) = ((CONDITION, True), (ENROLLED, True));
+        put(&store, "revoked", &spec(false, "a"), &[has, enrolled]);
+        put(&store, "left", &spec(true, "b"), &[has, (ENROLLED, False)]);
+        put(&store, "later", &spec(true, "c"), &[has, enrolled]);
+        put(
+            &store,
+            "served",
+            &spec(true, "d"),
+            &[has, (ENROLLED, False)],
+        );
+        put(
+            &store,
+            "told",
+            &spec(false, "e"),
+            &[(CONDITION, False), enrolled],
+        );
+
+        let wrong = told_wrongly(&store.snapshot(), |key| *key.name == *"served");
+
+        let expected = ["left", "revoked"].map(|name| ObjectKey::new("shop", name));
+        assert_eq!(wrong, expected);
     }
 }

@@ -234,11 +234,13 @@ impl Enrolment {
         }
         for (key, workload) in &snapshot.workloads {
             self.condition(key, workload, ENROLLED, obstacles.enrolment.get(key));
+            let has_names = self.namespaces.answers_names() && workload.spec.dns;
+            let off = (!has_names).then_some(&Obstacle::NamesOff);
             let names = obstacles.names.get(key);
             let mut conditions = workload.status.conditions.iter();
             // Who always had answers is not told so.
             if names.is_some() || conditions.any(|it| it.kind == NAMES_ANSWERED) {
-                self.condition(key, workload, NAMES_ANSWERED, names);
+                self.condition(key, workload, NAMES_ANSWERED, names.or(off));
             }
         }
     }
@@ -328,6 +330,6 @@ fn older(
 }
 
 /// The condition that says whether a workload is enrolled.
-const ENROLLED: &str = "Enrolled";
+pub(super) const ENROLLED: &str = "Enrolled";
 /// The condition that says whether its questions for names are answered.
 const NAMES_ANSWERED: &str = "NamesAnswered";

@@ -102,7 +102,8 @@ pub struct Exit {
 pub struct WorkloadStatus {
     /// `Accepted`; `Enrolled`: its listeners stand and the kernel knows it. With `ListenFailed` or `HookFailed` the kernel
     /// knows it, but not all is there: without listeners its `failMode` holds. `NamesAnswered`, once that has
-    /// failed: its questions for names reach the agent.
+    /// failed: its questions for names reach the agent; `Disabled` where nobody wants them to. `RegistryAccess`, once it
+    /// was asked for: it reaches the registry.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -28,6 +28,8 @@ pub(super) enum Obstacle {
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot answer questions for names in {}: they go where they are sent", path.display())]
     Answer { path: PathBuf, source: io::Error },
+    #[error("questions for names are not answered: --dns, or dns of the workload, is off")]
+    NamesOff,
     #[error("cannot hook {}", path.display())]
     Hook {
         path: PathBuf,
@@ -50,6 +52,7 @@ impl Obstacle {
             Self::TooDeep { .. } => "TooDeep",
             Self::Taken { .. } => "Conflicted",
             Self::Listen { .. } | Self::Answer { .. } => "ListenFailed",
+            Self::NamesOff => "Disabled",
             Self::Hook { .. } => "HookFailed",
         }
     }
