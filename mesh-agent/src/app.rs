@@ -96,22 +96,25 @@ async fn serve(parts: &Arc<Parts>, api: &Handle, drain_timeout: Duration) -> Res
     let mut stops = Stops::new()?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let hangups = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    tasks.spawn(outlive(hangups));
     control::spawn(parts, api, &mut tasks, &stop).await?;
     memory::release();
     info!(version = env!("CARGO_PKG_VERSION"), "started");
-    let failed = tokio::select! {
-        () = stops.next() => None,
-        () = parts.node.progress.drain_asked() => None,
-        Some(ended) = tasks.join_next() => Some(ended),
+    let (failed, patience) = tokio::select! {
+        () = stops.next() => (None, 1),
+        // Whoever has asked for it by the API tells the process to stop as well.
+        () = parts.node.progress.drain_asked() => (None, 2),
+        Some(ended) = tasks.join_next() => (Some(ended), 1),
     };
-    drain(parts, drain_timeout, &mut stops).await;
+    drain(parts, drain_timeout, stops.count(patience)).await;
     stop.cancel();
     tasks.abort_all();
     failed.map_or(Ok(()), outcome)
 }
 
-/// Lets the proxy finish what it carries, until the deadline or a second signal.
-async fn drain(parts: &Parts, timeout: Duration, stops: &mut Stops) {
+/// Lets the proxy finish what it carries, until the deadline or until somebody is `impatient`.
+async fn drain(parts: &Parts, timeout: Duration, impatient: impl Future<Output = ()>) {
     info!(
         ?timeout,
         connections = parts.proxy.connections(),
@@ -120,12 +123,22 @@ async fn drain(parts: &Parts, timeout: Duration, stops: &mut Stops) {
     parts.withdraw();
     tokio::select! {
         () = parts.proxy.drain(timeout) => {}
-        () = stops.next() => warn!("told to stop twice: not waiting"),
+        () = impatient => warn!("told to stop twice: not waiting"),
     }
     let connections = parts.proxy.connections();
     if connections > 0 {
         warn!(connections, "connections are cut");
     }
+}
+
+/// Lives on when a terminal is closed, or when somebody thinks that settings are read anew.
+async fn outlive(mut hangups: Signal) -> Result<()> {
+    while hangups.recv().await.is_some() {
+        info!(
+            "SIGHUP changes nothing: settings hold until a restart, and objects are followed as they change"
+        );
+    }
+    Ok(())
 }
 
 /// What a part that ended has to say: none should.
@@ -156,6 +169,15 @@ impl Stops {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn count(&mut self, signals: u32) {
+        for left in (0..signals).rev() {
+            self.next().await;
+            if left > 0 {
+                info!("told to stop while it drains");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mesh_tests::assert_eventually;
 use mesh_tests::node::Node;
+use mesh_tests::pod::{Conn, Pod};
 use mesh_tests::protocol::{How, ServerKind};
 use mesh_tests::registry::{endpoint, policy, service, with};
 use nix::sys::signal::Signal;
@@ -184,22 +185,32 @@ fn sigterm_drains_within_the_deadline() {
     );
 }
 
+/// A connection through the agent that is not over.
+fn open_tunnel<'a>(node: &Node, client: &'a Pod, server: &Pod) -> Conn<'a> {
+    server.serve_echo(CACHE_PORT);
+    let plain = service("tunnel", &["240.240.0.21"], "tcp", 80, "tcp");
+    node.apply(&[
+        with(plain, &json!({ "mode": "proxy" })),
+        endpoint("tunnel-1", "tunnel", server.v4(), "tcp", CACHE_PORT),
+    ]);
+    let address = SocketAddr::from(([240, 240, 0, 21], 80));
+    let long = client.connect(address).unwrap();
+    long.echo("before").unwrap();
+    long
+}
+
+fn is_draining(node: &Node) -> bool {
+    node.api().get("/api/v1/status")["draining"] == true
+}
+
 #[test]
 fn a_second_sigterm_stops_at_once() {
     let Some(mut shop) = Shop::open(1) else {
         return;
     };
-    shop.server().serve_echo(CACHE_PORT);
-    let plain = service("tunnel", &["240.240.0.21"], "tcp", 80, "tcp");
-    shop.node.apply(&[
-        with(plain, &json!({ "mode": "proxy" })),
-        endpoint("tunnel-1", "tunnel", shop.server().v4(), "tcp", CACHE_PORT),
-    ]);
-    let address = SocketAddr::from(([240, 240, 0, 21], 80));
-    let long = shop.client.connect(address).unwrap();
-    long.echo("before").unwrap();
+    let long = open_tunnel(&shop.node, &shop.client, &shop.servers[0]);
     shop.node.agent().signal(Signal::SIGTERM);
-    assert_eventually!(shop.node.api().get("/api/v1/status")["draining"] == true);
+    assert_eventually!(is_draining(&shop.node));
     long.echo("while it drains").unwrap();
     let second = Instant::now();
     assert_eq!(shop.node.agent().stop(), 0);
@@ -208,6 +219,26 @@ fn a_second_sigterm_stops_at_once() {
         "{:?}",
         second.elapsed()
     );
+    assert!(!long.receive(1).is_ok_and(|text| !text.is_empty()));
+}
+
+#[test]
+fn sighup_changes_nothing_and_a_sigterm_after_a_drain_by_the_api_still_waits() {
+    let Some(mut shop) = Shop::open(1) else {
+        return;
+    };
+    let long = open_tunnel(&shop.node, &shop.client, &shop.servers[0]);
+    let says = |node: &mut Node, what: &str| node.agent().log().contains(what);
+    shop.node.agent().signal(Signal::SIGHUP);
+    assert_eventually!(says(&mut shop.node, "SIGHUP changes nothing"));
+    assert!(!is_draining(&shop.node));
+    let asked = shop.node.api().call("POST", "/api/v1/drain", &json!(null));
+    assert!(asked.status < 300, "{asked:?}");
+    assert_eventually!(is_draining(&shop.node));
+    shop.node.agent().signal(Signal::SIGTERM);
+    assert_eventually!(says(&mut shop.node, "told to stop while it drains"));
+    long.echo("while it drains").unwrap();
+    assert_eq!(shop.node.agent().stop(), 0);
     assert!(!long.receive(1).is_ok_and(|text| !text.is_empty()));
 }
 
