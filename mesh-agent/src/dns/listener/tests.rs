@@ -36,8 +36,9 @@ impl QueryTable for NoTable {
 fn resolver(config: Config, registry: &mut Registry) -> Arc<Resolver> {
     let store = Arc::new(Store::in_memory());
     let metrics = Metrics::register(registry);
-    let resolver = Resolver::new(config, store, Arc::new(NoTable), Arc::new(NoTable), metrics);
-    Arc::new(resolver)
+    let (conns, queries) = (Arc::new(NoTable), Arc::new(NoTable));
+    let host = Arc::new(Netns::current().unwrap());
+    Arc::new(Resolver::new(config, store, conns, queries, host, metrics))
 }
 
 #[tokio::test]
