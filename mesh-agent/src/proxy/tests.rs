@@ -11,6 +11,7 @@ mod hygiene2;
 mod limits;
 mod links;
 mod patience;
+mod replay;
 mod resilience;
 mod routes;
 mod shaping;

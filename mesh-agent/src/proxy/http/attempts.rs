@@ -113,9 +113,9 @@ impl<'a> Attempts<'a> {
         let is_idempotent = is_idempotent(request.method());
         let max_body = plan(&policy).max_body_bytes;
         Self {
+            original: Original::new(request, max_body, &connection),
             connection,
             selection,
-            original: Original::new(request, max_body),
             exchange,
             policy,
             is_idempotent,

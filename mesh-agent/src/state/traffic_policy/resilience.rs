@@ -113,7 +113,8 @@ pub struct Retries {
     /// Retries and hedges together.
     #[serde(default)]
     pub budget: Budget,
-    /// Bodies up to this size, in bytes, are kept to be sent again; at most 1 MiB.
+    /// Bodies up to this size, in bytes, are kept to be sent again, as long as the buffers of their workload have room
+    /// for them; at most 1 MiB.
     #[serde(default = "sixty_four_kib")]
     pub max_body_bytes: u32,
 }

@@ -1,5 +1,7 @@
 //! Requests that may have to be sent again: head and body are kept, the body up to a bound and while it is streamed.
 
+mod buffer;
+
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -9,7 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Frame, SizeHint};
 
 use super::Asked;
+use crate::proxy::http::Connection;
 use crate::proxy::http::body::{BodyError, Outgoing, Upload};
+use buffer::Buffer;
 
 /// A request, for the first time and for others.
 #[derive(Debug)]
@@ -20,12 +24,14 @@ pub(super) struct Original {
 }
 
 impl Original {
-    /// Keeps what is needed to send `request` again: bodies of at most `max_body` bytes.
-    pub(super) fn new(mut request: Asked, max_body: usize) -> Self {
+    /// Keeps what is needed to send `request` again: bodies of at most `max_body` bytes, for which the workload of
+    /// `connection` has room among its buffers.
+    pub(super) fn new(mut request: Asked, max_body: usize, connection: &Arc<Connection>) -> Self {
         let (is_kept, body) = match mem::replace(request.body_mut(), Outgoing::Empty) {
             Outgoing::Empty => (true, None),
             Outgoing::Streamed(upload) if is_short(&upload, max_body) => {
-                let kept = Arc::new(Mutex::new(Kept::new(*upload, max_body)));
+                let kept = Kept::new(*upload, max_body, Arc::clone(connection));
+                let kept = Arc::new(Mutex::new(kept));
                 *request.body_mut() = Outgoing::Kept(Reader::new(&kept));
                 (true, Some(kept))
             }
@@ -143,9 +149,8 @@ fn is_short(body: &Upload, max: usize) -> bool {
 struct Kept {
     inner: Upload,
     hint: SizeHint,
-    data: Vec<Bytes>,
+    data: Buffer<Connection>,
     trailers: Option<HeaderMap>,
-    room: usize,
     has_ended: bool,
     /// It was longer than may be kept, or broke off: there is no second time.
     is_lost: bool,
@@ -156,13 +161,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(inner: Upload, room: usize) -> Self {
+    fn new(inner: Upload, max: usize, connection: Arc<Connection>) -> Self {
+        let hint = inner.size_hint();
+        let stated = hint.upper().and_then(|size| usize::try_from(size).ok());
         Self {
-            hint: inner.size_hint(),
             inner,
-            data: Vec::new(),
+            hint,
+            data: Buffer::new(stated.map_or(max, |stated| stated.min(max)), connection),
             trailers: None,
-            room,
             has_ended: false,
             is_lost: false,
             turn: 0,
@@ -190,12 +196,8 @@ impl Kept {
             Some(Ok(frame)) => frame,
         };
         if let Some(data) = frame.data_ref() {
-            let length = data.len();
-            if length > self.room {
+            if !self.is_lost && !self.data.add(data) {
                 self.lose();
-            } else if !self.is_lost {
-                self.room -= length;
-                self.data.push(data.clone());
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.has_ended = true;
@@ -208,7 +210,7 @@ impl Kept {
 
     fn lose(&mut self) {
         self.is_lost = true;
-        self.data = Vec::new();
+        self.data.clear();
     }
 }
 
@@ -217,8 +219,10 @@ impl Kept {
 pub(crate) struct Reader {
     kept: Arc<Mutex<Kept>>,
     turn: u32,
-    /// Pieces read, trailers with them.
+    /// Bytes read.
     read: usize,
+    /// All was read, trailers too.
+    has_ended: bool,
 }
 
 impl Reader {
@@ -228,6 +232,7 @@ impl Reader {
             kept: Arc::clone(kept),
             turn,
             read: 0,
+            has_ended: false,
         }
     }
 
@@ -240,31 +245,31 @@ impl Reader {
             // An end without an error would make a part look like the whole.
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        if !kept.is_lost {
-            let place = self.read;
-            if let Some(data) = kept.data.get(place) {
-                self.read += 1;
-                return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
-            }
-            if kept.has_ended {
-                self.read += 1;
-                let trailers = kept.trailers.clone().filter(|_| place == kept.data.len());
-                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-            }
+        if let Some(data) = kept.data.after(self.read) {
+            self.read += data.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if kept.has_ended {
+            let trailers = kept.trailers.clone().filter(|_| !self.has_ended);
+            self.has_ended = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let frame = ready!(kept.poll_inner(cx));
-        self.read += 1;
+        if let Some(Ok(frame)) = &frame {
+            self.read += frame.data_ref().map_or(0, Bytes::len);
+        }
+        self.has_ended = kept.has_ended;
         Poll::Ready(frame)
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_read_all = kept.is_lost || self.read >= kept.data.len();
+        let has_read_all = self.read >= kept.data.len();
         has_read_all && kept.trailers.is_none() && kept.inner.is_end_stream()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        if self.read > 0 {
+        if self.read > 0 || self.has_ended {
             return SizeHint::default();
         }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
