@@ -10,7 +10,7 @@ use futures_util::future::{Either, FutureExt as _, TryFutureExt as _};
 use http::{Request, Response};
 use hyper::client::conn::http1::SendRequest;
 use mesh_common::workload::Caller as Identity;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::caller::Caller;
@@ -24,7 +24,7 @@ use super::worker::Worker;
 
 mod dial;
 
-pub(crate) use dial::{at_hand, http1, http2};
+pub(crate) use dial::{Queued, at_hand, crowded, http1, http2};
 
 /// What a connection belongs to. Two workloads never share one: the endpoint sees the caller's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +67,8 @@ struct Entry {
 #[derive(Debug)]
 struct Dialling {
     turn: Semaphore,
+    /// There is a connection.
+    opened: Notify,
     /// When it last took longer than it may; zero: never.
     timed_out_ns: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl Default for Entry {
             shared: Vec::new(),
             dialling: Arc::new(Dialling {
                 turn: Semaphore::new(1),
+                opened: Notify::new(),
                 timed_out_ns: AtomicU64::new(0),
             }),
         }
@@ -96,6 +99,7 @@ struct Idle {
 struct Shared {
     link: Link,
     since: Instant,
+    place: Option<Arc<Place>>,
 }
 
 /// The right to send one request.
@@ -212,6 +216,9 @@ impl Pool {
                 dropped += i64::from(is_dropped);
                 !is_dropped
             });
+            entry
+                .shared
+                .retain(|shared| shared.link.is_busy() || !is_wanted(shared.place.as_ref()));
         }
         if dropped > 0 {
             worker.metrics.pool_idle.dec_by(dropped);

@@ -1,6 +1,7 @@
 //! The whole proxy on real sockets, without root: the kernel's answers are fixed.
 
 mod balancing;
+mod crowded;
 mod explain;
 mod fixture;
 mod health;

@@ -21,7 +21,7 @@ use super::body::Outgoing;
 use super::guarded::Broken;
 use super::headers::{self, Wish};
 use crate::proxy::error::Error;
-use crate::proxy::pool;
+use crate::proxy::pool::{self, Queued};
 use crate::proxy::select::Selection;
 use crate::proxy::view::ServicePort;
 use crate::traffic::route::filter::{Filters, Mirror};
@@ -251,10 +251,11 @@ impl Copy {
         let mut selection = Selection::of_connection(Arc::clone(&self.port), caller);
         let active = selection.next(worker, caller)?;
         let endpoint = active.endpoint();
+        let queued = Queued::default();
         let mut lease = if self.is_http2 {
-            pool::http2(worker, caller, selection.port(), endpoint).await?
+            pool::http2(worker, caller, selection.port(), endpoint, &queued).await?
         } else {
-            pool::http1(worker, caller, selection.port(), endpoint).await?
+            pool::http1(worker, caller, selection.port(), endpoint, &queued).await?
         };
         let failed = |source| Error::Upstream {
             endpoint: endpoint.address,

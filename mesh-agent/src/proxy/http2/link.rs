@@ -61,7 +61,7 @@ struct Streams {
 pub(crate) async fn open(
     worker: &Worker,
     stream: TcpStream,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
 ) -> Result<Link, h2::Error> {
     let header_bytes = worker.config.limits.header_bytes;
     let (sender, connection) = h2::client::Builder::new()

@@ -1,16 +1,18 @@
 //! Takes connections out of the pool, or makes them.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use futures_util::future::{Either, select};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Key, Lease, Shared};
+use super::{Dialling, Key, Lease, Shared};
 use crate::net::clock;
 use crate::net::gather::Gathering;
 use crate::proxy::caller::Caller;
@@ -44,28 +46,65 @@ pub(crate) fn at_hand(
     lease
 }
 
-/// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
-/// connection may take.
-async fn place(worker: &Worker, room: Option<&Arc<Room>>) -> Result<Option<Place>, Error> {
-    let Some(room) = room else { return Ok(None) };
-    if let Some(place) = room.take() {
-        return Ok(Some(place));
+/// Whether a place for a connection is waited for: then the endpoint has not been asked, and is not to blame.
+#[derive(Debug, Default)]
+pub(crate) struct Queued(AtomicBool);
+
+impl Queued {
+    /// Whether it is so now, or was when the waiting was given up.
+    pub(crate) fn is_so(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Waits for a place, or for `other`, until `deadline`. Says so in `queued`.
+async fn wait<T>(
+    worker: &Worker,
+    room: &Arc<Room>,
+    other: impl Future<Output = T>,
+    deadline: Instant,
+    queued: &Queued,
+) -> Result<Either<Place, T>, Error> {
     let waiting = async {
         let mut waiting = pin!(room.wait());
         // Counted as waiting from the first poll, so that what is idle goes.
         if let Poll::Ready(place) = poll_once(waiting.as_mut()).await {
-            return place;
+            return Either::Left(place);
         }
         worker.pool.make_room(worker);
-        waiting.await
+        match select(waiting, pin!(other)).await {
+            Either::Left((place, _)) => Either::Left(place),
+            Either::Right((other, _)) => Either::Right(other),
+        }
     };
-    let place = timeout(worker.config.timeouts.connect, waiting).await.ok();
-    if place.is_none() {
-        worker.metrics.overflow(Limit::Connections);
+    queued.0.store(true, Ordering::Relaxed);
+    let result = timeout_at(deadline, waiting).await.ok();
+    queued.0.store(false, Ordering::Relaxed);
+    result.ok_or_else(|| crowded(worker))
+}
+
+/// There was no place.
+pub(crate) fn crowded(worker: &Worker) -> Error {
+    let what = Limit::Connections;
+    worker.metrics.overflow(what);
+    Error::Overflow(what.as_str())
+}
+
+/// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
+/// connection may take.
+async fn place(
+    worker: &Worker,
+    room: Option<&Arc<Room>>,
+    queued: &Queued,
+) -> Result<Option<Place>, Error> {
+    let Some(room) = room else { return Ok(None) };
+    if let Some(place) = room.take() {
+        return Ok(Some(place));
     }
-    let refused = || Error::Overflow(Limit::Connections.as_str());
-    place.map(Some).ok_or_else(refused)
+    let deadline = Instant::now() + worker.config.timeouts.connect;
+    let nothing = pending::<Infallible>();
+    let Either::Left(place) = wait(worker, room, nothing, deadline, queued).await?;
+    Ok(Some(place))
 }
 
 /// Polls a future once, whatever comes of it.
@@ -79,13 +118,15 @@ pub(crate) async fn http1(
     caller: &Caller,
     port: &ServicePort,
     endpoint: &Endpoint,
+    queued: &Queued,
 ) -> Result<Lease, Error> {
     let key = Key::new(caller, endpoint);
     if let Some(lease) = worker.pool.take_idle(worker, &key) {
         worker.metrics.pool_reused.inc();
         return Ok(lease);
     }
-    let place = place(worker, port.policy.room()).await?.map(Arc::new);
+    let place = place(worker, port.policy.room(), queued).await?;
+    let place = place.map(Arc::new);
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
@@ -106,36 +147,61 @@ pub(crate) async fn http1(
     Ok(Lease::Http1 { sender, key, place })
 }
 
-/// A stream on an HTTP/2 connection, within what the peer allows.
+/// A stream on an HTTP/2 connection, within what the peer allows. One dials with a place in hand, and the others wait for
+/// what comes of it; for a place each waits on its own, until somebody has dialled.
 pub(crate) async fn http2(
     worker: &Arc<Worker>,
     caller: &Caller,
     port: &ServicePort,
     endpoint: &Endpoint,
+    queued: &Queued,
 ) -> Result<Lease, Error> {
     let key = Key::new(caller, endpoint);
-    if let Some(lease) = worker.pool.take_shared(&key) {
-        worker.metrics.pool_reused.inc();
+    if let Some(lease) = at_hand(worker, caller, endpoint, true) {
         return Ok(lease);
     }
     let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
+    let room = port.policy.room();
     let asked_ns = clock::monotonic_ns();
-    // Never closed; whoever waits does so for one connection to be made, which has a deadline.
-    let _turn = dialling.turn.acquire().await.ok().ok_or(Error::Draining)?;
-    if let Some(lease) = worker.pool.take_shared(&key) {
-        worker.metrics.pool_reused.inc();
-        return Ok(lease);
+    let deadline = Instant::now() + worker.config.timeouts.connect;
+    let mut place = None;
+    loop {
+        // Never closed; whoever waits does so for one connection to be made, which has a deadline.
+        let turn = dialling.turn.acquire().await.ok().ok_or(Error::Draining)?;
+        if let Some(lease) = at_hand(worker, caller, endpoint, true) {
+            return Ok(lease);
+        }
+        if dialling.timed_out_ns.load(Ordering::Relaxed) >= asked_ns {
+            // It has waited as long as the one before it, and would wait as long again.
+            return Err(Error::ConnectTimeout(endpoint.address));
+        }
+        place = place.or_else(|| room?.take());
+        let (Some(room), None) = (room, &place) else {
+            let result = open(worker, caller, port, endpoint, place).await;
+            dialling.ended(&result);
+            return result;
+        };
+        drop(turn);
+        let opened = dialling.opened.notified();
+        place = match wait(worker, room, opened, deadline, queued).await? {
+            Either::Left(place) => Some(place),
+            Either::Right(()) => None,
+        };
     }
-    if dialling.timed_out_ns.load(Ordering::Relaxed) >= asked_ns {
-        // It has waited as long as the one before it, and would wait as long again.
-        return Err(Error::ConnectTimeout(endpoint.address));
+}
+
+impl Dialling {
+    /// Tells those who wait what came of it.
+    fn ended(&self, result: &Result<Lease, Error>) {
+        match result {
+            Ok(_) => self.opened.notify_waiters(),
+            Err(Error::ConnectTimeout(_)) => {
+                let now_ns = clock::monotonic_ns();
+                self.timed_out_ns.store(now_ns, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
     }
-    let result = open(worker, caller, port, endpoint, key).await;
-    if let Err(Error::ConnectTimeout(_)) = result {
-        let now_ns = clock::monotonic_ns();
-        dialling.timed_out_ns.store(now_ns, Ordering::Relaxed);
-    }
-    result
 }
 
 /// A stream on a connection that is made, and shared from then on.
@@ -144,8 +210,9 @@ async fn open(
     caller: &Caller,
     port: &ServicePort,
     endpoint: &Endpoint,
-    key: Key,
+    place: Option<Place>,
 ) -> Result<Lease, Error> {
+    let key = Key::new(caller, endpoint);
     let is_full = worker.pool.entries().get_mut(&key).is_some_and(|entry| {
         entry.shared.retain(|shared| !shared.link.is_closed());
         entry.shared.len() >= MAX_HTTP2
@@ -153,7 +220,7 @@ async fn open(
     if is_full {
         return Err(Error::ConnectionLimit);
     }
-    let place = place(worker, port.policy.room()).await?;
+    let place = place.map(Arc::new);
     let stream = connect::dial(worker, caller, port, endpoint).await?;
     // An endpoint that is too busy to read at once is not one that is gone.
     let patience = worker.config.timeouts.header;
@@ -161,7 +228,7 @@ async fn open(
         endpoint: endpoint.address,
         source: source.into(),
     };
-    let link = timeout(patience, http2::open(worker, stream, place))
+    let link = timeout(patience, http2::open(worker, stream, place.clone()))
         .await
         .ok()
         .ok_or(Error::ConnectTimeout(endpoint.address))?
@@ -178,6 +245,7 @@ async fn open(
         .push(Shared {
             link,
             since: Instant::now(),
+            place,
         });
     Ok(lease)
 }

@@ -19,7 +19,7 @@ use crate::proxy::outliers;
 use crate::proxy::passage::Visit;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
-use crate::proxy::pool::{self, Lease, Unanswered};
+use crate::proxy::pool::{self, Lease, Queued, Unanswered};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
@@ -31,6 +31,8 @@ pub(super) struct Trial {
     port: Arc<ServicePort>,
     endpoint: Arc<Endpoint>,
     visit: Visit,
+    /// Whether there is no room for a connection yet.
+    queued: Queued,
     /// How the request's body fares.
     fate: Option<Arc<Fate>>,
     started: Instant,
@@ -123,6 +125,7 @@ impl Trial {
             port: Arc::clone(port),
             endpoint: Arc::clone(endpoint),
             visit: Visit::default(),
+            queued: Queued::default(),
             fate: None,
             started: Instant::now(),
             is_over: false,
@@ -183,13 +186,20 @@ impl Trial {
             loop {
                 ready!(timer.poll(cx));
                 if !waiting.goes_on(self.fate.as_deref()) {
-                    let error = Error::ResponseTimeout(self.endpoint.address);
-                    return Poll::Ready(Err(Failure::new(error, None)));
+                    return Poll::Ready(Err(Failure::new(self.late(), None)));
                 }
                 timer.set(waiting.limit);
             }
         })
         .await
+    }
+
+    /// Why there is no answer in time.
+    fn late(&self) -> Error {
+        if self.queued.is_so() {
+            return pool::crowded(&self.connection.worker);
+        }
+        Error::ResponseTimeout(self.endpoint.address)
     }
 
     async fn ask(&self, request: Asked, is_http2: bool, is_grpc: bool) -> Result<Answer, Failure> {
@@ -230,9 +240,9 @@ impl Trial {
             _pending = guards::take(worker, &self.policy, port, Limit::Pending)?;
         }
         if is_http2 {
-            pool::http2(worker, caller, port, endpoint).await
+            pool::http2(worker, caller, port, endpoint, &self.queued).await
         } else {
-            pool::http1(worker, caller, port, endpoint).await
+            pool::http1(worker, caller, port, endpoint, &self.queued).await
         }
     }
 
@@ -272,7 +282,7 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.is_over && !self.queued.is_so() {
             self.observe_latency();
         }
     }
