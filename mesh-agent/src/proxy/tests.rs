@@ -7,6 +7,7 @@ mod fixture;
 mod health;
 mod http1;
 mod http2;
+mod hung;
 mod hygiene1;
 mod hygiene2;
 mod limits;

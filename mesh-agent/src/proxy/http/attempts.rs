@@ -30,6 +30,7 @@ use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
 use crate::proxy::view::{Active, ServicePort};
 use crate::traffic::balance::key::Head;
+use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::budget::Extra;
 use crate::traffic::retry::{Outcome, Plan};
 
@@ -69,8 +70,8 @@ pub(crate) async fn send(
     let passage = guards::enter(exchange, &target)?;
     let mut attempts = Attempts::new(exchange, target, request, is_http2);
     let result = attempts.run().await;
-    let evidence = guards::evidence(&result, exchange.is_grpc);
-    passage.leave(&exchange.connection.worker, evidence);
+    let evidence = attempts.evidence(&result);
+    passage.leave(&attempts.connection.worker, evidence);
     result
 }
 
@@ -86,6 +87,8 @@ struct Attempts<'a> {
     /// Attempts after the first that were sent, hedges apart.
     retries: u32,
     stale: u32,
+    /// Whether the deadline has passed because the service has failed.
+    is_late: bool,
 }
 
 /// What is to be done next.
@@ -122,6 +125,7 @@ impl<'a> Attempts<'a> {
             is_http2,
             retries: 0,
             stale: 0,
+            is_late: false,
         }
     }
 
@@ -205,7 +209,12 @@ impl<'a> Attempts<'a> {
                 }
             }
         };
-        if last.is_err() && self.exchange.is_overdue_in(Duration::ZERO) {
+        if let Err(error) = &last
+            && self.exchange.is_overdue_in(Duration::ZERO)
+        {
+            // A client may set a time in which no service could answer.
+            let is_ours = self.exchange.deadline().is_some_and(|it| it.is_ours);
+            self.is_late = is_ours && error.is_failure_of_service();
             return Step::Done(Err(Error::Deadline));
         }
         if !plan(&self.policy).wants(outcome, self.is_idempotent) {
@@ -283,6 +292,14 @@ impl<'a> Attempts<'a> {
             }
             answer.take(self.exchange)
         }))
+    }
+
+    /// What the end says about the targets.
+    fn evidence(&self, result: &Result<Response<Received>, Error>) -> Evidence {
+        if self.is_late {
+            return Evidence::Failure;
+        }
+        guards::evidence(result, self.exchange.is_grpc)
     }
 
     /// Never again, unless there is no other.

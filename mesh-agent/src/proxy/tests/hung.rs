@@ -1,0 +1,42 @@
+//! Services and endpoints that take requests and never answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinHandle;
+
+use super::fixture::{Node, server};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+
+/// A server that reads and says nothing; counts its connections.
+async fn hung() -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    let (address, task) = server(move |mut stream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move {
+            while stream.read(&mut [0; 1024]).await? > 0 {}
+            Ok(())
+        }
+    })
+    .await;
+    (address, count, task)
+}
+
+#[tokio::test]
+async fn a_breaker_of_a_service_that_hangs_opens_within_deadlines() {
+    let (endpoint, count, _server) = hung().await;
+    let policy = json!({"timeouts": {"request": "50ms"},
+        "circuitBreaker": {"failures": {"per": "Service", "consecutive": 2, "openFor": "60s"}}});
+    let node = Node::guarded("http", &[endpoint], &policy);
+    for reason in ["deadline", "deadline", "breaker-open"] {
+        let answer = node.raw(GET).await;
+        let expected = format!("x-mesh-error: {reason}");
+        assert!(answer.contains(&expected), "{answer}");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 2);
+}
