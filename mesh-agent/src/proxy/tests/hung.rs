@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, server};
+use super::fixture::{Node, http1_server, server, text};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
 
@@ -39,4 +39,19 @@ async fn a_breaker_of_a_service_that_hangs_opens_within_deadlines() {
         assert!(answer.contains(&expected), "{answer}");
     }
     assert_eq!(count.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_answers_is_the_slowest_of_all() {
+    let (hung, count, _hung) = hung().await;
+    let (good, _good) = http1_server(|_| text("good")).await;
+    let policy = json!({"loadBalancing": {"algorithm": "PeakEwma"},
+        "retries": {"on": ["timeout"], "perTryTimeout": "50ms", "budget": {"percent": 100}}});
+    let node = Node::guarded("http", &[hung, good], &policy);
+    for _ in 0..20 {
+        let answer = node.raw(GET).await;
+        assert!(answer.ends_with("good"), "{answer}");
+    }
+    let asked = count.load(Ordering::Relaxed);
+    assert!(asked <= 3, "{asked}");
 }

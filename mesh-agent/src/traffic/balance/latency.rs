@@ -1,7 +1,8 @@
 //! How slow an endpoint is: a moving average of latencies that rises at once and falls slowly.
 //!
 //! Peak EWMA as in Finagle (`com.twitter.finagle.loadbalancer.p2c`) and linkerd: a latency above the average takes its
-//! place, one below moves it by its age; what is not asked decays towards zero, so that it is tried again.
+//! place, one below moves it by its age; what is not asked decays towards zero, so that it is tried again. As there, what
+//! was waited for in vain counts as a latency too: else one that never answers would look like the fastest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +27,13 @@ impl Latency {
         let average = observed(self.average_ns(), self.age_ns(now_ns), float(latency_ns));
         self.average.store(average.to_bits(), Ordering::Relaxed);
         self.at_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// There was no answer within `latency_ns`: it would have taken longer. Says nothing where that is no news.
+    pub fn observe_least(&self, latency_ns: u64, now_ns: u64) {
+        if float(latency_ns) > decayed(self.average_ns(), self.age_ns(now_ns)) {
+            self.observe(latency_ns, now_ns);
+        }
     }
 
     /// What a request more would cost at an endpoint with `active` requests under way. `share` is its weight in relation
@@ -97,6 +105,18 @@ mod tests {
         let latency = Latency::default();
         latency.observe(100 * MS, 0);
         assert!(latency.cost(0, 1.0, 60 * SECOND) < 1e6);
+    }
+
+    #[test]
+    fn what_was_waited_for_in_vain_counts_if_it_was_long() {
+        let latency = Latency::default();
+        latency.observe_least(50 * MS, 0);
+        assert!((latency.cost(0, 1.0, 0) - 50e6).abs() < 1.0);
+        latency.observe_least(MS, 0);
+        assert!((latency.cost(0, 1.0, 0) - 50e6).abs() < 1.0);
+        latency.observe_least(MS, 60 * SECOND);
+        let cost = latency.cost(0, 1.0, 60 * SECOND);
+        assert!((1e6..2e6).contains(&cost), "{cost}");
     }
 
     #[test]

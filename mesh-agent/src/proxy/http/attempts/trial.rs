@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Asked;
 use super::answer::Answer;
 use super::guards;
+use crate::net::clock;
 use crate::proxy::error::{Cause, Error};
 use crate::proxy::http::Connection;
 use crate::proxy::http::body::Fate;
@@ -265,11 +266,24 @@ impl Trial {
         };
         self.visit
             .leave(&self.connection.worker, &self.endpoint, evidence);
+        if result
+            .as_ref()
+            .is_err_and(|failure| failure.outcome.is_some())
+        {
+            self.has_not_answered();
+        }
         let Some(outcome) = outcome else { return };
         if evidence == Evidence::Success {
             self.observe_latency();
         }
         outliers::observe(&self.connection.worker, &self.port, &self.endpoint, outcome);
+    }
+
+    /// The endpoint is at least so slow.
+    fn has_not_answered(&self) {
+        let taken = u64::try_from(self.started.elapsed().as_nanos());
+        let latency = &self.endpoint.live.latency;
+        latency.observe_least(taken.unwrap_or(u64::MAX), clock::monotonic_ns());
     }
 
     fn observe_latency(&self) {
@@ -284,6 +298,7 @@ impl Drop for Trial {
     fn drop(&mut self) {
         if !self.is_over && !self.queued.is_so() {
             self.observe_latency();
+            self.has_not_answered();
         }
     }
 }
