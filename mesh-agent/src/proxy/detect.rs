@@ -161,7 +161,7 @@ async fn who_speaks(
             result.map_err(Error::Downstream)?;
             return Ok(Speaker::Client(None));
         }
-        dialled = tcp::dial(worker, caller, ahead) => dialled,
+        dialled = tcp::dial(worker, caller, &port.policy, ahead) => dialled,
     };
     let dialled = match dialled {
         Ok(dialled) => dialled,

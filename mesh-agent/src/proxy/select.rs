@@ -7,6 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use super::caller::Caller;
 use super::error::Error;
 use super::metrics::{End, Ends, How, Metrics, Series};
+use super::passage;
 use super::policy::Policy;
 use super::policy::balancing::{Balancing, Failover, Subsets};
 use super::view::{Active, Endpoint, ServicePort, View, Workload};
@@ -137,6 +138,29 @@ impl Selection {
             worker.metrics.audited.inc();
         }
         Ok(Active::new(endpoint, now_ns))
+    }
+
+    /// The same, of those whose breakers on the way by `policy` let somebody through.
+    pub(crate) fn next_unbroken(
+        &mut self,
+        worker: &Worker,
+        caller: &Caller,
+        policy: &Policy,
+    ) -> Result<Active, Error> {
+        let mut last = Error::NoEndpoint;
+        loop {
+            let active = match self.next(worker, caller) {
+                Ok(active) => active,
+                Err(Error::NoEndpoint) => return Err(last),
+                Err(error) => return Err(error),
+            };
+            let guards = passage::guards(policy, self.port());
+            if !active.endpoint().live.vitals.is_broken(guards) {
+                return Ok(active);
+            }
+            last = Error::BreakerOpen;
+            self.avoid(active.endpoint());
+        }
     }
 
     /// An endpoint that is well; else one of a service that takes over; else anyone.

@@ -26,6 +26,11 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
+    /// The service port that was dialled.
+    pub(crate) const fn asked(&self) -> &Arc<ServicePort> {
+        &self.asked
+    }
+
     /// The ports whose policies hold for the connection.
     pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
         let other = Some(&self.asked).filter(|asked| !Arc::ptr_eq(asked, &self.port));

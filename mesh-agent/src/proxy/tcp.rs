@@ -13,12 +13,14 @@ use tokio::time::Instant;
 use super::caller::Caller;
 use super::connect;
 use super::error::Error;
-use super::http::attempts;
+use super::http::{admit, attempts};
 use super::metrics::Shaping;
 use super::outliers;
-use super::passage::{Passage, Visit};
-use super::policy::breaker::{self, Place};
+use super::passage::{self, Passage, Visit};
+use super::policy::Policy;
+use super::policy::breaker::Place;
 use super::policy::limits::Limit;
+use super::pool;
 use super::select::Selection;
 use super::streams::Routed;
 use super::view::{Active, Endpoint, ServicePort};
@@ -44,33 +46,31 @@ pub(crate) struct Dialled {
     pub(crate) active: Active,
     /// Endpoints tried.
     pub(crate) attempts: u32,
-    /// Its place, where connections are limited.
-    pub(crate) place: Option<Place>,
+    /// Its places, where connections are limited.
+    pub(crate) places: Vec<Place>,
 }
 
-/// Connects to an endpoint that takes the connection; where one refuses another is tried.
+/// Connects to an endpoint of `port` that takes the connection; where one refuses another is tried. `policy` is that of
+/// the service that was dialled, and holds as well.
 pub(crate) async fn dial(
     worker: &Worker,
     caller: &Caller,
+    policy: &Policy,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
-    let passage = Passage::enter(worker, &port.policy, port)?;
-    let place = match port.policy.room() {
-        None => None,
-        Some(room) => Some(room.take().ok_or_else(|| {
-            let what = breaker::Limit::Connections;
-            worker.metrics.overflow(what);
-            Error::Overflow(what.as_str())
-        })?),
-    };
-    let result = dial_some(worker, caller, port).await;
+    let passage = Passage::enter(worker, policy, port)?;
+    let places = passage::guards(policy, port).filter_map(|guard| guard.room());
+    let places = places.map(|room| room.take().ok_or_else(|| pool::crowded(worker)));
+    let places = places.collect::<Result<_, _>>()?;
+    let result = dial_some(worker, caller, policy, port).await;
     passage.leave(worker, evidence(&result));
-    result.map(|dialled| Dialled { place, ..dialled })
+    result.map(|dialled| Dialled { places, ..dialled })
 }
 
 async fn dial_some(
     worker: &Worker,
     caller: &Caller,
+    policy: &Policy,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
     let plan = attempts::plan(&port.policy);
@@ -85,9 +85,9 @@ async fn dial_some(
     let mut selection = Selection::of_connection(Arc::clone(port), caller);
     let mut last = Error::NoEndpoint;
     for attempt in 0..=most {
-        let active = match selection.next(worker, caller) {
+        let active = match selection.next_unbroken(worker, caller, policy) {
             Ok(active) => active,
-            Err(Error::NoEndpoint) => break,
+            Err(Error::NoEndpoint | Error::BreakerOpen) if attempt > 0 => break,
             Err(error) => return Err(error),
         };
         if attempt > 0 {
@@ -100,7 +100,8 @@ async fn dial_some(
                 tokio::time::sleep(wait).await;
             }
         }
-        match dial_one(worker, caller, selection.port(), active.endpoint()).await {
+        let route = (policy, &**selection.port());
+        match dial_one(worker, caller, route, active.endpoint()).await {
             Ok(stream) => {
                 active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
@@ -108,7 +109,7 @@ async fn dial_some(
                     port: Arc::clone(selection.port()),
                     active,
                     attempts: attempt + 1,
-                    place: None,
+                    places: Vec::new(),
                 });
             }
             Err(error) if error.is_retryable() || matches!(error, Error::BreakerOpen) => {
@@ -124,10 +125,10 @@ async fn dial_some(
 async fn dial_one(
     worker: &Worker,
     caller: &Caller,
-    port: &ServicePort,
+    (policy, port): (&Policy, &ServicePort),
     endpoint: &Endpoint,
 ) -> Result<TcpStream, Error> {
-    let mut visit = Visit::enter(worker, &port.policy, port, endpoint)?;
+    let mut visit = Visit::enter(worker, policy, port, endpoint)?;
     let result = connect::dial(worker, caller, port, endpoint).await;
     let evidence = evidence(&result);
     visit.leave(worker, endpoint, evidence);
@@ -175,9 +176,12 @@ pub(crate) async fn open(
     dialled: Option<Dialled>,
 ) -> Result<Opened, Error> {
     let started = Instant::now();
-    let dialled = match dialled {
-        Some(dialled) => Ok(dialled),
-        None => dial(worker, caller, &routed.port).await,
+    // Each service on the way counts its connections.
+    let admitted = admit::routed(worker, caller, routed.asked(), &routed.port).await;
+    let dialled = match (admitted, dialled) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Some(dialled)) => Ok(dialled),
+        (Ok(()), None) => dial(worker, caller, &routed.asked().policy, &routed.port).await,
     };
     match dialled {
         Ok(dialled) => Ok(Opened { dialled, started }),
@@ -209,7 +213,7 @@ where
         port,
         active,
         attempts,
-        place,
+        places,
     } = dialled;
     async move {
         let counts = Counts::default();
@@ -233,7 +237,7 @@ where
         }
         record.close(result.as_ref().err());
         // Held until now.
-        drop(place);
+        drop(places);
         result
     }
 }

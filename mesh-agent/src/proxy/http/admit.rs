@@ -184,12 +184,29 @@ pub(crate) async fn connection(
     caller: &Caller,
     port: &ServicePort,
 ) -> Result<(), Error> {
-    let limits = &port.policy.limits.connections;
+    let limits: Vec<_> = port.policy.limits.connections.iter().collect();
+    connect(worker, caller, &limits).await
+}
+
+/// The same where a route has sent it to another service, `port`, for which those who dial it are limited too.
+pub(crate) async fn routed(
+    worker: &Worker,
+    caller: &Caller,
+    asked: &ServicePort,
+    port: &ServicePort,
+) -> Result<(), Error> {
+    let passed = &asked.policy.limits.connections;
+    let is_new = |limit: &&Arc<Limit>| !passed.iter().any(|it| Arc::ptr_eq(it, limit));
+    let limits = port.policy.limits.connections.iter();
+    let limits: Vec<_> = limits.filter(is_new).collect();
+    connect(worker, caller, &limits).await
+}
+
+async fn connect(worker: &Worker, caller: &Caller, limits: &[&Arc<Limit>]) -> Result<(), Error> {
     if limits.is_empty() {
         return Ok(());
     }
-    let limits: Vec<_> = limits.iter().collect();
-    let (quota, delay) = take(&limits, worker, caller, None, "connections");
+    let (quota, delay) = take(limits, worker, caller, None, "connections");
     if quota.is_some_and(|quota| quota.is_refused) {
         return Err(Error::RateLimited);
     }

@@ -24,7 +24,6 @@ use super::headers::is_idempotent;
 use super::received::Received;
 use crate::net::clock;
 use crate::proxy::error::Error;
-use crate::proxy::passage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
@@ -311,21 +310,8 @@ impl<'a> Attempts<'a> {
 
     /// An endpoint that was not tried yet, whose breaker lets the request through.
     fn pick(&mut self) -> Result<Active, Error> {
-        let mut last = Error::NoEndpoint;
-        loop {
-            let worker = &self.connection.worker;
-            let active = match self.selection.next(worker, &self.connection.caller) {
-                Ok(active) => active,
-                Err(Error::NoEndpoint) => return Err(last),
-                Err(error) => return Err(error),
-            };
-            let guards = passage::guards(&self.policy, self.selection.port());
-            if !active.endpoint().live.vitals.is_broken(guards) {
-                return Ok(active);
-            }
-            last = Error::BreakerOpen;
-            self.selection.avoid(active.endpoint());
-        }
+        let Connection { worker, caller, .. } = &*self.connection;
+        self.selection.next_unbroken(worker, caller, &self.policy)
     }
 
     /// The same; where all were tried and a policy wants retries, one of those again.

@@ -10,6 +10,7 @@ use super::fixture::{Node, PATIENCE, eventually, nobody, server, snapshot, withi
 use crate::proxy::detect::client_hello::tests::hello;
 use crate::state::Snapshot;
 use crate::state::stream_route::{TcpRoute, TlsRoute};
+use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
 
 /// A server that says its name when it has been told something.
@@ -162,4 +163,59 @@ async fn a_drain_does_not_wait_for_who_has_not_said_where_to() {
     let started = tokio::time::Instant::now();
     within(node.proxy().drain(PATIENCE)).await;
     assert!(started.elapsed() < PATIENCE / 2);
+}
+
+/// What is said of a service.
+fn of(service: &str, mut spec: Value) -> Value {
+    spec["target"] = json!({"kind": "Service", "name": service});
+    spec
+}
+
+#[tokio::test]
+async fn the_limits_of_both_services_hold_for_a_connection() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let one = json!({"circuitBreaker": {"maxConnections": 1}});
+    let rate = json!({"rateLimits": [{"connections": 1, "per": "1h"}]});
+    for (service, spec, reason) in [
+        ("web", &one, "overflow"),
+        ("a", &one, "overflow"),
+        ("web", &rate, "rate-limited"),
+        ("a", &rate, "rate-limited"),
+    ] {
+        let shares = json!([{"name": "a", "port": 80}]);
+        let registry = registry("tcp", web, &[("a", a)])
+            .object::<TcpRoute>("r", &route(&[], shares))
+            .object::<TrafficPolicy>("p", &of(service, spec.clone()));
+        let node = node(registry.snapshot()).await;
+        let mut first = node.connect().await;
+        eventually("it is there", || {
+            node.metric_now(&["istio_tcp_connections_opened_total"]) == 1
+        })
+        .await;
+        assert!(node.resets(b"x").await, "{service} {spec}");
+        node.metric(&["mesh_proxy_errors_total", reason], 1).await;
+        first.write_all(b"x").await.unwrap();
+        let mut told = String::new();
+        within(first.read_to_string(&mut told)).await.unwrap();
+        assert_eq!(told, "a 1");
+    }
+}
+
+#[tokio::test]
+async fn the_breakers_of_the_service_that_was_dialled_hold_where_a_route_leads_elsewhere() {
+    let (web, _web) = named("web").await;
+    let gone = nobody().await;
+    let shares = json!([{"name": "a", "port": 80}]);
+    let failures = json!({"per": "Service", "consecutive": 2, "openFor": "60s"});
+    let policy = of("web", json!({"circuitBreaker": {"failures": failures}}));
+    let registry = registry("tcp", web, &[("a", gone)])
+        .object::<TcpRoute>("r", &route(&[], shares))
+        .object::<TrafficPolicy>("p", &policy);
+    let node = node(registry.snapshot()).await;
+    for _ in 0..3 {
+        assert!(node.resets(b"x").await);
+    }
+    node.metric(&["mesh_proxy_errors_total", "breaker-open"], 1)
+        .await;
 }

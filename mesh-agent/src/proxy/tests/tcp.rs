@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mesh_common::conn::{Conn, Direction};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fixture::{
@@ -133,6 +134,25 @@ async fn a_refused_connection_is_tried_at_another_endpoint() {
             .await,
         1
     );
+}
+
+#[tokio::test]
+async fn an_open_breaker_of_an_endpoint_costs_a_connection_no_attempt() {
+    let (alive, _server) = server(async |mut stream| stream.write_all(b"alive").await).await;
+    let refused = nobody().await;
+    let policy = json!({"retries": {"attempts": 0},
+        "circuitBreaker": {"failures": {"consecutive": 1, "openFor": "60s"}}});
+    let node = Node::guarded("tcp", &[refused, alive], &policy);
+    let mut refusals = 0;
+    for _ in 0..4 {
+        refusals += u32::from(node.resets(b"").await);
+    }
+    // It is no longer put aside, but its breaker lets nobody through yet.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    for _ in 0..4 {
+        refusals += u32::from(node.resets(b"").await);
+    }
+    assert_eq!(refusals, 1, "the one that has opened the breaker");
 }
 
 #[tokio::test]
