@@ -102,11 +102,12 @@ impl Policy {
             return Arc::clone(old);
         }
         let spec = &object.spec;
+        let attempt = spec.timeouts.as_ref().and_then(|it| it.backend_request);
         let mut guards = base.guards.clone();
         guards.extend(Guard::next(object, old.map_or(&[], |old| &old.guards)));
         Arc::new(Self {
             timeouts: base.timeouts.overridden(spec.timeouts.as_ref()),
-            extra: base.extra.overridden(
+            extra: base.extra.timed(attempt).overridden(
                 spec.retries.as_ref(),
                 spec.hedging.as_ref(),
                 old.map(|old| &old.extra),
@@ -164,6 +165,7 @@ impl Policy {
             subsets: base.subsets.as_ref().map(Arc::clone),
             extra: base
                 .extra
+                .timed(timeouts.backend_request)
                 .ruled(rule.retry.as_ref(), old.map(|old| &old.extra)),
             guards: base.guards.clone(),
             outliers: None,
@@ -262,6 +264,28 @@ mod tests {
         let rule = Policy::derive(&service, Some(&object(spec)), None);
         assert_eq!(rule.timeouts.request, None);
         assert_eq!(rule.timeouts.attempt, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn what_a_level_says_of_attempts_goes_before_what_those_above_say() {
+        let target = json!({"kind": "Service", "name": "web"});
+        let derive = |base: &Arc<Policy>, mut spec: Value| {
+            spec["target"] = target.clone();
+            Policy::derive(base, Some(&object(spec)), None)
+        };
+        let per_try = |policy: &Policy| policy.extra.plan.as_ref()?.per_try;
+        let retries = json!({"retries": {"attempts": 4, "perTryTimeout": "5s"}});
+        let service = derive(&Arc::default(), retries);
+        assert_eq!(per_try(&service), Some(Duration::from_secs(5)));
+        let route = derive(&service, json!({"timeouts": {"request": "1s"}}));
+        assert_eq!(per_try(&route), Some(Duration::from_secs(5)));
+        let route = derive(&service, json!({"timeouts": {"backendRequest": "100ms"}}));
+        assert_eq!(per_try(&route), None);
+        assert_eq!(route.extra.plan.as_ref().unwrap().attempts, 4);
+        let both =
+            json!({"timeouts": {"backendRequest": "100ms"}, "retries": {"perTryTimeout": "50ms"}});
+        let route = derive(&service, both);
+        assert_eq!(per_try(&route), Some(Duration::from_millis(50)));
     }
 
     #[test]

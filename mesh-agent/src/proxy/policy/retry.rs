@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::proxy::view::ServicePort;
+use crate::state::duration;
 use crate::state::http_route::HttpRouteRetry;
 use crate::state::traffic_policy::resilience;
 use crate::traffic::hedge::{self, After};
@@ -49,6 +50,21 @@ impl Extra {
             if next.budget.is_none() {
                 next.budget = Some(spending(resilience::Budget::default(), old));
             }
+        }
+        next
+    }
+
+    /// What holds where a level says itself how long an attempt may take: what was said of that further up does no more.
+    pub(super) fn timed(&self, attempt: Option<duration::Duration>) -> Self {
+        let mut next = self.clone();
+        if let (Some(_), Some(plan)) = (attempt, &self.plan)
+            && plan.per_try.is_some()
+        {
+            let plan = Plan {
+                per_try: None,
+                ..Plan::clone(plan)
+            };
+            next.plan = Some(Arc::new(plan));
         }
         next
     }

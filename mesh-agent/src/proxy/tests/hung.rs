@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, http1_server, server, text};
+use super::fixture::{Node, http1_server, server, snapshot, text};
+use crate::state::http_route::HttpRoute;
+use crate::state::traffic_policy::TrafficPolicy;
+use crate::traffic::fixture::Fixture;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
 
@@ -54,4 +58,26 @@ async fn an_endpoint_that_never_answers_is_the_slowest_of_all() {
     }
     let asked = count.load(Ordering::Relaxed);
     assert!(asked <= 3, "{asked}");
+}
+
+#[tokio::test]
+async fn what_a_rule_says_of_an_attempt_goes_before_what_the_service_says() {
+    let (endpoint, _count, _server) = hung().await;
+    let node = Node::start("http", &[endpoint]);
+    let parent = json!({"group": "", "kind": "Service", "name": "web"});
+    let rule = json!({"timeouts": {"backendRequest": "50ms"}, "retry": {"attempts": 1},
+        "backendRefs": [{"name": "web", "port": 80}]});
+    let policy = json!({"target": {"kind": "Service", "name": "web"},
+        "retries": {"on": ["5xx"], "perTryTimeout": "60s"}});
+    let registry = Fixture::from(snapshot("http", &[endpoint]))
+        .object::<HttpRoute>("r", &json!({"parentRefs": [parent], "rules": [rule]}))
+        .object::<TrafficPolicy>("p", &policy);
+    node.change(registry.snapshot());
+    let started = Instant::now();
+    let answer = node.raw(GET).await;
+    assert!(
+        answer.contains("x-mesh-error: response-timeout"),
+        "{answer}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(5));
 }

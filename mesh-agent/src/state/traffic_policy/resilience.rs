@@ -107,7 +107,8 @@ pub struct Retries {
     /// Wait between attempts.
     #[serde(default)]
     pub backoff: Backoff,
-    /// How long one attempt may take; absent: as the timeouts say.
+    /// How long one attempt may take; absent: as the timeouts say. A `backendRequest` of a more specific level goes
+    /// before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_try_timeout: Option<Duration>,
     /// Retries and hedges together.
