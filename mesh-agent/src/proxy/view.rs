@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use imbl::GenericHashMap;
 use imbl::shared_ptr::DefaultSharedPtr;
@@ -28,6 +29,7 @@ use crate::state::traffic_policy::balancing::Subset;
 use crate::state::workload;
 use crate::telemetry::access_log::Known;
 use crate::traffic::authz;
+use crate::traffic::hedge::{self, Usual};
 use crate::traffic::route::split::{Stranger, Target};
 use crate::traffic::route::stream::StreamTable;
 use crate::traffic::session;
@@ -210,6 +212,8 @@ pub(crate) struct Memory {
     series: Handles<u32, Series>,
     /// Counters of choices; none where there are too many.
     choices: Handles<How, Option<ChoiceSeries>>,
+    /// How long answers usually take, by the share of a thousand that does.
+    usual: Handles<u32, Usual>,
 }
 
 /// What connections to a port of unknown protocol have shown.
@@ -272,6 +276,16 @@ impl ServicePort {
     pub(crate) fn is_opaque_by_route(&self, caller: &str) -> bool {
         self.stream_routes(caller).is_some_and(StreamTable::has_all)
             && self.http_routes(caller).is_none()
+    }
+
+    /// The time within which this many of a thousand answers of an endpoint usually come; absent while nobody knows.
+    pub(crate) fn usual(&self, permille: u32, now_ns: u64) -> Option<Duration> {
+        let usual = self.memory.usual.find_or_make(&permille, Usual::default);
+        usual.get(now_ns, || {
+            let of_each = self.endpoints.iter();
+            let of_each = of_each.filter_map(|endpoint| endpoint.live.vitals.quantile(permille));
+            hedge::usual(of_each.collect())
+        })
     }
 
     /// The index of the endpoint that a session has this number for.

@@ -31,6 +31,30 @@ impl After {
     }
 }
 
+/// How long a figure that was found out is good for.
+const LOOK_NS: u64 = 100_000_000;
+
+/// What is usual among the endpoints of one service port, and when that was found out.
+#[derive(Debug, Default)]
+pub struct Usual {
+    /// Zero while nobody knows.
+    nanos: AtomicU64,
+    looked_ns: AtomicU64,
+}
+
+impl Usual {
+    /// The figure; found out anew by `look` where it is old.
+    pub fn get(&self, now_ns: u64, look: impl FnOnce() -> Option<Duration>) -> Option<Duration> {
+        if now_ns.saturating_sub(self.looked_ns.load(Ordering::Relaxed)) > LOOK_NS {
+            self.looked_ns.store(now_ns, Ordering::Relaxed);
+            let found = look().map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0));
+            self.nanos.store(found, Ordering::Relaxed);
+        }
+        let nanos = self.nanos.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+}
+
 /// Answers that an endpoint needs before its quantiles say anything.
 const FEWEST: u32 = 16;
 /// When so many are counted, all counts are halved: old answers fade.
@@ -202,6 +226,18 @@ mod tests {
             latencies.observe(Duration::from_millis(1), 0);
         }
         assert!(latencies.total.load(Ordering::Relaxed) < MOST);
+    }
+
+    #[test]
+    fn a_figure_is_good_for_a_while() {
+        let usual = Usual::default();
+        let millis = |millis| move || Some(Duration::from_millis(millis));
+        let now = 2 * LOOK_NS;
+        assert_eq!(usual.get(now, || None), None);
+        assert_eq!(usual.get(now + LOOK_NS, millis(1)), None);
+        let found = Some(Duration::from_millis(2));
+        assert_eq!(usual.get(now + LOOK_NS + 1, millis(2)), found);
+        assert_eq!(usual.get(now + LOOK_NS + 2, millis(3)), found);
     }
 
     #[test]

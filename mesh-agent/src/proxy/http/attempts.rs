@@ -152,7 +152,7 @@ impl<'a> Attempts<'a> {
 
     /// One attempt, or two if the first is slow.
     async fn attempt(&mut self, active: Active, request: Asked) -> Result<Answer, Failure> {
-        let delay = self.hedge_delay(&request);
+        let delay = hedged::delay(self, &request);
         let question = self.question(request);
         let port = self.selection.port();
         let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
@@ -374,18 +374,6 @@ impl<'a> Attempts<'a> {
     /// The same once more, for another endpoint.
     fn question_again(&self) -> Option<Question> {
         Some(self.question(self.original.again()?))
-    }
-
-    /// How long to wait for the first endpoint before a second is asked; absent where only one is.
-    fn hedge_delay(&self, request: &Request<Outgoing>) -> Option<Duration> {
-        let hedging = self.policy.extra.hedging.as_ref()?;
-        let is_safe = self.is_idempotent
-            && !self.exchange.is_last
-            && matches!(request.body(), Outgoing::Empty);
-        if !is_safe || self.retries > 0 {
-            return None;
-        }
-        hedging.delay(self.selection.port(), clock::monotonic_ns())
     }
 }
 

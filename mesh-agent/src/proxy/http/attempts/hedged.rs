@@ -4,11 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+
 use super::Attempts;
 use super::answer::Answer;
 use super::trial::{Failure, Trial};
+use crate::net::clock;
+use crate::proxy::http::body::Outgoing;
 use crate::proxy::view::Active;
 use crate::proxy::worker::Worker;
+use crate::traffic::hedge::After;
 use crate::traffic::retry::budget::Extra;
 
 /// Whose answer it is.
@@ -20,6 +25,24 @@ pub(super) enum Side {
 }
 
 type Result = std::result::Result<Answer, Failure>;
+
+/// How long to wait for the first endpoint before a second is asked; absent where only one is.
+pub(super) fn delay(attempts: &Attempts<'_>, request: &Request<Outgoing>) -> Option<Duration> {
+    let after = attempts.policy.extra.hedging?;
+    let is_safe = attempts.is_idempotent
+        && !attempts.exchange.is_last
+        && matches!(request.body(), Outgoing::Empty);
+    if !is_safe || attempts.retries > 0 {
+        return None;
+    }
+    match after {
+        After::Fixed(delay) => Some(delay),
+        After::Quantile(permille) => {
+            let port = attempts.selection.port();
+            port.usual(permille, clock::monotonic_ns())
+        }
+    }
+}
 
 /// Waits for the first attempt, and after `delay` makes a second, if there is an endpoint for it and something left to
 /// spend.

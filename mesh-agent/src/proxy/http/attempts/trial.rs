@@ -23,6 +23,7 @@ use crate::proxy::policy::breaker::Limit;
 use crate::proxy::pool::{self, Lease, Queued, Unanswered};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::traffic::breaker::Evidence;
+use crate::traffic::hedge::After;
 use crate::traffic::retry::Outcome;
 
 /// An attempt at one endpoint. Dropped before its end, it says only that the endpoint was at least so slow.
@@ -287,8 +288,7 @@ impl Trial {
     }
 
     fn observe_latency(&self) {
-        let hedging = self.policy.extra.hedging.as_ref();
-        if hedging.is_some_and(|hedging| hedging.is_observing()) {
+        if matches!(self.policy.extra.hedging, Some(After::Quantile(_))) {
             self.endpoint.live.vitals.observe(self.started.elapsed());
         }
     }

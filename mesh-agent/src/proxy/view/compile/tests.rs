@@ -1,5 +1,7 @@
 //! What is compiled anew, what stays, and that nothing is missed.
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -103,6 +105,24 @@ fn ports_of_one_service_are_not_taken_for_each_other() {
     let other = SocketAddr::from(([240, 240, 0, 1], 81)).into();
     let other = after.port(&other).expect("it is there");
     assert_ne!(other.number, port(&after, 1).number);
+}
+
+#[test]
+fn what_is_usual_at_one_port_says_nothing_of_another() {
+    let view = View::default().next(&snapshot());
+    let answers = [(1, 10), (2, 100)];
+    for (number, millis) in answers {
+        for _ in 0..100 {
+            let vitals = &port(&view, number).endpoints[0].live.vitals;
+            vitals.observe(Duration::from_millis(millis));
+        }
+    }
+    for (number, millis) in answers {
+        let usual = port(&view, number)
+            .usual(950, 1 << 40)
+            .expect("it is known");
+        assert!(usual.as_millis().abs_diff(millis.into()) <= u128::from(millis / 8));
+    }
 }
 
 #[test]
