@@ -227,6 +227,10 @@ fn a_workload_with_access_speaks_for_itself_only() {
     assert_eq!(marks["mesh.dev/of-workload"], "true", "{kept}");
     let foreign = json!({"Name": "own", "ID": "x", "Port": 8080, "Address": other.v4()});
     assert_eq!(ask("PUT", register, &foreign).status, 403);
+    let address = format!("{}:8080", other.v4());
+    let asking = json!({"Name": "own", "Port": 8080, "Check": {"TCP": address, "Interval": "1s"}});
+    let refused = ask("PUT", register, &asking);
+    assert_eq!(refused.status, 400, "the agent asks nobody else for it");
     assert_eq!(
         ask("PUT", "/v1/agent/service/register?ns=default", &own).status,
         403

@@ -1,7 +1,10 @@
 //! Check: how it is found out whether an endpoint is well, as its registration says. Data only.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use http::Uri;
+use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -170,6 +173,31 @@ impl Check {
         }
     }
 
+    /// Where it connects to; `None` for one that connects to nobody.
+    #[must_use]
+    pub fn authority(&self) -> Option<Authority> {
+        if let Some(target) = &self.http {
+            return target.url.parse::<Uri>().ok()?.authority().cloned();
+        }
+        let tcp = self.tcp.as_ref().map(|it| &it.address);
+        let grpc = self.grpc.as_ref().map(|it| &it.address);
+        tcp.or(grpc)?.parse().ok()
+    }
+
+    /// Whether it connects at most to loopback and to one of these addresses. A name other than `localhost` may mean
+    /// anybody.
+    #[must_use]
+    pub fn stays_at(&self, own: &[IpAddr]) -> bool {
+        let Some(authority) = self.authority() else {
+            return true;
+        };
+        let host = bare_host(&authority);
+        match host.parse::<IpAddr>().map(|it| it.to_canonical()) {
+            Ok(ip) => ip.is_loopback() || own.iter().any(|it| it.to_canonical() == ip),
+            Err(_) => host.eq_ignore_ascii_case(LOCALHOST),
+        }
+    }
+
     /// What is said of it before anything is known.
     #[must_use]
     pub fn beginning(&self, now: &str) -> CheckStatus {
@@ -180,6 +208,15 @@ impl Check {
             since: now.to_owned(),
         }
     }
+}
+
+/// The name of loopback that nobody is asked for.
+pub const LOCALHOST: &str = "localhost";
+
+/// The host of an authority; an address without brackets.
+#[must_use]
+pub fn bare_host(authority: &Authority) -> &str {
+    authority.host().trim_matches(['[', ']'])
 }
 
 /// Longest output that is kept, as in Consul.
@@ -222,4 +259,48 @@ fn is_critical(status: &HealthStatus) -> bool {
 )]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_own_addresses_are_at_home() {
+        let own = ["10.0.0.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let stays = |mut check: Value| {
+            check["id"] = json!("a");
+            serde_json::from_value::<Check>(check)
+                .unwrap()
+                .stays_at(&own)
+        };
+        let tcp = |address: &str| stays(json!({"tcp": {"address": address}}));
+        for address in [
+            "10.0.0.3:1",
+            "127.0.0.53:1",
+            "LocalHost:1",
+            "[::1]:1",
+            "[fd00::3]:1",
+            "[::ffff:10.0.0.3]:1",
+        ] {
+            assert!(tcp(address), "{address}");
+        }
+        for address in [
+            "10.0.0.4:1",
+            "[fd00::4]:1",
+            "[::ffff:10.0.0.4]:1",
+            "web.example:1",
+            "127.1:1",
+            "localhost.example:1",
+        ] {
+            assert!(!tcp(address), "{address}");
+            assert!(!stays(json!({"grpc": {"address": address}})), "{address}");
+            let url = format!("https://10.0.0.3@{address}/10.0.0.3");
+            assert!(!stays(json!({"http": {"url": url}})), "{url}");
+        }
+        assert!(stays(json!({"http": {"url": "http://10.0.0.3/health"}})));
+        assert!(stays(json!({"ttl": "1s"})) && stays(json!({"alias": {"service": "db"}})));
+    }
 }

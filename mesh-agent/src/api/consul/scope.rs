@@ -48,6 +48,26 @@ impl Scope {
         )))
     }
 
+    /// Marks an endpoint that it has a hand in, where it may say that of it.
+    pub(super) fn mark(&self, endpoint: &mut Endpoint) -> Result<(), Failure> {
+        self.may_say(endpoint)?;
+        endpoint.mark_as_of_workload();
+        Ok(())
+    }
+
+    /// Whether it may say that of an endpoint. Its checks ask nobody else: the agent asks past the policies that hold for
+    /// the workload.
+    fn may_say(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let mut checks = endpoint.spec.checks.iter();
+        if let Some(check) = checks.find(|it| !it.stays_at(&self.addresses)) {
+            let (kind, id) = (check.kind().to_ascii_uppercase(), &check.id);
+            return Err(Failure::bad(format!(
+                "{kind} of check {id:?} must be at localhost or an address of this workload"
+            )));
+        }
+        Ok(())
+    }
+
     /// Whether it may have one more endpoint: nobody fills the registry from inside.
     pub(super) fn may_add(&self, snapshot: &Snapshot) -> Result<(), Failure> {
         let own = snapshot
@@ -93,9 +113,41 @@ fn may_serve(service: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use axum::http::StatusCode;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    /// Why a workload at 10.0.0.3 may not say that of its endpoint.
+    fn refused(fields: Value) -> Option<String> {
+        let scope = Scope {
+            namespace: "shop".to_owned(),
+            addresses: vec!["10.0.0.3".parse().unwrap()],
+        };
+        let mut spec = json!({"service": "web", "address": "10.0.0.3"});
+        let Value::Object(fields) = fields else {
+            panic!("an object");
+        };
+        spec.as_object_mut().unwrap().extend(fields);
+        let endpoint = json!({"apiVersion": "mesh.dev/v1alpha1", "kind": "Endpoint",
+            "metadata": {"name": "web-1", "namespace": "shop"}, "spec": spec});
+        let endpoint: Endpoint = serde_json::from_value(endpoint).unwrap();
+        let refused = scope.may_say(&endpoint).err()?;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+        Some(refused.text)
+    }
+
+    #[test]
+    fn checks_that_ask_others_are_refused_by_name() {
+        let tcp = |address: &str| {
+            let check = json!({"id": "db", "tcp": {"address": address}});
+            refused(json!({"checks": [{"id": "alive", "ttl": "1s"}, check]}))
+        };
+        assert_eq!(tcp("localhost:80"), None);
+        assert_eq!(tcp("10.0.0.3:80"), None);
+        let text = tcp("10.0.0.4:80").unwrap();
+        assert!(text.starts_with("TCP of check \"db\""), "{text}");
+    }
 
     fn endpoint(service: &str, address: &str) -> Endpoint {
         let object = json!({"apiVersion": "mesh.dev/v1alpha1", "kind": "Endpoint",

@@ -115,10 +115,9 @@ impl Writer {
         scope.map_or(Ok(()), |scope| scope.may_change(endpoint))
     }
 
-    fn mark(&self, endpoint: &mut Endpoint) {
-        if self.scope.is_some() {
-            endpoint.mark_as_of_workload();
-        }
+    fn mark(&self, endpoint: &mut Endpoint) -> Result<(), Failure> {
+        let scope = self.scope.as_ref();
+        scope.map_or(Ok(()), |scope| scope.mark(endpoint))
     }
 
     /// Where a registration of this caller comes from.
@@ -137,7 +136,7 @@ impl Writer {
     /// Puts an endpoint, and brings its service in line; `service` is the name of that as it was given.
     pub(super) fn put(&self, mut endpoint: Endpoint, service: &str) -> Result<(), Failure> {
         self.may(&endpoint)?;
-        self.mark(&mut endpoint);
+        self.mark(&mut endpoint)?;
         let key = ObjectKey::new(&endpoint.metadata.namespace, &endpoint.spec.service);
         let old = self.snapshot().endpoints.get(&endpoint.key()).cloned();
         match (&old, &self.scope) {
@@ -174,7 +173,7 @@ impl Writer {
         for _ in 0..TRIES {
             let mut endpoint = Endpoint::clone(&*self.endpoint(id, node)?);
             change(&mut endpoint)?;
-            self.mark(&mut endpoint);
+            self.mark(&mut endpoint)?;
             let put = Change::Put(Manifest::Endpoint(endpoint.into()));
             match self.context.writer.apply_blocking(put) {
                 Ok(_) => return Ok(()),

@@ -58,7 +58,7 @@ impl Job {
         let snapshot = config.store.snapshot();
         let endpoint = Arc::clone(snapshot.endpoints.get(&id.0)?);
         let alias = watched.check.alias.as_ref();
-        let place = target::place(&snapshot, &endpoint, &config.host);
+        let place = target::place(&snapshot, &endpoint, &watched.check, &config.host);
         Some(Self {
             turn: watched.turn,
             check: watched.check.clone(),

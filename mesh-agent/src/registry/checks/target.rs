@@ -13,7 +13,7 @@ use crate::net::conn::ConnTable;
 use crate::net::netns::Netns;
 use crate::probe::{Ask, Probe, Question, Shown, Tls};
 use crate::state::Snapshot;
-use crate::state::check::{AliasTarget, Check, HttpTarget, TlsTarget};
+use crate::state::check::{AliasTarget, Check, HttpTarget, LOCALHOST, TlsTarget, bare_host};
 use crate::state::endpoint::{Endpoint, HealthStatus};
 use crate::state::life::View;
 use crate::state::object::ObjectKey;
@@ -37,26 +37,26 @@ pub(super) struct Asker {
 impl Target {
     /// What a check asks; `None` for one that asks nobody.
     pub(super) fn of(check: &Check) -> Option<Self> {
+        let authority = check.authority()?;
         if let Some(target) = &check.http {
-            let uri: Uri = target.url.parse().ok()?;
             return Some(Self {
-                authority: uri.authority()?.clone(),
-                question: http(target, &uri)?,
+                question: http(target, &authority)?,
+                authority,
                 tls: target
                     .is_https()
                     .then(|| check.tls.clone().unwrap_or_default()),
             });
         }
-        if let Some(target) = &check.tcp {
+        if check.tcp.is_some() {
             return Some(Self {
-                authority: target.address.parse().ok()?,
+                authority,
                 question: Question::Connect,
                 tls: check.tls.clone(),
             });
         }
         let target = check.grpc.as_ref()?;
         Some(Self {
-            authority: target.address.parse().ok()?,
+            authority,
             question: Question::Grpc {
                 host: target.address.clone(),
                 service: target.service.clone(),
@@ -96,11 +96,11 @@ impl Target {
     async fn resolve(&self) -> Result<SocketAddr, String> {
         let usual = if self.tls.is_some() { 443 } else { 80 };
         let port = self.authority.port_u16().unwrap_or(usual);
-        let host = self.host();
+        let host = bare_host(&self.authority);
         if let Ok(ip) = host.parse() {
             return Ok(SocketAddr::new(ip, port));
         }
-        if host.eq_ignore_ascii_case("localhost") {
+        if host.eq_ignore_ascii_case(LOCALHOST) {
             return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
         }
         let found = tokio::net::lookup_host((host, port)).await;
@@ -118,22 +118,22 @@ impl Target {
             Question::Http(_) => Some(b"http/1.1"),
             Question::Grpc { .. } => Some(b"h2"),
         };
-        let name = target.server_name.as_deref().unwrap_or_else(|| self.host());
+        let host = || bare_host(&self.authority);
+        let name = target.server_name.as_deref().unwrap_or_else(host);
         Ok(Some(Tls {
             connector: connector.afresh(protocol),
             name: name.to_owned(),
         }))
     }
-
-    fn host(&self) -> &str {
-        self.authority.host().trim_matches(['[', ']'])
-    }
 }
 
-fn http(target: &HttpTarget, uri: &Uri) -> Option<Question> {
+fn http(target: &HttpTarget, authority: &Authority) -> Option<Question> {
+    let uri: Uri = target.url.parse().ok()?;
     let mut headers = HeaderMap::new();
-    let authority = uri.authority()?.as_str();
-    headers.insert(header::HOST, HeaderValue::try_from(authority).ok()?);
+    headers.insert(
+        header::HOST,
+        HeaderValue::try_from(authority.as_str()).ok()?,
+    );
     for (name, value) in &target.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         headers.insert(name, HeaderValue::try_from(value).ok()?);
@@ -151,14 +151,16 @@ fn http(target: &HttpTarget, uri: &Uri) -> Option<Question> {
     })))
 }
 
-/// The network namespace from which an endpoint is asked: that of its own workload, else the agent's own. Never the
-/// agent's own, where programs listen that trust whoever reaches them, if a workload says what is asked.
+/// The network namespace from which a check of an endpoint asks: that of its own workload, else the agent's own. If a
+/// workload says what is asked, never the agent's own, where programs listen that trust whoever reaches them; nor
+/// anybody but the workload itself: the agent's sockets pass the policies that hold for it.
 ///
 /// # Errors
-/// There is no such place now.
+/// There is no such place now, or nobody may be asked so.
 pub(super) fn place(
     snapshot: &Snapshot,
     endpoint: &Endpoint,
+    check: &Check,
     host: &Arc<Netns>,
 ) -> Result<Arc<Netns>, String> {
     let is_of_workload = endpoint.is_of_workload();
@@ -167,7 +169,12 @@ pub(super) fn place(
         let is_near = it.metadata.namespace == endpoint.metadata.namespace;
         it.spec.addresses.contains(&endpoint.spec.address) && (is_near || !is_of_workload)
     });
-    match own.and_then(|it| it.spec.netns.as_ref()) {
+    let addresses = own.map_or(&[][..], |it| &it.spec.addresses);
+    let netns = own.and_then(|it| it.spec.netns.as_ref());
+    match netns {
+        Some(_) if is_of_workload && !check.stays_at(addresses) => {
+            Err("what a workload says is asked at its own addresses and localhost only".to_owned())
+        }
         Some(path) => Netns::open(path).map(Arc::new).map_err(|error| {
             let path = path.display();
             format!("the network namespace {path} of its workload cannot be entered: {error}")

@@ -98,6 +98,24 @@ impl Fixture {
         self.put(Kind::Endpoint, name, spec);
     }
 
+    /// An endpoint by the word of a workload that is at its address.
+    fn endpoint_of_workload(&self, name: &str, address: &str, checks: &Value) {
+        let spec = json!({"service": "web", "address": address, "checks": checks});
+        let manifest = decode::manifest(Kind::Endpoint, &key(name), json!({ "spec": spec }));
+        let Ok(Manifest::Endpoint(mut endpoint)) = manifest else {
+            panic!("it is an Endpoint");
+        };
+        Arc::make_mut(&mut endpoint).mark_as_of_workload();
+        let change = Change::Put(Manifest::Endpoint(endpoint));
+        self.store.apply(change).unwrap();
+    }
+
+    fn output(&self, name: &str) -> String {
+        let snapshot = self.store.snapshot();
+        let checks = &snapshot.endpoints[&key(name)].status.checks;
+        checks[0].output.clone()
+    }
+
     fn standing(&self, name: &str) -> Option<Standing> {
         let snapshot = self.store.snapshot();
         snapshot.endpoints.get(&key(name))?.status.standing()
@@ -205,31 +223,44 @@ async fn what_a_workload_says_is_asked_from_there_only() {
     let (address, _, _server) = server().await;
     let check = json!({"id": "tcp", "tcp": {"address": address}, "interval": "100ms", "timeout": "1s",
         "initialStatus": "passing"});
-    let endpoint = |name: &str| {
-        let document =
-            json!({"spec": {"service": "web", "address": "10.0.0.3", "checks": [check]}});
-        let manifest = decode::manifest(Kind::Endpoint, &key(name), document).unwrap();
-        let Manifest::Endpoint(mut endpoint) = manifest else {
-            panic!("it is an Endpoint");
-        };
-        Arc::make_mut(&mut endpoint).mark_as_of_workload();
-        Change::Put(Manifest::Endpoint(endpoint))
-    };
-    let output = |name: &str| {
-        let snapshot = fixture.store.snapshot();
-        let checks = &snapshot.endpoints[&key(name)].status.checks;
-        checks[0].output.clone()
-    };
-    fixture.store.apply(endpoint("own")).unwrap();
+    fixture.endpoint_of_workload("own", "10.0.0.3", &json!([check]));
     fixture.becomes("own", Some(Standing::Critical)).await;
-    assert!(output("own").contains("is gone"), "{}", output("own"));
+    let output = || fixture.output("own");
+    assert!(output().contains("is gone"), "{}", output());
     let here = json!({"addresses": ["10.0.0.3"], "netns": "/proc/self/ns/net"});
     fixture.put(Kind::Workload, "web", here);
     fixture.becomes("own", Some(Standing::Ready)).await;
     let lost = json!({"addresses": ["10.0.0.3"], "netns": "/run/netns/nowhere"});
     fixture.put(Kind::Workload, "web", lost);
     fixture.becomes("own", Some(Standing::Critical)).await;
-    assert!(output("own").contains("/run/netns/nowhere"));
+    assert!(output().contains("/run/netns/nowhere"), "{}", output());
+}
+
+#[tokio::test]
+async fn for_a_workload_nobody_else_is_asked() {
+    let fixture = Fixture::new();
+    let (address, _, _server) = server().await;
+    let here = json!({"addresses": ["10.0.0.3"], "netns": "/proc/self/ns/net"});
+    fixture.put(Kind::Workload, "web", here);
+    // A name may mean anybody, also where it means loopback now.
+    for elsewhere in ["192.0.2.1:80", "ip6-localhost:80", "[2001:db8::1]:80"] {
+        for check in [
+            json!({"tcp": {"address": elsewhere}}),
+            json!({"grpc": {"address": elsewhere}}),
+            json!({"http": {"url": format!("http://{elsewhere}/")}}),
+        ] {
+            let mut check = check;
+            check["id"] = json!("asks");
+            check["initialStatus"] = json!("passing");
+            fixture.endpoint_of_workload("own", "10.0.0.3", &json!([check]));
+            fixture.becomes("own", Some(Standing::Critical)).await;
+            let output = fixture.output("own");
+            assert!(output.contains("its own addresses"), "{check}: {output}");
+            let at_home = json!([{"id": "asks", "tcp": {"address": address}}]);
+            fixture.endpoint_of_workload("own", "10.0.0.3", &at_home);
+            fixture.becomes("own", Some(Standing::Ready)).await;
+        }
+    }
 }
 
 #[tokio::test]
