@@ -7,6 +7,7 @@
 mod agenda;
 pub mod heartbeat;
 mod job;
+mod lane;
 mod leaver;
 mod metrics;
 mod target;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use self::agenda::{Agenda, Task};
 use self::heartbeat::Heartbeats;
 use self::job::{Job, Told};
+use self::lane::Slot;
 use self::leaver::Leaver;
 use self::metrics::Metrics;
 use crate::metrics::Registry;
@@ -45,8 +47,6 @@ pub type Ours = Arc<dyn Fn(&Metadata) -> bool + Send + Sync>;
 /// Whether connections or requests of this node are under way at an endpoint. May block for a short while.
 pub type Busy = Arc<dyn Fn(&ObjectKey) -> bool + Send + Sync>;
 
-/// Tasks that may run at a time; others wait for their turn.
-const MAX_RUNNING: usize = 64;
 /// How long a draining endpoint stays at least: kernel and proxy have taken it out by then, so nobody comes any more.
 const SETTLING: Duration = Duration::from_secs(1);
 /// How often it is looked whether a draining endpoint has finished.
@@ -120,13 +120,10 @@ impl Checks {
         let mut running = JoinSet::new();
         self.load(&mut agenda);
         loop {
-            while running.len() < MAX_RUNNING
-                && let Some(task) = agenda.take_due(Instant::now())
-            {
-                self.start(&agenda, task, &mut running);
+            while let Some((task, slot)) = agenda.take_due(Instant::now()) {
+                self.start(&agenda, task, slot, &mut running);
             }
-            let next = agenda.next().filter(|_| running.len() < MAX_RUNNING);
-            let next = next.unwrap_or_else(|| Instant::now() + LOOK);
+            let next = agenda.next().unwrap_or_else(|| Instant::now() + LOOK);
             tokio::select! {
                 notice = notices.recv() => match notice {
                     Ok(notice) => self.hear(&mut agenda, &notice),
@@ -216,29 +213,31 @@ impl Checks {
     }
 
     /// Starts what is due.
-    fn start(&self, agenda: &Agenda, task: Task, running: &mut JoinSet<Done>) {
+    fn start(&self, agenda: &Agenda, task: Task, slot: Slot, running: &mut JoinSet<Done>) {
         match task {
             Task::Check(id) => {
                 if let Some(job) = Job::new(self, agenda, id) {
-                    running.spawn(job.run());
+                    running.spawn(holding(slot, job.run()));
                 }
             }
             Task::Reap((key, id)) => {
                 let leaver = self.leaver(key);
-                running.spawn(async move {
+                let reaping = async move {
                     let pause = leaver.reap(&id).await;
                     let task = Task::Reap((leaver.key, id));
                     Done::Looked { task, pause }
-                });
+                };
+                running.spawn(holding(slot, reaping));
             }
             Task::Leave(key) => {
                 let is_late = agenda.is_late(&key, Instant::now());
                 let leaver = self.leaver(key);
-                running.spawn(async move {
+                let leaving = async move {
                     let pause = leaver.leave(is_late).await;
                     let task = Task::Leave(leaver.key);
                     Done::Looked { task, pause }
-                });
+                };
+                running.spawn(holding(slot, leaving));
             }
         }
     }
@@ -252,6 +251,13 @@ impl Checks {
             metrics: self.metrics.clone(),
         }
     }
+}
+
+/// Gives the slot back before anybody hears of the end.
+async fn holding(slot: Slot, work: impl Future<Output = Done>) -> Done {
+    let done = work.await;
+    drop(slot);
+    done
 }
 
 fn end(agenda: &mut Agenda, done: Done) {

@@ -47,7 +47,7 @@ pub struct Check {
     /// Time between two requests or connections, 100ms to 24h.
     #[serde(default = "ten_seconds")]
     pub interval: Duration,
-    /// How long one may take, 1ms to 24h.
+    /// How long one may take, 1ms to 10m.
     #[serde(default = "ten_seconds")]
     pub timeout: Duration,
     /// After so long in a critical state the endpoint is deleted, 1s to 30 days; absent: never.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::CheckId;
 use super::job::Told;
+use super::lane::{Lane, Owner, Slot};
 use super::target::followed;
 use crate::state::check::Check;
 use crate::state::endpoint::Endpoint;
@@ -27,6 +28,7 @@ pub(super) enum Task {
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) check: Check,
+    owner: Owner,
     /// Whom it follows: an endpoint or a service.
     followed: Option<(bool, ObjectKey)>,
     /// Tells the check from another of the same id.
@@ -40,7 +42,7 @@ pub(super) struct Watched {
 /// What is to be done when.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
-    by_time: BTreeSet<(Instant, Task)>,
+    lanes: BTreeMap<Owner, Lane>,
     times: HashMap<Task, Instant>,
     watched: BTreeMap<CheckId, Watched>,
     /// Checks that follow somebody.
@@ -51,25 +53,28 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    /// When something is due next.
+    /// When something may begin next.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.by_time.first().map(|(at, _)| *at)
+        self.lanes.values().filter_map(Lane::next).min()
     }
 
-    /// Takes what is due.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Task> {
-        let (at, _) = self.by_time.first()?;
-        if *at > now {
+    /// Takes what is due, with a slot to hold while it runs.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Task, Slot)> {
+        self.lanes.retain(|_, lane| !lane.is_idle());
+        let lanes = self.lanes.values_mut();
+        let due = lanes.filter_map(|lane| Some((lane.next()?, lane)));
+        let (at, lane) = due.min_by_key(|(at, _)| *at)?;
+        if at > now {
             return None;
         }
-        let (_, task) = self.by_time.pop_first()?;
+        let (task, slot) = lane.take()?;
         self.times.remove(&task);
         if let Task::Check(id) = &task
             && let Some(watched) = self.watched.get_mut(id)
         {
             watched.running = Some(false);
         }
-        Some(task)
+        Some((task, slot))
     }
 
     /// Puts a task at a time, unless it has an earlier one; `None` takes it away.
@@ -77,16 +82,29 @@ impl Agenda {
         match (self.times.get(&task).copied(), at) {
             (Some(old), Some(new)) if old <= new => {}
             (old, new) => {
+                let owner = self.owner(&task);
                 if let Some(old) = old {
-                    self.by_time.remove(&(old, task.clone()));
+                    if let Some(lane) = self.lanes.get_mut(&owner) {
+                        lane.remove(old, task.clone());
+                    }
                     self.times.remove(&task);
                 }
                 if let Some(new) = new {
-                    self.by_time.insert((new, task.clone()));
+                    let lane = || Lane::new(&owner);
+                    let lane = self.lanes.entry(owner.clone()).or_insert_with(lane);
+                    lane.add(new, task.clone());
                     self.times.insert(task, new);
                 }
             }
         }
+    }
+
+    fn owner(&self, task: &Task) -> Owner {
+        let watched = match task {
+            Task::Check(id) => self.watched.get(id),
+            Task::Reap(_) | Task::Leave(_) => None,
+        };
+        watched.map_or(Owner::Agent, |it| it.owner.clone())
     }
 
     /// A check that is made.
@@ -105,10 +123,11 @@ impl Agenda {
         }
         for check in &endpoint.spec.checks {
             let id = (key.clone(), check.id.clone());
-            let is_same = self.watched.get(&id).is_some_and(|it| it.check == *check);
-            if !is_same {
+            let owner = Owner::of(endpoint, check);
+            let is_same = |it: &Watched| it.check == *check && it.owner == owner;
+            if !self.watched.get(&id).is_some_and(is_same) {
                 self.drop_check(&id);
-                self.add(id, endpoint, check, now);
+                self.add(id, endpoint, (check, owner), now);
             } else if check.ttl.is_some() {
                 self.hurry(&id, now);
             }
@@ -116,7 +135,13 @@ impl Agenda {
         gone
     }
 
-    fn add(&mut self, id: CheckId, endpoint: &Endpoint, check: &Check, now: Instant) {
+    fn add(
+        &mut self,
+        id: CheckId,
+        endpoint: &Endpoint,
+        (check, owner): (&Check, Owner),
+        now: Instant,
+    ) {
         self.turns += 1;
         let followed = check.alias.as_ref().map(|it| followed(endpoint, it));
         if let Some(followed) = &followed {
@@ -125,6 +150,7 @@ impl Agenda {
         }
         let watched = Watched {
             check: check.clone(),
+            owner,
             followed,
             turn: self.turns,
             running: None,
@@ -270,14 +296,77 @@ mod tests {
             &endpoint(&json!([{"id": "a", "tcp": {"address": "a:1"}}])),
             now,
         );
-        assert_eq!(agenda.take_due(now), Some(Task::Check(id("a"))));
-        assert_eq!(agenda.take_due(now), None, "it is under way");
+        let (task, _slot) = agenda.take_due(now).unwrap();
+        assert_eq!(task, Task::Check(id("a")));
+        assert!(agenda.take_due(now).is_none(), "it is under way");
         let turn = agenda.watched(&id("a")).unwrap().turn;
         let later = now + Duration::from_secs(5);
         agenda.checked(&id("a"), turn, (Streak::default(), None), Some(later));
         assert_eq!(agenda.next(), Some(later));
         agenda.checked(&id("a"), turn + 1, (Streak::default(), None), Some(now));
         assert_eq!(agenda.next(), Some(later), "that was another check");
+    }
+
+    /// Takes all that may begin.
+    fn take_all(agenda: &mut Agenda, now: Instant) -> Vec<(Task, Slot)> {
+        std::iter::from_fn(|| agenda.take_due(now)).collect()
+    }
+
+    #[test]
+    fn each_owner_waits_only_for_himself() {
+        let mut agenda = Agenda::default();
+        let now = Instant::now();
+        let asking = |count: usize| {
+            let checks =
+                (0..count).map(|it| json!({"id": it.to_string(), "tcp": {"address": "a:1"}}));
+            endpoint(&checks.collect())
+        };
+        let named = |mut endpoint: Endpoint, name: &str, address: &str| {
+            endpoint.metadata.name = name.to_owned();
+            endpoint.spec.address = address.parse().unwrap();
+            endpoint
+        };
+        let of_workload = |address: &str| {
+            let mut endpoint = named(asking(20), address, address);
+            endpoint.mark_as_of_workload();
+            endpoint
+        };
+        for index in 0..5 {
+            let name = format!("operator-{index}");
+            agenda.follow(&named(asking(20), &name, "10.0.0.3"), now);
+        }
+        agenda.follow(&of_workload("10.0.0.4"), now);
+        let running = take_all(&mut agenda, now);
+        assert_eq!(running.len(), 64 + 8);
+        agenda.follow(&of_workload("10.0.0.5"), now);
+        let of_other = take_all(&mut agenda, now);
+        assert_eq!(of_other.len(), 8);
+        assert_eq!(agenda.next(), None, "all who have something to do wait");
+        agenda.follow(&endpoint(&json!([{"id": "alive", "ttl": "1s"}])), now);
+        let heartbeat = take_all(&mut agenda, now);
+        assert_eq!(heartbeat.len(), 1);
+        drop(of_other);
+        assert_eq!(take_all(&mut agenda, now).len(), 8);
+        // Who registers anew has no more than before.
+        agenda.forget(&ObjectKey::new("shop", "10.0.0.4"));
+        agenda.follow(&of_workload("10.0.0.4"), now);
+        let again = take_all(&mut agenda, now).into_iter();
+        let again = again
+            .filter(|(task, _)| matches!(task, Task::Check((key, _)) if key.name == "10.0.0.4"));
+        assert_eq!(again.count(), 0);
+        drop(running);
+        assert!(agenda.take_due(now).is_some());
+    }
+
+    #[test]
+    fn a_check_goes_with_its_endpoint_to_another_owner() {
+        let mut agenda = Agenda::default();
+        let now = Instant::now();
+        let mut endpoint = endpoint(&json!([{"id": "a", "tcp": {"address": "a:1"}}]));
+        agenda.follow(&endpoint, now);
+        endpoint.mark_as_of_workload();
+        agenda.follow(&endpoint, now);
+        assert_eq!(take_all(&mut agenda, now).len(), 1, "it is there once");
     }
 
     #[test]

@@ -264,6 +264,44 @@ async fn for_a_workload_nobody_else_is_asked() {
 }
 
 #[tokio::test]
+async fn silence_of_the_one_holds_up_no_check_of_another() {
+    /// The silent ones run out of time much later.
+    const SOON: Duration = Duration::from_secs(5);
+    let fixture = Fixture::new();
+    let (address, _, _server) = server().await;
+    // Connections are taken by the kernel, and nobody reads.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let silence =
+        (0..32).map(|it| json!({"id": it.to_string(), "http": {"url": url}, "timeout": "10m"}));
+    let silence: Value = silence.collect();
+    for (address, netns) in [("10.0.0.3", "self"), ("10.0.0.4", "thread-self")] {
+        let netns = format!("/proc/{netns}/ns/net");
+        let own = json!({"addresses": [address], "netns": netns});
+        fixture.put(Kind::Workload, address, own);
+    }
+    for name in ["silent-1", "silent-2"] {
+        fixture.endpoint(name, &json!({ "checks": silence }));
+    }
+    for name in ["own-1", "own-2"] {
+        fixture.endpoint_of_workload(name, "10.0.0.3", &silence);
+    }
+    let begun = std::time::Instant::now();
+    let heartbeat = json!([{"id": "alive", "ttl": "200ms", "initialStatus": "passing"}]);
+    fixture.endpoint("ttl", &json!({ "checks": heartbeat }));
+    let tcp = json!([{"id": "tcp", "tcp": {"address": address}}]);
+    fixture.endpoint_of_workload("other", "10.0.0.4", &tcp);
+    let leaving = json!({"lifecycle": "draining", "drainFor": "1s"});
+    fixture.endpoint("leaving", &leaving);
+
+    fixture.becomes("ttl", Some(Standing::Critical)).await;
+    fixture.becomes("other", Some(Standing::Ready)).await;
+    fixture.becomes("leaving", None).await;
+
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_connection_shows_that_somebody_listens() {
     let fixture = Fixture::new();
     let (address, _, server) = server().await;

@@ -42,7 +42,10 @@ const MAX_BODY: usize = 64 << 10;
 const MAX_IN_A_ROW: u32 = 1000;
 
 const SHORTEST: Duration = Duration::from_millis(100);
+const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+/// Longest that a check waits, and holds up others of its kind.
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The TTL of what is said once and holds.
 const DECADE: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -196,7 +199,7 @@ fn check(field: &str, spec: &Check) -> Result<(), Refusal> {
         tls(&of("tls"), target, spec)?;
     }
     bound::time(&of("interval"), spec.interval, SHORTEST..=DAY)?;
-    bound::time(&of("timeout"), spec.timeout, Duration::from_millis(1)..=DAY)?;
+    bound::time(&of("timeout"), spec.timeout, MILLISECOND..=MAX_TIMEOUT)?;
     if let Some(time) = spec.deregister_critical_after {
         let longest = Duration::from_secs(30 * 86_400);
         bound::time(&of("deregisterCriticalAfter"), time, SECOND..=longest)?;
@@ -346,6 +349,10 @@ mod tests {
         let two = json!({"ttl": "10s", "tcp": {"address": "10.0.0.3:1"}});
         assert_eq!(check_of(two), "spec.checks[0].tcp");
         assert_eq!(check_of(json!({"ttl": "1ms"})), "spec.checks[0].ttl");
+        assert_eq!(
+            check_of(json!({"ttl": "10s", "timeout": "11m"})),
+            "spec.checks[0].timeout"
+        );
         let http = |url: &str| check_of(json!({"http": {"url": url}}));
         assert_eq!(http("http://localhost:8080/health?deep=1"), "accepted");
         for url in ["ftp://a/", "/health", "https:///", "http:///", ""] {
