@@ -10,6 +10,7 @@ use super::document::{self, Shared};
 use super::error::Error;
 use super::layout::Place;
 use super::link::{Link, Name, Value, origin};
+use super::outbox::Word;
 use super::wire::{Event, EventKind, KeyValue};
 use crate::state::check::CheckStatus;
 use crate::state::object::{Kind, ObjectKey};
@@ -225,8 +226,7 @@ pub(super) fn allotted(object: &Manifest) -> Option<Vec<std::net::IpAddr>> {
 /// The change of the store; `None` where it is not touched.
 fn change(link: &Link, step: &Step) -> Option<(Origin, Change)> {
     let (kind, key) = step.name();
-    // What this node has to say of its own endpoint is newer than what it hears.
-    if *kind == Kind::Endpoint && link.outbox().word(key).is_some() {
+    if *kind == Kind::Endpoint && is_outdated(link, key, step) {
         return None;
     }
     match step {
@@ -237,6 +237,19 @@ fn change(link: &Link, step: &Step) -> Option<(Origin, Change)> {
         Step::Delete { revision, .. } if *revision > 0 && is_missing(link, *kind, key) => None,
         Step::Delete { .. } => Some((origin(""), delete(*kind, key))),
         Step::Bad { .. } => None,
+    }
+}
+
+/// Whether what this node has to say of its own endpoint is newer than what it hears. One that it has let go may be
+/// another node's by now, which nobody would tell it again.
+fn is_outdated(link: &Link, key: &ObjectKey, step: &Step) -> bool {
+    let word = link.outbox().word(key);
+    match word {
+        Some(Word::Put) => true,
+        Some(Word::Delete) => {
+            matches!(step, Step::Put { shared, .. } if shared.node == link.node)
+        }
+        None => false,
     }
 }
 

@@ -537,6 +537,52 @@ async fn endpoint_that_was_let_go_does_not_come_back_with_what_was_said_before()
 }
 
 #[tokio::test]
+async fn endpoint_that_was_let_go_and_is_another_nodes_by_now_is_known() {
+    let Some(fleet) = Fleet::start().await else {
+        return;
+    };
+    let [mut a, b] = [fleet.node("a").await, fleet.node("b").await];
+    let put = |address: &str| put(Kind::Endpoint, "web-1", &endpoint(address));
+    a.writer.apply(put("10.0.0.1")).await.unwrap();
+    eventually("b has it", || b.endpoint("web-1")).await;
+    // Nobody hears of what a does, and a hears nothing.
+    a.stop().await;
+    let link = Arc::clone(&a.etcd.link);
+    let name = (Kind::Endpoint, key("web-1"));
+    let let_go = (link::origin("a"), delete(Kind::Endpoint, "web-1"));
+    link.store.apply_all([let_go]).remove(0).unwrap();
+    link.post(&name.1, Word::Delete).unwrap();
+    b.writer.apply(put("10.0.0.2")).await.unwrap();
+    let moved = || {
+        let told = fleet.server.text("mesh/objects/Endpoint/shop/web-1")?;
+        let told = document::read(name.0, &name.1, told.as_bytes()).unwrap();
+        (told.node == "b").then_some(told)
+    };
+    let shared = eventually("it is told", moved).await;
+    let revision = b.etcd.link.known().values[&name].revision;
+
+    let heard = Step::Put {
+        name: name.clone(),
+        shared,
+        revision,
+    };
+    intake::take(&link, vec![heard], Vec::new()).await.unwrap();
+
+    let is_of_b = || a.endpoint("web-1").filter(|it| it.metadata.origin == "b");
+    assert!(is_of_b().is_some());
+    let courier = AbortOnDropHandle::new(tokio::spawn(courier::run(Arc::clone(&link))));
+    eventually("etcd is told", || (link.outbox().len() == 0).then_some(())).await;
+    drop(courier);
+    assert!(is_of_b().is_some());
+    a.resume();
+    b.writer
+        .apply(delete(Kind::Endpoint, "web-1"))
+        .await
+        .unwrap();
+    eventually("it is gone", || a.endpoint("web-1").is_none().then_some(())).await;
+}
+
+#[tokio::test]
 async fn endpoints_that_etcd_refuses_hold_no_others_up() {
     let Some(mut fleet) = Fleet::start().await else {
         return;
