@@ -76,7 +76,7 @@ pub struct HttpTarget {
     /// The method.
     #[serde(default = "get")]
     pub method: String,
-    /// Fields of the head; at most 32.
+    /// Fields of the head; at most 32, each value of at most 4 KiB.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// The body, at most 64 KiB.

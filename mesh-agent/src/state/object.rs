@@ -204,7 +204,7 @@ pub struct Metadata {
     #[serde(default, skip_serializing_if = "Texts::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Texts,
-    /// Free notes.
+    /// Free notes; at most 256 KiB together.
     #[serde(default, skip_serializing_if = "Texts::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub annotations: Texts,

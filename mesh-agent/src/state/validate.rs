@@ -40,6 +40,8 @@ pub const MAX_WEIGHT: u32 = 1000;
 pub const MAX_LOCALITY: usize = 253;
 /// Longest path that the kernel takes.
 const MAX_PATH: usize = 4095;
+/// Bytes of all annotations of an object, keys and values, as in Kubernetes.
+const MAX_ANNOTATIONS: usize = 256 << 10;
 /// Longest `version`.
 const MAX_VERSION: usize = 253;
 
@@ -71,6 +73,12 @@ fn metadata(metadata: &Metadata) -> Result<(), Refusal> {
     }
     for key in metadata.annotations.keys() {
         name::label_key(&format!("metadata.annotations.{key}"), key)?;
+    }
+    let annotations = metadata.annotations.iter();
+    let bytes: usize = annotations.map(|(key, it)| key.len() + it.len()).sum();
+    if bytes > MAX_ANNOTATIONS {
+        let message = format!("at most {MAX_ANNOTATIONS} bytes together, not {bytes}");
+        return Err(Refusal::invalid("metadata.annotations", message));
     }
     Ok(())
 }

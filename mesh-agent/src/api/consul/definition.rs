@@ -35,6 +35,9 @@ pub(super) struct Origin<'a> {
     pub(super) locality: Option<Locality>,
 }
 
+/// Longest name, and longest id, of a service.
+const MAX_NAME: usize = 253;
+
 /// Fields of Consul that change nothing here.
 const WITHOUT_EFFECT: [&str; 8] = [
     "EnableTagOverride",
@@ -55,10 +58,9 @@ pub(super) fn service(
     origin: &Origin<'_>,
 ) -> Result<Registration, Failure> {
     fields.skip(&WITHOUT_EFFECT);
-    let service = fields
-        .text(name_field)?
-        .ok_or_else(|| Failure::bad("Missing service name"))?;
-    let id = fields.text("ID")?.unwrap_or_else(|| service.clone());
+    let service = named(&mut fields, name_field)?;
+    let service = service.ok_or_else(|| Failure::bad("Missing service name"))?;
+    let id = named(&mut fields, "ID")?.unwrap_or_else(|| service.clone());
     let given = fields.text("Address")?;
     let mut annotations = Texts::new();
     annotations.extend(name::annotation(&id).map(|(key, value)| (key.to_owned(), value)));
@@ -108,6 +110,17 @@ pub(super) fn service(
         endpoint,
         has_checks,
     })
+}
+
+/// A name or an id: it is kept as it was given.
+fn named(fields: &mut Fields, field: &str) -> Result<Option<String>, Failure> {
+    let text = fields.text(field)?;
+    match text.as_ref().map(String::len) {
+        Some(bytes) if bytes > MAX_NAME => Err(Failure::bad(format!(
+            "{field} is too long: at most {MAX_NAME} bytes, not {bytes}"
+        ))),
+        _ => Ok(text),
+    }
 }
 
 /// The address of an endpoint: loopback is another host in each network namespace, so the node's own stands for it.
@@ -384,6 +397,9 @@ mod tests {
     fn what_is_not_done_is_refused() {
         let refused = |body: Value| read(body).unwrap_err();
         assert_eq!(refused(json!({})), "Missing service name");
+        let long = "é".repeat(127);
+        assert!(refused(json!({"Name": long})).starts_with("Name is too long"));
+        assert!(refused(json!({"Name": "a", "ID": long})).starts_with("ID is too long"));
         assert_eq!(
             refused(json!({"Name": "a", "Connect": {"Native": true}})),
             "Connect is not supported"

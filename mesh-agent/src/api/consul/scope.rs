@@ -12,6 +12,8 @@ use crate::state::object::ObjectKey;
 
 /// Most endpoints that a workload may have by its own word.
 const MAX_ENDPOINTS: usize = 64;
+/// Most bytes of an endpoint that a workload has a hand in: all nodes keep it and send it to one another.
+const MAX_BYTES: usize = 64 << 10;
 
 /// Whose requests these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +65,14 @@ impl Scope {
             let (kind, id) = (check.kind().to_ascii_uppercase(), &check.id);
             return Err(Failure::bad(format!(
                 "{kind} of check {id:?} must be at localhost or an address of this workload"
+            )));
+        }
+        let said = serde_json::to_vec(&(&endpoint.metadata, &endpoint.spec));
+        // What came as JSON can be written as JSON.
+        let bytes = said.map_or(0, |it| it.len());
+        if bytes > MAX_BYTES {
+            return Err(Failure::bad(format!(
+                "the service with its checks is too large: at most {MAX_BYTES} bytes as an Endpoint, not {bytes}"
             )));
         }
         Ok(())
@@ -169,5 +179,15 @@ mod tests {
             let key = ObjectKey::new("shop", service);
             assert!(scope.may_configure(&Snapshot::default(), &key).is_err());
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_too_large_is_refused() {
+        let body = |size: usize| {
+            let http = json!({"url": "http://localhost/", "body": "x".repeat(size)});
+            refused(json!({"checks": [{"id": "a", "http": http}]}))
+        };
+        assert_eq!(body(60 << 10), None);
+        assert!(body(64 << 10).unwrap().contains("too large"));
     }
 }

@@ -590,17 +590,16 @@ async fn endpoints_that_etcd_refuses_hold_no_others_up() {
     let [a, b] = [fleet.node("a").await, fleet.node("b").await];
     fleet.server.kill();
     eventually("a knows", || (!a.etcd.report().connected).then_some(())).await;
-    let with_note = |size: usize| {
-        let document = json!({
-            "metadata": {"annotations": {"note": "x".repeat(size)}},
-            "spec": endpoint("10.0.0.1"),
-        });
-        move |name: &str| {
-            Change::Put(decode::manifest(Kind::Endpoint, &key(name), document.clone()).unwrap())
-        }
+    let with_bodies = |count: usize| {
+        let body = "x".repeat(64 << 10);
+        let http = json!({"url": "http://10.0.0.1/", "method": "POST", "body": body});
+        let check = |index: usize| json!({"id": index.to_string(), "http": http});
+        let mut spec = endpoint("10.0.0.1");
+        spec["checks"] = (0..count).map(check).collect();
+        move |name: &str| put(Kind::Endpoint, name, &spec)
     };
     // One alone is too large for etcd, and so are the others together.
-    let (large, small) = (with_note(2_000_000), with_note(200_000));
+    let (large, small) = (with_bodies(30), with_bodies(3));
     let mut changes = vec![large("huge")];
     changes.extend((0..10).map(|index| small(&format!("web-{index}"))));
     for change in changes {
@@ -614,7 +613,7 @@ async fn endpoints_that_etcd_refuses_hold_no_others_up() {
     })
     .await;
     assert_eq!(a.etcd.report().queued, 1);
-    a.writer.apply(with_note(1)("huge")).await.unwrap();
+    a.writer.apply(with_bodies(0)("huge")).await.unwrap();
     eventually("b has it as it is now", || b.endpoint("huge")).await;
 }
 

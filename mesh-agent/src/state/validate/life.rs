@@ -36,6 +36,8 @@ const MAX_CHECK_NAME: usize = 253;
 const MAX_NOTE: usize = 1024;
 /// Most fields in the head of a request that checks.
 const MAX_HEADERS: usize = 32;
+/// Longest value of such a field.
+const MAX_HEADER: usize = 4 << 10;
 /// Longest body of a request that checks.
 const MAX_BODY: usize = 64 << 10;
 /// Checks in a row that anybody would wait for.
@@ -245,11 +247,12 @@ fn http(field: &str, target: &HttpTarget) -> Result<(), Refusal> {
         return Err(Refusal::invalid(format!("{field}.headers"), message));
     }
     for (name, value) in &target.headers {
+        let field = format!("{field}.headers.{name}");
         if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err()
         {
-            let field = format!("{field}.headers.{name}");
             return Err(Refusal::invalid(field, "a name and a value of HTTP"));
         }
+        bound::length(&field, value, 0..=MAX_HEADER)?;
     }
     let body = target.body.as_deref().unwrap_or_default();
     bound::length(&format!("{field}.body"), body, 0..=MAX_BODY)
@@ -380,6 +383,9 @@ mod tests {
         assert_eq!(check_of(method), "spec.checks[0].http.method");
         let headers = json!({"http": {"url": "http://a/", "headers": {"a b": "c"}}});
         assert_eq!(check_of(headers), "spec.checks[0].http.headers.a b");
+        let long = "x".repeat(MAX_HEADER + 1);
+        let headers = json!({"http": {"url": "http://a/", "headers": {"a": long}}});
+        assert_eq!(check_of(headers), "spec.checks[0].http.headers.a");
         for address in ["localhost", "a:0", ":80", "a:b", "me@a:80"] {
             let tcp = check_of(json!({"tcp": {"address": address}}));
             assert_eq!(tcp, "spec.checks[0].tcp.address", "{address}");

@@ -50,6 +50,23 @@ fn field(kind: Kind, name: &str, spec: &Value) -> Option<String> {
     }
 }
 
+#[test]
+fn annotations_are_bounded_together() {
+    let field = |size: usize| {
+        let annotations = json!({"a": "x".repeat(size), "b": "x".repeat(size)});
+        let document = json!({"metadata": {"annotations": annotations},
+            "spec": {"service": "web", "address": "10.0.0.4"}});
+        let key = ObjectKey::new("shop", "web-2");
+        let manifest = decode::manifest(Kind::Endpoint, &key, document).unwrap();
+        match check(&manifest, &store().snapshot()) {
+            Err(Refusal::Invalid { field, .. }) => Some(field),
+            _ => None,
+        }
+    };
+    assert_eq!(field(100 << 10), None);
+    assert_eq!(field(128 << 10).as_deref(), Some("metadata.annotations"));
+}
+
 fn refused(kind: Kind, spec: Value, expected: &str) {
     assert_eq!(
         field(kind, "new", &spec).as_deref(),
