@@ -97,6 +97,22 @@ impl Context {
     fn with_writer(self, writer: Writer) -> Self {
         Self { writer, ..self }
     }
+
+    /// For workloads: operators do not wait for what they ask for.
+    fn for_workloads(self) -> Self {
+        Self {
+            large: Large::new(self.counts.clone()),
+            ..self
+        }
+    }
+
+    /// For one of the workloads.
+    fn for_one_of_them(self) -> Self {
+        Self {
+            large: self.large.in_own_line(),
+            ..self
+        }
+    }
 }
 
 /// Everything.
@@ -115,7 +131,7 @@ fn router(context: Context) -> Router {
 /// What a workload may ask in its own network namespace.
 fn pod_router(context: Context, scope: Scope) -> Router {
     consul::routes(Router::new())
-        .with_state(context)
+        .with_state(context.for_one_of_them())
         .layer(Extension(Arc::new(scope)))
         .fallback(forbidden)
         .method_not_allowed_fallback(method_not_allowed)

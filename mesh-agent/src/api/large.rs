@@ -1,5 +1,6 @@
 //! Answers that may be as large as the registry: made one at a time, on a thread that may block, so that they hold up no
-//! small answer and take no second processor from the traffic; and of the one only a share, however many ask.
+//! small answer and take no second processor from the traffic; and of the one only a share, however many ask. What
+//! workloads ask for has a turn and a share of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ const MOST: Duration = Duration::from_secs(15);
 /// Whose turn it is.
 #[derive(Clone)]
 pub(super) struct Large {
+    /// Held by the one that waits for the turn; all others wait for that.
+    line: Arc<Mutex<()>>,
     spent: Arc<Mutex<Spent>>,
     counts: Metrics,
 }
@@ -58,8 +61,19 @@ impl Spent {
 impl Large {
     pub(super) fn new(counts: Metrics) -> Self {
         let (debt, at) = (Duration::ZERO, Instant::now());
-        let spent = Arc::new(Mutex::new(Spent { debt, at }));
-        Self { spent, counts }
+        Self {
+            line: Arc::default(),
+            spent: Arc::new(Mutex::new(Spent { debt, at })),
+            counts,
+        }
+    }
+
+    /// The same turns for one of those who share them: however much it asks for, the others wait for one answer of it.
+    pub(super) fn in_own_line(&self) -> Self {
+        Self {
+            line: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Makes an answer when it is its turn, within [`PATIENCE`].
@@ -68,6 +82,7 @@ impl Large {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LargeError> {
         let turn = async {
+            let _first = self.line.lock().await;
             let mut spent = Arc::clone(&self.spent).lock_owned().await;
             let pause = spent.pause(Instant::now());
             if !pause.is_zero() {

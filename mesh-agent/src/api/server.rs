@@ -157,7 +157,7 @@ impl Server {
     #[must_use]
     pub fn access(&self) -> Access {
         Access {
-            context: self.context.clone(),
+            context: self.context.clone().for_workloads(),
         }
     }
 
