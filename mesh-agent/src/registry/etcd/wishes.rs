@@ -4,6 +4,7 @@
 //! is told; where it is away, it is told later.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time;
 use super::error::Error;
 use super::link::{Link, Name, origin, share};
 use super::outbox::Word;
-use super::transaction::{self, Found, Plan};
+use super::transaction;
 use crate::state::change::Applied;
 use crate::state::object::{Kind, ObjectKey};
 use crate::state::source::{Origin, Source};
@@ -214,7 +215,14 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
             .cloned()
             .unwrap_or_default();
         caught_up(link, |seen| seen >= known.revision).await?;
-        let (applied, is_new) = link.store.preview(&origin(""), change.clone())?;
+        let previewed = link.store.preview(&origin(""), change.clone());
+        if matches!(previewed, Err(Refusal::Invalid { .. }))
+            && !taken.is_empty()
+            && is_changed_again(link, &mut change, &mut taken)?
+        {
+            continue;
+        }
+        let (applied, is_new) = previewed?;
         if !is_new && !is_forced {
             return Ok(applied);
         }
@@ -238,7 +246,9 @@ async fn write(link: &Arc<Link>, change: &Change, is_forced: bool) -> Result<App
             Some(_) => caught_up(link, |_| !is_known(link, &change, plan.expected)).await?,
             None => {}
         }
-        avoid(link, &mut change, &plan, &found, &taken)?;
+        if !found.taken.is_empty() {
+            avoid(link, &mut change, &plan.addresses, &found.taken, &taken)?;
+        }
     }
     Err(Refusal::Unavailable(
         "others write the same object of the shared registry all the time; try again".to_owned(),
@@ -258,36 +268,49 @@ fn name(change: &Change) -> Name {
     }
 }
 
-/// Makes another address of each that is taken.
+/// Gives a service the `addresses`, and others for those that are `refused`.
 fn avoid(
     link: &Link,
     change: &mut Change,
-    plan: &Plan,
-    found: &Found,
-    taken: &BTreeSet<std::net::IpAddr>,
+    addresses: &[IpAddr],
+    refused: &BTreeSet<IpAddr>,
+    taken: &BTreeSet<IpAddr>,
 ) -> Result<(), Refusal> {
     let Change::Put(Manifest::Service(service)) = change else {
         return Ok(());
     };
-    if found.taken.is_empty() {
-        return Ok(());
-    }
     let service = Arc::make_mut(service);
     let key = service.key();
-    let mut addresses = Vec::new();
-    for address in &plan.addresses {
-        let address = if found.taken.contains(address) {
-            let other = link.store.allot_instead(&key, *address, taken);
-            other.ok_or_else(|| {
+    let choose = |address: &IpAddr| {
+        if !refused.contains(address) {
+            return Ok(*address);
+        }
+        link.store
+            .allot_instead(&key, *address, taken)
+            .ok_or_else(|| {
                 Refusal::invalid("spec.addresses", "no virtual address is free; give one")
-            })?
-        } else {
-            *address
-        };
-        addresses.push(address);
-    }
-    service.status.addresses = addresses;
+            })
+    };
+    service.status.addresses = addresses.iter().map(choose).collect::<Result<_, _>>()?;
     Ok(())
+}
+
+/// Chooses again where another service has got an address since it was chosen. False: none has.
+fn is_changed_again(
+    link: &Link,
+    change: &mut Change,
+    taken: &mut BTreeSet<IpAddr>,
+) -> Result<bool, Refusal> {
+    let Change::Put(Manifest::Service(service)) = &*change else {
+        return Ok(false);
+    };
+    let (key, addresses) = (service.key(), service.status.addresses.clone());
+    let snapshot = link.store.snapshot();
+    let is_lost = |it: &&IpAddr| snapshot.service_at(**it).is_some_and(|other| *other != key);
+    let lost: BTreeSet<IpAddr> = addresses.iter().filter(is_lost).copied().collect();
+    taken.extend(&lost);
+    avoid(link, change, &addresses, &lost, taken)?;
+    Ok(!lost.is_empty())
 }
 
 /// Whether the object is known as the write `revision` has made it.
