@@ -31,7 +31,7 @@ use crate::state::object::ObjectKey;
 
 /// Answers that are remembered; the oldest goes.
 const MAX_SEEN: usize = 8192;
-/// Queries that wait at a time.
+/// Queries that wait at a time: of operators, and of workloads.
 const MAX_BLOCKED: usize = 4096;
 /// Shortest time between two looks of one query: many writes in a row are one change.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -108,6 +108,8 @@ pub(super) struct Answer {
 pub(super) struct Seen {
     known: Mutex<Known>,
     blocked: Arc<Semaphore>,
+    /// The same for workloads, which keep no operator out.
+    blocked_workloads: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -131,6 +133,7 @@ impl Default for Seen {
         Self {
             known: Mutex::default(),
             blocked: Arc::new(Semaphore::new(MAX_BLOCKED)),
+            blocked_workloads: Arc::new(Semaphore::new(MAX_BLOCKED)),
         }
     }
 }
@@ -209,7 +212,11 @@ pub(super) async fn answer(context: &Context, asked: &Arc<Asked>) -> Result<Arc<
     }
     // Not held while it waits: thousands may.
     drop(first);
-    let Ok(_permit) = Arc::clone(&consul.seen.blocked).try_acquire_owned() else {
+    let blocked = match asked.scope {
+        Some(_) => &consul.seen.blocked_workloads,
+        None => &consul.seen.blocked,
+    };
+    let Ok(_permit) = Arc::clone(blocked).try_acquire_owned() else {
         let text = "too many queries wait already: come back later";
         context.counts.refuse(Excess::BlockingQueries);
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, text));
@@ -311,12 +318,11 @@ mod tests {
             scope: None,
             question: question.unwrap(),
         });
+        let all = u32::try_from(MAX_BLOCKED).unwrap();
+        let seen = &context.consul.seen;
+        let _of_workloads = seen.blocked_workloads.acquire_many(all).await.unwrap();
         assert!(answer(&context, &asked).await.is_ok());
-        let blocked = Arc::clone(&context.consul.seen.blocked);
-        let _all = blocked
-            .acquire_many(u32::try_from(MAX_BLOCKED).unwrap())
-            .await
-            .unwrap();
+        let _all = seen.blocked.acquire_many(all).await.unwrap();
         let refused = answer(&context, &asked).await;
         assert!(refused.is_err_and(|it| it.status == StatusCode::TOO_MANY_REQUESTS));
         assert_eq!(context.counts.refused("blocking-queries"), 1);
