@@ -58,7 +58,7 @@ impl Outliers {
         );
         let is_new = has_room
             && !endpoint.live.vitals.is_ejected()
-            && endpoint.live.vitals.eject_outlier(&self.terms);
+            && endpoint.live.eject_outlier(&self.terms);
         drop(guard);
         if is_new {
             metrics.ejected(reason);

@@ -305,7 +305,9 @@ impl Fleet for Facts<'_> {
         let Some(slow_start) = self.slow_start else {
             return FULL;
         };
-        self.endpoint(index).map_or(FULL, |endpoint| {
+        // Who is out is asked in a panic only, and then like the others.
+        let endpoint = self.endpoint(index).filter(|it| !it.live.is_ejected());
+        endpoint.map_or(FULL, |endpoint| {
             slow_start.share(endpoint.live.since_ns(), self.now_ns)
         })
     }

@@ -106,14 +106,14 @@ impl Vitals {
         self.counters.take()
     }
 
-    /// It has answered badly; tells whether it is put aside by this.
-    pub(crate) fn eject_outlier(&self, terms: &Terms) -> bool {
+    /// It has answered badly; tells until when it is put aside, if it is by this.
+    pub(crate) fn eject_outlier(&self, terms: &Terms) -> Option<u64> {
         let is_new =
             self.eject(|ejections, now| ejections.outlier = ejections.outlier.ejected(terms, now));
         if is_new {
             self.counters.reset();
         }
-        is_new
+        is_new.then(|| self.ejected_until_ns.load(Ordering::Relaxed))
     }
 
     fn eject(&self, change: impl FnOnce(&mut Ejections, u64)) -> bool {
@@ -125,17 +125,18 @@ impl Vitals {
         until != before
     }
 
-    /// It has accepted a connection; tells whether it is back by this after it was put aside.
+    /// It has accepted a connection; tells whether it is back by this after it had refused one.
     pub(crate) fn accepted(&self) -> bool {
         if self.ejected_until_ns.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let mut ejections = self.ejections();
+        let has_refused = ejections.refused.until_ns() > 0;
         ejections.refused = ejections.refused.forgotten();
         ejections.outlier = ejections.outlier.ended(clock::monotonic_ns());
         let until = ejections.until_ns();
         self.ejected_until_ns.store(until, Ordering::Relaxed);
-        until == 0
+        until == 0 && has_refused
     }
 
     /// An interval of outlier detection has passed.
@@ -214,7 +215,7 @@ mod tests {
             longest: Duration::from_secs(30),
             growth: Growth::Linear,
         };
-        assert!(vitals.eject_outlier(&terms));
+        assert!(vitals.eject_outlier(&terms).is_some());
         assert!(!vitals.accepted());
         vitals.interval_passed();
         assert!(vitals.is_ejected(), "a connection is no good answer");
@@ -238,7 +239,7 @@ mod tests {
             longest: length,
             growth: Growth::Linear,
         };
-        assert!(vitals.eject_outlier(&terms));
+        assert!(vitals.eject_outlier(&terms).is_some());
         assert!((0..2).all(|_| vitals.ended(&spec, bad).is_none()));
         tokio::time::sleep(length).await;
         assert!(!vitals.is_ejected());
@@ -268,7 +269,7 @@ mod tests {
             longest: Duration::ZERO,
             growth: Growth::Linear,
         };
-        vitals.eject_outlier(&terms);
-        assert!(vitals.accepted() && !vitals.accepted());
+        assert!(vitals.eject_outlier(&terms).is_some());
+        assert!(!vitals.accepted(), "its time was known before");
     }
 }

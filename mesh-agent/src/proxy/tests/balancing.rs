@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -17,6 +18,7 @@ use super::fixture::{Node, server, snapshot, text, within};
 use crate::state::Snapshot;
 use crate::state::endpoint::{Health, HealthStatus};
 use crate::state::object::ObjectKey;
+use crate::traffic::ejection::{Growth, Terms};
 
 /// A server of HTTP/2 that says its name.
 async fn named(name: &'static str) -> (SocketAddr, JoinHandle<()>) {
@@ -172,4 +174,32 @@ async fn a_newcomer_begins_with_a_small_share() {
     let answers = answers(&node, 220).await;
     let newcomer = answers.get("two").copied().unwrap_or(0);
     assert!((5..=40).contains(&newcomer), "{answers:?}");
+}
+
+#[tokio::test]
+async fn who_was_put_aside_comes_back_with_a_small_share() {
+    let (one, _one) = named("one").await;
+    let (two, _two) = named("two").await;
+    let node = Node::start("http2", &[one, two]);
+    let slow = json!({"loadBalancing": {"algorithm": "RoundRobin",
+        "slowStart": {"window": "30s", "minWeightPercent": 10}}});
+    node.change(with_policy(snapshot("http2", &[one, two]), &slow));
+    let views = node.proxy().shared.views.load();
+    let port = views.port(&super::fixture::DIALLED.into()).unwrap();
+    for endpoint in &port.endpoints {
+        endpoint.live.age(30_000_000_000);
+    }
+    let length = Duration::from_millis(50);
+    let terms = Terms {
+        base: length,
+        longest: length,
+        growth: Growth::Linear,
+    };
+    assert!(port.endpoints[1].live.eject_outlier(&terms));
+    tokio::time::sleep(length).await;
+    // Nobody has asked it when that is found.
+    port.endpoints[1].live.vitals.interval_passed();
+    let answers = answers(&node, 220).await;
+    let returned = answers.get("two").copied().unwrap_or(0);
+    assert!((5..=40).contains(&returned), "{answers:?}");
 }

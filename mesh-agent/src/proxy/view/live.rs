@@ -11,6 +11,7 @@ use crate::proxy::metrics::Series;
 use crate::proxy::vitals::Vitals;
 use crate::traffic::balance::latency::Latency;
 use crate::traffic::balance::streams::{Begun, Streams};
+use crate::traffic::ejection::Terms;
 
 /// What an endpoint remembers across views.
 #[derive(Debug)]
@@ -81,6 +82,15 @@ impl Live {
         if self.vitals.accepted() {
             self.begin_again();
         }
+    }
+
+    /// It has answered badly; tells whether it is put aside by this. It begins again when its time is over.
+    pub(crate) fn eject_outlier(&self, terms: &Terms) -> bool {
+        let until = self.vitals.eject_outlier(terms);
+        if let Some(until_ns) = until {
+            self.since_ns.store(until_ns, Ordering::Relaxed);
+        }
+        until.is_some()
     }
 
     /// Makes it come so much earlier than it did.
