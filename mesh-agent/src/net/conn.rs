@@ -21,3 +21,25 @@ pub trait QueryTable: Send + Sync {
     /// Whom a datagram was for that came to the agent. `None` where no hook has sent it there.
     fn query(&self, key: &QueryKey) -> io::Result<Option<Query>>;
 }
+
+/// A kernel that knows nothing.
+#[cfg(test)]
+pub(crate) struct NoTable;
+
+#[cfg(test)]
+impl ConnTable for NoTable {
+    fn conn(&self, _: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
+        Ok(None)
+    }
+
+    fn mark(&self, _: BorrowedFd<'_>, _: &Conn) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl QueryTable for NoTable {
+    fn query(&self, _: &QueryKey) -> io::Result<Option<Query>> {
+        Ok(None)
+    }
+}

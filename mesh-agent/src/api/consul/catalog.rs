@@ -112,14 +112,7 @@ fn state(
     let usual = title.unwrap_or_else(|| id.clone());
     let mut check = definition::check(Fields::of("", value)?, (&id, &usual))?;
     check.notes = notes;
-    writer.change(&owner, node, |endpoint| {
-        let checks = &mut endpoint.spec.checks;
-        match checks.iter_mut().find(|it| it.id == check.id) {
-            Some(old) => *old = check.clone(),
-            None => checks.push(check.clone()),
-        }
-        Ok(())
-    })?;
+    writer.put_check(&owner, node, &check)?;
     let key = writer.key_of(&owner, node);
     writer
         .context

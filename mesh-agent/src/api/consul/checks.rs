@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::instance::node_of;
 use super::write::{Writer, object};
 use super::{definition, name};
-use crate::state::check;
+use crate::state::check::{self, Check};
 use crate::state::endpoint::{Endpoint, HealthStatus};
 use crate::state::object::ObjectKey;
 
@@ -64,6 +64,18 @@ impl Writer {
         Ok(None)
     }
 
+    /// Gives an instance of a node a check, in place of the one with its id.
+    pub(super) fn put_check(&self, id: &str, node: &str, check: &Check) -> Result<(), Failure> {
+        self.change(id, node, |endpoint| {
+            let checks = &mut endpoint.spec.checks;
+            match checks.iter_mut().find(|it| it.id == check.id) {
+                Some(old) => *old = check.clone(),
+                None => checks.push(check.clone()),
+            }
+            Ok(())
+        })
+    }
+
     fn note(&self) -> String {
         self.question.text("note").unwrap_or_default().to_owned()
     }
@@ -87,14 +99,7 @@ pub(super) fn register_check(writer: &Writer, body: &[u8]) -> Result<Option<Valu
         Some(id) => id,
         None => writer.own_node()?,
     };
-    writer.change(&id, &writer.facts.node, |endpoint| {
-        let checks = &mut endpoint.spec.checks;
-        match checks.iter_mut().find(|it| it.id == check.id) {
-            Some(old) => *old = check.clone(),
-            None => checks.push(check.clone()),
-        }
-        Ok(())
-    })?;
+    writer.put_check(&id, &writer.facts.node, &check)?;
     Ok(None)
 }
 

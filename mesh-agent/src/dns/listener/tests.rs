@@ -1,37 +1,15 @@
 //! What is counted where there is no room.
 
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
 
-use mesh_common::conn::Conn;
-use mesh_common::flow::Query;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
 use crate::dns::Config;
 use crate::dns::metrics::Metrics;
 use crate::metrics::Registry;
-use crate::net::conn::{ConnTable, QueryTable};
+use crate::net::conn::NoTable;
 use crate::state::Store;
-
-/// Knows of no connection and of no datagram.
-struct NoTable;
-
-impl ConnTable for NoTable {
-    fn conn(&self, _: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
-        Ok(None)
-    }
-
-    fn mark(&self, _: BorrowedFd<'_>, _: &Conn) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl QueryTable for NoTable {
-    fn query(&self, _: &QueryKey) -> io::Result<Option<Query>> {
-        Ok(None)
-    }
-}
 
 fn resolver(config: Config, registry: &mut Registry) -> Arc<Resolver> {
     let store = Arc::new(Store::in_memory());

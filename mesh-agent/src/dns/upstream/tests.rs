@@ -1,28 +1,15 @@
 //! Who is asked next, and what is passed on.
 
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::net::conn::NoTable;
 
 /// How long an exchange may take; half of it until the spare is asked.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// Knows of no connection.
-struct NoTable;
-
-impl ConnTable for NoTable {
-    fn conn(&self, _: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
-        Ok(None)
-    }
-
-    fn mark(&self, _: BorrowedFd<'_>, _: &Conn) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))

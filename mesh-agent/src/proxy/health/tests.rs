@@ -1,31 +1,15 @@
 //! Who is asked when, and what the registry is told.
 
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 
-use mesh_common::conn::Conn;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::metrics::Registry;
-use crate::net::conn::ConnTable;
+use crate::net::conn::NoTable;
 use crate::proxy::Config;
 use crate::state::decode;
 use crate::state::object::Kind;
-
-/// Knows no sockets.
-struct NoConns;
-
-impl ConnTable for NoConns {
-    fn conn(&self, _socket: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
-        Ok(None)
-    }
-
-    fn mark(&self, _socket: BorrowedFd<'_>, _conn: &Conn) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn put(store: &Store, kind: Kind, name: &str, spec: &Value) {
     let key = ObjectKey::new("shop", name);
@@ -51,7 +35,7 @@ fn start(endpoints: u32, check: &Value) -> (Proxy, Checks) {
         port: 0,
         ..Config::default()
     };
-    let table = Arc::new(NoConns);
+    let table = Arc::new(NoTable);
     let proxy = Proxy::start(config, Arc::clone(&store), table, &mut Registry::new()).unwrap();
     let mut checks = Checks::default();
     checks.follow(&proxy, &store);

@@ -160,14 +160,20 @@ async fn a_session_is_told_once_and_followed() {
     assert!(fresh.is_some(), "nobody has that number");
 }
 
+/// A proxy before endpoints that come, or come back, with a small share.
+fn slowly_starting(endpoints: &[SocketAddr]) -> Node {
+    let node = Node::start("http2", endpoints);
+    let slow = json!({"loadBalancing": {"algorithm": "RoundRobin",
+        "slowStart": {"window": "30s", "minWeightPercent": 10}}});
+    node.change(with_policy(snapshot("http2", endpoints), &slow));
+    node
+}
+
 #[tokio::test]
 async fn a_newcomer_begins_with_a_small_share() {
     let (one, _one) = named("one").await;
     let (two, _two) = named("two").await;
-    let node = Node::start("http2", &[one, two]);
-    let slow = json!({"loadBalancing": {"algorithm": "RoundRobin",
-        "slowStart": {"window": "30s", "minWeightPercent": 10}}});
-    node.change(with_policy(snapshot("http2", &[one, two]), &slow));
+    let node = slowly_starting(&[one, two]);
     let views = node.proxy().shared.views.load();
     let port = views.port(&super::fixture::DIALLED.into()).unwrap();
     port.endpoints[0].live.age(30_000_000_000);
@@ -180,10 +186,7 @@ async fn a_newcomer_begins_with_a_small_share() {
 async fn who_was_put_aside_comes_back_with_a_small_share() {
     let (one, _one) = named("one").await;
     let (two, _two) = named("two").await;
-    let node = Node::start("http2", &[one, two]);
-    let slow = json!({"loadBalancing": {"algorithm": "RoundRobin",
-        "slowStart": {"window": "30s", "minWeightPercent": 10}}});
-    node.change(with_policy(snapshot("http2", &[one, two]), &slow));
+    let node = slowly_starting(&[one, two]);
     let views = node.proxy().shared.views.load();
     let port = views.port(&super::fixture::DIALLED.into()).unwrap();
     for endpoint in &port.endpoints {

@@ -1,8 +1,6 @@
 //! Checks are run, and what they show is in the registry; who is critical for too long or has drained is not.
 
 use std::convert::Infallible;
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
@@ -13,13 +11,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_common::conn::Conn;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
 use super::*;
+use crate::net::conn::NoTable;
 use crate::net::tls::fixture;
 use crate::state::decode;
 use crate::state::life::{MADE_FOR_ENDPOINTS, Standing};
@@ -28,19 +26,6 @@ use crate::state::{Manifest, Origin, Source};
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Knows of no connection.
-struct NoTable;
-
-impl ConnTable for NoTable {
-    fn conn(&self, _: BorrowedFd<'_>) -> io::Result<Option<Conn>> {
-        Ok(None)
-    }
-
-    fn mark(&self, _: BorrowedFd<'_>, _: &Conn) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A registry with a runner.
 struct Fixture {
