@@ -287,7 +287,7 @@ impl Limited for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // hyper does not poll to the end what it knows has ended: also where all the bytes that were announced have come.
+        // Nobody polls to the end what is known to have ended: also where all the bytes that were announced have come.
         if let Self::Streamed {
             inner, exchange, ..
         } = self

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
@@ -211,24 +211,24 @@ impl Exchange {
     /// The request's body, with copies for `tees`. That of a gRPC call is a stream, in which silence is nothing unusual.
     pub(crate) fn upload(&mut self, body: Received, tees: Vec<Tee>) -> Upload {
         let timeouts = &self.connection.worker.config.timeouts;
-        let (version, patience) = match (self.connection.is_http2, self.is_grpc) {
-            (true, true) => (Version::HTTP_2, timeouts.idle),
-            (true, false) => (Version::HTTP_2, timeouts.body),
-            (false, _) => (Version::HTTP_11, timeouts.body),
+        let patience = if self.connection.is_http2 && self.is_grpc {
+            timeouts.idle
+        } else {
+            timeouts.body
         };
-        let inner = Guarded::new(body, version, Silence::new(patience)).copied(tees);
+        let inner = Guarded::new(body, Silence::new(patience)).copied(tees);
         let fate = Arc::clone(self.fate.get_or_insert_default());
         Upload::new(inner, fate)
     }
 
     /// The response's body. Of HTTP/1 the connection's own limit holds.
-    pub(crate) fn guard_response(&self, body: Received, version: Version) -> Guarded {
+    pub(crate) fn guard_response(&self, body: Received) -> Guarded {
         let silence = if self.connection.is_http2 {
             Silence::new(self.connection.worker.config.timeouts.idle)
         } else {
             Silence::allowed()
         };
-        Guarded::new(body, version, silence)
+        Guarded::new(body, silence)
     }
 
     /// The proxy answers itself.

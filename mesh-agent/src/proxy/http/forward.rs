@@ -49,12 +49,11 @@ pub(crate) fn forward(
 fn conclude(exchange: Box<Exchange>, result: Result<Answer, Error>, form: Form) -> Response<Reply> {
     match result {
         Ok(Answer::Streamed(response)) => {
-            let version = response.version();
             if form.version == Version::HTTP_10 && !form.is_head {
                 exchange.connection.pulse.answer.ends_with_connection();
             }
             response.map(|body| Reply::Streamed {
-                inner: exchange.guard_response(body, version),
+                inner: exchange.guard_response(body),
                 exchange,
             })
         }

@@ -1,11 +1,10 @@
-//! A body as hyper reads it, held to what hyper does not hold it to: it ends as its sender ended it, it is not silent for
-//! ever, and its trailers are clean.
+//! A body as it is received, held to what neither hyper nor h2 holds it to: it is not silent for ever, and its trailers are
+//! clean.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
 use super::headers;
@@ -32,18 +31,16 @@ pub(crate) enum Broken {
 #[derive(Debug)]
 pub(crate) struct Guarded {
     inner: Received,
-    is_http2: bool,
     silence: Silence,
     /// Copies under way.
     tees: Vec<Tee>,
 }
 
 impl Guarded {
-    /// Guards the body of a message of `version`.
-    pub(crate) const fn new(inner: Received, version: Version, silence: Silence) -> Self {
+    /// Guards a body.
+    pub(crate) const fn new(inner: Received, silence: Silence) -> Self {
         Self {
             inner,
-            is_http2: matches!(version, Version::HTTP_2),
             silence,
             tees: Vec::new(),
         }
@@ -76,7 +73,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // hyper does not poll to the end what it knows has ended.
+        // Nobody polls to the end what is known to have ended.
         if !self.tees.is_empty() && self.inner.is_end_stream() {
             self.end_copies();
         }
@@ -104,10 +101,6 @@ impl Body for Guarded {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
-            // hyper takes RST_STREAM with NO_ERROR for an end, even if END_STREAM never came.
-            Poll::Ready(None) if this.is_http2 && !this.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(Broken::Quietly)))
-            }
             Poll::Ready(None) => {
                 this.end_copies();
                 Poll::Ready(None)

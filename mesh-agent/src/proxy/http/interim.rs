@@ -3,7 +3,7 @@
 //! hyper's client tells of them, hyper's server cannot send them (1.12: its service gives one response), so they are put into
 //! the client's stream between two messages. That is safe only while the client waits for an answer and hyper holds no byte
 //! of an earlier one; an interim response that cannot be sent then is dropped, as its receiver may do anyway (RFC 9110, 15.2).
-//! Over HTTP/2 none are passed on: neither side of hyper has a way. 100 is not passed on either: the proxy has taken the
+//! Over HTTP/2 none are passed on. 100 is not passed on either: the proxy has taken the
 //! expectation upon itself.
 
 use std::io;
