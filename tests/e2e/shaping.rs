@@ -83,8 +83,10 @@ fn a_rate_limit_is_exact_on_the_node_and_says_what_is_left() {
             .sum("mesh_proxy_rate_limited_total", &labels)
             > 10.0
     );
-    let log = shop.node.agent().log();
-    assert!(log.contains("\"reason\":\"rate-limited\"") && log.contains("\"flags\":\"RL\""));
+    assert_eventually!({
+        let log = shop.node.agent().log();
+        log.contains("\"reason\":\"rate-limited\"") && log.contains("\"flags\":\"RL\"")
+    });
 }
 
 /// Asks until it is refused.
@@ -203,7 +205,10 @@ fn faults_hit_whom_they_are_for_and_are_visible() {
     assert!(metrics.sum("mesh_proxy_faults_total", &labels) >= 1.0);
     let log = shop.node.agent().log();
     assert!(log.contains("faults are injected on purpose"), "{log}");
-    assert!(log.contains("\"reason\":\"fault\"") && log.contains("\"flags\":\"FI\""));
+    assert_eventually!({
+        let log = shop.node.agent().log();
+        log.contains("\"reason\":\"fault\"") && log.contains("\"flags\":\"FI\"")
+    });
 }
 
 #[test]
@@ -265,5 +270,5 @@ fn a_greedy_workload_takes_nothing_from_a_modest_one() {
     let labels = [("source_workload", "client")];
     let metrics = shop.node.metrics();
     assert!(metrics.sum("mesh_proxy_shed_total", &labels) < 1.0);
-    assert!(shop.node.agent().log().contains("\"flags\":\"-\""));
+    assert_eventually!(shop.node.agent().log().contains("\"flags\":\"-\""));
 }
