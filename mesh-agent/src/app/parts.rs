@@ -98,7 +98,7 @@ impl Parts {
             Arc::clone(&host),
         );
         let api = api_config(settings, api::Metrics::register(&mut registry));
-        let progress = progress(settings, &store, &enrolment);
+        let progress = progress(settings, &store, &enrolment)?;
         let parts = (&store, &datapath, &proxy, &host);
         let checks = checks_config(settings, parts, &sources.writer, trust);
         let checks = Checks::new(checks, &mut registry);
@@ -191,13 +191,15 @@ fn registry(log: AccessLog) -> (Registry, Arc<AtomicU64>) {
     (registry, resets)
 }
 
-/// The start: blocked where the registry is lost.
-fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Progress {
+/// The start: blocked where the registry is lost, at each start until it is restored or given up.
+fn progress(settings: &Settings, store: &Store, enrolment: &Enrolment) -> Result<Progress> {
     let progress = Progress::new();
     if store.is_new() && enrolment.is_kernel_populated() {
         progress.block(registry_is_lost(settings));
+    } else {
+        store.settle().context("cannot begin the registry")?;
     }
-    progress
+    Ok(progress)
 }
 
 /// What answers questions for names, unless it is switched off.
@@ -229,7 +231,7 @@ fn start_dns(
 /// Why nothing is mirrored from a registry that was not there.
 fn registry_is_lost(settings: &Settings) -> String {
     format!(
-        "{} is new, but the maps in {} are not empty: nothing is changed in the kernel. Restore the registry, or start with --reset to forget what is pinned",
+        "the registry in {} is new, but the maps in {} are not empty: nothing is changed in the kernel. Put the registry back, start with --restore to go back to its last export, or with --reset to forget what is pinned",
         settings.state_dir.display(),
         settings.pin_dir.display()
     )

@@ -41,6 +41,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
 const META_REVISION: &str = "revision";
 const META_LAST_ID: &str = "last-id";
+/// There while nobody has found that nothing is lost by a registry that was made empty.
+const META_NEW: &str = "new";
 
 /// What a start does with what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +52,8 @@ pub enum Start {
     Keep,
     /// It sets it aside, and begins anew.
     Reset,
-    /// It goes on with it, or sets it aside and goes back to the last export where it is damaged or gone.
+    /// It goes on with it, or sets it aside and goes back to the last export where it is damaged or gone, or was made
+    /// in place of one that is gone.
     Restore,
 }
 
@@ -67,7 +70,7 @@ pub(super) struct Disk {
 pub(super) struct Loaded {
     pub(super) disk: Disk,
     pub(super) snapshot: Snapshot,
-    /// Whether there was none.
+    /// Whether there was none, now or at an earlier start that [`Disk::settle`] has not followed.
     pub(super) is_new: bool,
     /// Whether it was made from the export.
     pub(super) is_restored: bool,
@@ -75,25 +78,34 @@ pub(super) struct Loaded {
 
 /// Opens, makes or restores the registry in `directory`.
 pub(super) fn start(directory: &Path, start: Start) -> Result<Loaded, OpenError> {
-    if start != Start::Restore {
-        return open(directory, start == Start::Reset);
+    match start {
+        Start::Keep => open(directory, false),
+        Start::Reset => open(directory, true),
+        Start::Restore => restore(directory),
     }
-    let is_there = directory.join(FILE_NAME).exists();
-    if !is_there && !export::is_there(directory) {
-        return open(directory, false);
-    }
-    let refused = if is_there {
+}
+
+/// Opens the registry in `directory`, or makes it anew from the export.
+fn restore(directory: &Path) -> Result<Loaded, OpenError> {
+    let path = directory.join(FILE_NAME);
+    let has_export = export::is_there(directory);
+    let refused = if path.exists() {
         match open(directory, false) {
             Err(refused) if refused.is_about_contents() => refused.to_string(),
+            Ok(opened) if opened.is_in_place_of_another() && has_export => {
+                drop(opened);
+                format!("{} was made in place of one that is gone", path.display())
+            }
             opened => return opened,
         }
+    } else if has_export {
+        format!("{} is gone", path.display())
     } else {
-        format!("{} is gone", directory.join(FILE_NAME).display())
+        return open(directory, false);
     };
     let exported =
         export::read(directory).map_err(|source| OpenError::Export { refused, source })?;
     let mut loaded = open(directory, true)?;
-    let path = directory.join(FILE_NAME);
     let written = loaded.disk.replace(&exported);
     written.map_err(|source| OpenError::Restore {
         path,
@@ -125,15 +137,12 @@ pub(super) fn open(directory: &Path, reset: bool) -> Result<Loaded, OpenError> {
     if reset {
         set_aside(directory, &path)?;
     }
-    let is_new = match fs::metadata(&path) {
-        Ok(_) => false,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(&path)?;
-            true
-        }
+    match fs::metadata(&path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,
         Err(error) => return Err(access(error)),
-    };
-    let (database, snapshot) = load(&path)?;
+    }
+    let (database, snapshot, is_new) = load(&path)?;
     let disk = Disk {
         path,
         database: Some(database),
@@ -145,6 +154,13 @@ pub(super) fn open(directory: &Path, reset: bool) -> Result<Loaded, OpenError> {
         is_new,
         is_restored: false,
     })
+}
+
+impl Loaded {
+    /// Whether what an export beside it holds is of an earlier registry.
+    const fn is_in_place_of_another(&self) -> bool {
+        self.is_new || self.snapshot.revision == 0
+    }
 }
 
 fn set_aside(directory: &Path, path: &Path) -> Result<(), OpenError> {
@@ -176,6 +192,7 @@ fn make(path: &Path) -> Result<(), OpenError> {
         let database = builder().create_file(file)?;
         let transaction = database.begin_write()?;
         write_meta(&transaction, &Snapshot::default())?;
+        transaction.open_table(META)?.insert(META_NEW, 1)?;
         transaction.open_table(OBJECTS)?;
         transaction.open_table(IDS)?;
         transaction.commit()?;
@@ -195,8 +212,8 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// Reads everything, after the checksums of all pages.
-fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
+/// Reads everything, after the checksums of all pages; and whether it is new.
+fn load(path: &Path) -> Result<(Database, Snapshot, bool), OpenError> {
     // The database follows some pages before it has checked them, and a damaged one may break an assertion of its
     // own: that is a damaged file, not a reason to die.
     let read = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -214,7 +231,8 @@ fn load(path: &Path) -> Result<(Database, Snapshot), OpenError> {
             return Err(damaged(path, source));
         }
     };
-    Ok((database, rows::snapshot(path, rows)?))
+    let is_new = rows.is_new;
+    Ok((database, rows::snapshot(path, rows)?, is_new))
 }
 
 fn damaged(path: &Path, error: redb::Error) -> OpenError {
@@ -258,6 +276,18 @@ impl Disk {
         let transaction = database.begin_write()?;
         write_whole(&transaction, snapshot)?;
         write_meta(&transaction, snapshot)?;
+        transaction.open_table(META)?.remove(META_NEW)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Remembers that nothing was lost when the registry was made.
+    pub(super) fn settle(&self) -> Result<(), redb::Error> {
+        let Some(database) = &self.database else {
+            return Err(redb::Error::DatabaseAlreadyOpen);
+        };
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.remove(META_NEW)?;
         transaction.commit()?;
         Ok(())
     }

@@ -6,6 +6,7 @@ mod preview;
 mod version;
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -60,7 +61,8 @@ pub struct Store {
     writer: Mutex<Writer>,
     config: Config,
     clock: fn() -> Timestamp,
-    is_new: bool,
+    is_new: AtomicBool,
+    began_empty: bool,
     is_restored: bool,
 }
 
@@ -116,7 +118,8 @@ impl Store {
             writer: Mutex::new(writer),
             config,
             clock: Timestamp::now,
-            is_new: true,
+            is_new: AtomicBool::new(true),
+            began_empty: true,
             is_restored: false,
         }
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
-use super::{IDS, META, META_LAST_ID, META_REVISION, META_SCHEMA, OBJECTS, OpenError, SCHEMA};
+use super::{
+    IDS, META, META_LAST_ID, META_NEW, META_REVISION, META_SCHEMA, OBJECTS, OpenError, SCHEMA,
+};
 use crate::state::Snapshot;
 use crate::state::id::{Ids, Subject};
 use crate::state::object::{Kind, ObjectKey};
@@ -20,6 +22,7 @@ pub(super) struct Rows {
     schema: u64,
     pub(super) revision: u64,
     last_id: u64,
+    pub(super) is_new: bool,
 }
 
 pub(super) fn read(database: &Database) -> Result<Rows, redb::Error> {
@@ -30,6 +33,7 @@ pub(super) fn read(database: &Database) -> Result<Rows, redb::Error> {
         schema: number(META_SCHEMA)?,
         revision: number(META_REVISION)?,
         last_id: number(META_LAST_ID)?,
+        is_new: number(META_NEW)? != 0,
         ..Rows::default()
     };
     if rows.schema != SCHEMA {

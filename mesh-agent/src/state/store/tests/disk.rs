@@ -21,6 +21,7 @@ fn filled() -> (tempfile::TempDir, PathBuf, Arc<Snapshot>) {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
     assert!(store.is_new());
+    store.settle().unwrap();
     put_service(&store, "gone", &[("http", 80, "http")]);
     put_service(&store, "web", &[("http", 80, "http")]);
     put_endpoint(&store, "web-1", &json!({"http": 8080}));
@@ -142,6 +143,42 @@ fn damaged_or_lost_registry_is_restored_from_its_export() {
     let refused = restore().err().unwrap();
     assert!(matches!(refused, OpenError::Export { .. }), "{refused:?}");
     assert_eq!(fs::read(&file).unwrap(), b"not a database");
+}
+
+#[test]
+fn registry_that_was_made_in_place_of_a_lost_one_is_new_until_it_is_settled_and_gives_way_to_the_export()
+ {
+    let (directory, file, before) = filled();
+    let place = directory.path();
+    let start = |start| Store::start(place, Config::default(), start).unwrap();
+    let store = open(place).unwrap();
+    store.export(place).unwrap();
+    drop(store);
+    fs::remove_file(&file).unwrap();
+
+    let store = start(Start::Keep);
+    assert!(store.is_new());
+    put_service(&store, "late", &[("http", 80, "http")]);
+    drop(store);
+    assert!(start(Start::Keep).is_new(), "also at the next start");
+    let store = start(Start::Restore);
+    assert!(store.is_restored() && !store.is_new());
+    assert!(store.snapshot().manifests().eq(before.manifests()));
+    drop(store);
+    assert!(!start(Start::Keep).is_new());
+
+    // Where it is of no consequence that it is gone, it may still be wanted back.
+    fs::remove_file(&file).unwrap();
+    let store = start(Start::Keep);
+    store.settle().unwrap();
+    drop(store);
+    assert!(!start(Start::Keep).is_new());
+    let store = start(Start::Restore);
+    assert!(store.is_restored());
+    drop(store);
+    // Whoever gives it up does not get it back.
+    assert!(start(Start::Reset).is_new());
+    assert!(!start(Start::Restore).is_restored());
 }
 
 #[test]
