@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -98,7 +99,7 @@ async fn serve(parts: &Arc<Parts>, api: &Handle, drain_timeout: Duration) -> Res
     let mut tasks = JoinSet::new();
     let hangups = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     tasks.spawn(outlive(hangups));
-    control::spawn(parts, api, &mut tasks, &stop).await?;
+    let mut api = control::spawn(parts, api, &mut tasks, &stop).await?;
     memory::release();
     info!(version = env!("CARGO_PKG_VERSION"), "started");
     let (failed, patience) = tokio::select! {
@@ -106,9 +107,14 @@ async fn serve(parts: &Arc<Parts>, api: &Handle, drain_timeout: Duration) -> Res
         // Whoever has asked for it by the API tells the process to stop as well.
         () = parts.node.progress.drain_asked() => (None, 2),
         Some(ended) = tasks.join_next() => (Some(ended), 1),
+        ended = &mut api => (Some(ended.map(Ok)), 1),
     };
     drain(parts, drain_timeout, stops.count(patience)).await;
     stop.cancel();
+    // What was asked is answered before that ends which makes the answer.
+    if !api.is_finished() && time::timeout(API_STOP, api).await.is_err() {
+        warn!("the API does not end: not waiting");
+    }
     tasks.abort_all();
     failed.map_or(Ok(()), outcome)
 }
@@ -192,6 +198,9 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// How long the API may take to end: longer than what it gives requests under way.
+const API_STOP: Duration = Duration::from_secs(6);
 
 /// How long threads that block may hold up the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(1);

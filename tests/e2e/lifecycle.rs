@@ -243,6 +243,23 @@ fn sighup_changes_nothing_and_a_sigterm_after_a_drain_by_the_api_still_waits() {
 }
 
 #[test]
+fn a_drain_of_an_idle_agent_is_answered_and_its_socket_goes() {
+    let Some(mut node) = Node::start() else {
+        return;
+    };
+    let socket = node.state_dir().join("agent.sock");
+    for _ in 0..5 {
+        assert!(socket.exists());
+        let mut drain = node.command(&["drain", "--unix-socket"]);
+        let asked = drain.arg(&socket).output().unwrap();
+        assert!(asked.status.success(), "{asked:?}");
+        assert_eq!(node.agent().wait(), 0);
+        assert!(!socket.exists());
+        node.start_agent();
+    }
+}
+
+#[test]
 fn a_registry_that_is_gone_beside_full_maps_deletes_nothing() {
     let Some(mut shop) = Shop::open(1) else {
         return;

@@ -10,7 +10,7 @@ use mesh_common::verdict::Verdict;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -30,22 +30,18 @@ use super::access;
 use super::node::Node;
 use super::parts::Parts;
 
-/// Starts everything. The API answers before the first enrolment is through, and says that the agent is not ready.
+/// Starts everything, and gives the API: the rest is stopped only once that has answered all who ask. It answers before the
+/// first enrolment is through, and says that the agent is not ready.
 pub(super) async fn spawn(
     parts: &Arc<Parts>,
     api: &Handle,
     tasks: &mut JoinSet<Result<()>>,
     stop: &CancellationToken,
-) -> Result<()> {
+) -> Result<JoinHandle<()>> {
     let server = bind(parts, api).await?;
     let access = access::run(Arc::clone(parts), server.access(), api.clone());
     tasks.spawn(access);
-    let stop = stop.clone();
-    let serving = async move {
-        server.run(stop).await;
-        Ok(())
-    };
-    tasks.spawn_on(serving, api);
+    let serving = api.spawn(server.run(stop.clone()));
     tasks.spawn(beat(Arc::clone(parts)));
     tasks.spawn(report(Arc::clone(parts)));
     tasks.spawn(enrol(Arc::clone(parts)));
@@ -54,7 +50,7 @@ pub(super) async fn spawn(
     tasks.spawn(resolve_names(parts.external()));
     tasks.spawn(run_checks(Arc::clone(parts)));
     parts.sources.spawn(tasks);
-    Ok(())
+    Ok(serving)
 }
 
 /// Binds the API on the thread that will answer.

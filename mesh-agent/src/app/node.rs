@@ -327,6 +327,8 @@ impl api::Node for Node {
     }
 
     fn drain(&self) {
+        // Before whoever has asked for it is answered: readiness is gone at once.
+        self.progress.draining();
         self.progress.drain.notify_one();
     }
 
