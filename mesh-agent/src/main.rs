@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use mesh_agent::app;
 use mesh_agent::command::{self, Exit};
-use mesh_agent::config::cli::{Check, Cleanup, Cli, Command, Run};
+use mesh_agent::config::cli::{Cleanup, Cli, Command, Run};
 use mesh_agent::config::{self, Settings};
 
 fn main() -> ExitCode {
     let exit = match Cli::from_process().command {
         Command::Run(run) => start(&run),
-        Command::Check(check) => check_machine(&check),
+        Command::Check(check) => finish(command::report_checks(&app::check(&check), check.output)),
         Command::Cleanup(cleanup) => clean_up(&cleanup),
         question => command::run(question),
     };
@@ -52,13 +52,6 @@ fn judge(settings: &Settings) -> Exit {
     }
     command::complain(&config::Error::Invalid(missing));
     Exit::DATA
-}
-
-fn check_machine(check: &Check) -> Exit {
-    match app::check(check) {
-        Ok(lines) => finish(command::report_checks(&lines, check.output)),
-        Err(error) => fail(&error),
-    }
 }
 
 fn clean_up(cleanup: &Cleanup) -> Exit {

@@ -38,14 +38,15 @@ pub fn report_checks(lines: &[Line], output: Output) -> Result<Exit, Error> {
 
 fn as_table(lines: &[Line]) -> String {
     let mut text = table::render(
-        &["", "CHECK", "FOUND"],
+        &["", "CODE", "CHECK", "FOUND"],
         lines.iter().map(|line| {
             let mark = match (line.ok, &line.hint) {
                 (true, None) => "ok",
                 (true, Some(_)) => "warn",
                 (false, _) => "FAIL",
             };
-            let cells = [mark, line.name.as_str(), line.detail.as_str()];
+            let code = line.code.to_string();
+            let cells = [mark, &code, line.name.as_str(), line.detail.as_str()];
             cells.map(Cell::new).to_vec()
         }),
     );
@@ -78,9 +79,9 @@ mod tests {
         ];
         let text = as_table(&lines);
         for wanted in [
-            "ok    kernel",
-            "warn  other",
-            "FAIL  bpffs",
+            "ok    71    kernel",
+            "warn  71    other",
+            "FAIL  73    bpffs",
             "\nbpffs: mount it",
             "\nother owners: beware",
         ] {

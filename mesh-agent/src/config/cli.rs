@@ -384,7 +384,9 @@ Flags win over MESH_* in the environment, these over the file, that over the def
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong argument, 65 wrong settings or object, 66 no such object or file,
 69 agent not reachable or not ready, 71 not supported by this system, 73 cannot create, 74 input or output failed,
-75 changed meanwhile, 77 not permitted; exec: the command's own, 126 and 127 as in a shell, 128+N after signal N.";
+75 changed meanwhile, 77 not permitted; exec: the command's own, 126 and 127 as in a shell, 128+N after signal N; check: that
+of the first line that fails, 10 kernel programs, 11 kernel, 12 BTF, 13 cgroup2, 14 bpffs, 15 capabilities (16 and 17,
+other owners and acceleration, only warn).";
 
 #[cfg(test)]
 mod tests {
