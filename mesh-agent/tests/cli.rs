@@ -105,6 +105,24 @@ fn exit_codes_tell_why() {
 }
 
 #[test]
+fn an_address_on_the_command_line_beats_a_socket_in_the_environment() {
+    let fake = FakeAgent::start(Path::new("/cg"));
+    let status = || {
+        let mut command = agent();
+        command
+            .arg("status")
+            .env("MESH_UNIX_SOCKET", "/does/not/exist");
+        command
+    };
+    let address = fake.address().to_string();
+    let output = status().args(["--api", &address]).output();
+    let output = output.expect("it runs");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = status().env("MESH_API", &address).output();
+    assert_eq!(code(&output.expect("it runs")), 69);
+}
+
+#[test]
 fn objects_are_applied_listed_and_deleted() {
     let fake = FakeAgent::start(Path::new("/cg"));
     let directory = tempfile::tempdir().expect("there is a disk");

@@ -3,9 +3,10 @@
 mod completions;
 mod destination;
 mod registry;
+mod target;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -16,6 +17,7 @@ use super::resolve;
 pub use completions::Completions;
 pub use destination::{Destination, NoDestination};
 pub use registry::{Export, Graph, GraphForm, Import, Registry};
+pub use target::Target;
 
 /// Service mesh of one node: eBPF decides at connect, one shared proxy does the rest.
 #[derive(Debug, Parser)]
@@ -148,20 +150,6 @@ pub struct Cleanup {
     /// Directory on a bpffs with maps and links
     #[arg(long, env = "MESH_PIN_DIR", value_name = "PATH", default_value = resolve::PIN_DIR)]
     pub pin_dir: PathBuf,
-}
-
-/// Where the agent is.
-#[derive(Args, Clone, Debug)]
-pub struct Target {
-    /// Address of the agent's API
-    #[arg(long, env = "MESH_API", value_name = "ADDR:PORT", default_value_t = resolve::API)]
-    pub api: SocketAddr,
-    /// Unix socket of the agent's API; used instead of the address
-    #[arg(long, env = "MESH_UNIX_SOCKET", value_name = "PATH")]
-    pub unix_socket: Option<PathBuf>,
-    /// File with the token that the agent asks for
-    #[arg(long, env = "MESH_TOKEN_FILE", value_name = "PATH")]
-    pub token_file: Option<PathBuf>,
 }
 
 /// A question without arguments.
@@ -436,6 +424,7 @@ mod tests {
             "mesh-agent services -n a -A",
             "mesh-agent delete cluster x",
             "mesh-agent explain shop/web nowhere",
+            "mesh-agent status --api 127.0.0.1:1 --unix-socket /s",
         ] {
             assert!(
                 Cli::from_words(words.split_whitespace()).is_err(),
