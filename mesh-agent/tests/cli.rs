@@ -123,6 +123,49 @@ fn an_address_on_the_command_line_beats_a_socket_in_the_environment() {
 }
 
 #[test]
+fn an_export_that_cannot_be_written_leaves_the_last_one() {
+    let fake = FakeAgent::start(Path::new("/cg"));
+    let services = "/api/v1/namespaces/shop/services/web";
+    let spec = json!({"ports": [{"name": "http", "port": 80}], "version": "v".repeat(10_000)});
+    fake.put(
+        services,
+        json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}),
+    );
+    let directory = tempfile::tempdir().expect("there is a disk");
+    let file = directory.path().join("all.yaml");
+    fs::write(&file, "the last good one").expect("there is a disk");
+    let export = |limit: &str| {
+        let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$@\"");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_mesh-agent")])
+            .args(["registry", "export", "--api", &fake.address().to_string()])
+            .arg("-o")
+            .arg(&file);
+        command.output().expect("it runs")
+    };
+
+    let output = export("1");
+    assert_eq!(code(&output), 73, "{}", stderr(&output));
+    let kept = fs::read_to_string(&file).expect("it is there");
+    assert_eq!(kept, "the last good one");
+    assert_eq!(
+        fs::read_dir(directory.path()).expect("it is there").count(),
+        1
+    );
+
+    let output = export("unlimited");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(
+        text.starts_with("---\n") && text.contains("name: web"),
+        "{text}"
+    );
+    let output = ask(&fake, &["registry", "export", "-o", "/dev/stdout"]);
+    assert_eq!(stdout(&output), text, "{}", stderr(&output));
+}
+
+#[test]
 fn objects_are_applied_listed_and_deleted() {
     let fake = FakeAgent::start(Path::new("/cg"));
     let directory = tempfile::tempdir().expect("there is a disk");

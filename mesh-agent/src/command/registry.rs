@@ -1,5 +1,8 @@
 //! `registry`: all objects out of an agent into a file, and from a file into an agent.
 
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use serde_json::Value;
@@ -38,10 +41,42 @@ pub(super) async fn export(export: &Export) -> Result<Exit, Error> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    std::fs::write(path, text).map_err(|source| Error::Write {
+    let written = match fs::metadata(path) {
+        // A pipe, a terminal: nothing that could be kept.
+        Ok(there) if !there.is_file() => fs::write(path, text),
+        Ok(there) => {
+            fs::canonicalize(path).and_then(|path| replace(&path, text, there.permissions()))
+        }
+        Err(_) => replace(path, text, Permissions::from_mode(0o600)),
+    };
+    written.map_err(|source| Error::Write {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Writes the file wholly, or leaves it as it is: it may be the last good copy of the registry.
+fn replace(path: &Path, text: &str, permissions: Permissions) -> io::Result<()> {
+    let mut draft_path = path.as_os_str().to_owned();
+    draft_path.push(".new");
+    let draft_path = Path::new(&draft_path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(draft_path)?;
+    let written = (|| {
+        (&file).write_all(text.as_bytes())?;
+        file.set_permissions(permissions)?;
+        file.sync_all()?;
+        fs::rename(draft_path, path)
+    })();
+    if written.is_err() {
+        // Half of it is worth nothing, and the disk may be full because of it.
+        drop(fs::remove_file(draft_path));
+    }
+    written
 }
 
 /// Whether an agent has found the object by itself, and finds it again: the address of a name.

@@ -127,10 +127,9 @@ impl Shared {
         let mut objects = self.objects();
         match method {
             "GET" if path == "/api/v1/status" => ("200 OK", self.status()),
-            "GET" if path == "/api/v1/services" => {
-                let items = objects
-                    .iter()
-                    .filter(|(path, _)| path.contains("/services/"));
+            "GET" if path.matches('/').count() == 3 => {
+                let kind = format!("{}/", path.trim_start_matches("/api/v1"));
+                let items = objects.iter().filter(|(path, _)| path.contains(&kind));
                 let items: Vec<&Value> = items.map(|(_, object)| object).collect();
                 (
                     "200 OK",
