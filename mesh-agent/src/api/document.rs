@@ -141,10 +141,7 @@ fn object_item(kind: Kind) -> PathItem {
         "Creates or replaces an object.",
     )
     .parameter(if_match())
-    .parameter(query(
-        "dryRun",
-        "`true` to be told what would come of it; nothing is written.",
-    ))
+    .parameter(dry_run())
     .request_body(Some(
         RequestBodyBuilder::new()
             .content("application/json", content(&name))
@@ -159,6 +156,7 @@ fn object_item(kind: Kind) -> PathItem {
         "Deletes an object.",
     )
     .parameter(if_match())
+    .parameter(dry_run())
     .response(ok.0, json("The last version of the object.", &name));
     let mut item = PathItem::new(HttpMethod::Get, in_path(get, true));
     item.put = Some(built(in_path(put, true)));
@@ -228,6 +226,11 @@ fn in_path(operation: OperationBuilder, has_name: bool) -> OperationBuilder {
 
 fn query(name: &str, description: &str) -> Parameter {
     optional(name, description, ParameterIn::Query)
+}
+
+fn dry_run() -> Parameter {
+    let text = "`true` to be told what would come of it; nothing is written.";
+    query("dryRun", text)
 }
 
 fn if_match() -> Parameter {

@@ -31,7 +31,9 @@ pub(super) fn routes(router: Router<Context>) -> Router<Context> {
         let [object, namespaced, all] = paths(kind);
         let one = get(move |context, path| async move { read(kind, context, path) })
             .put(move |context, path, request| put(kind, context, path, request))
-            .delete(move |context, path, headers| delete(kind, context, path, headers));
+            .delete(move |context, path, headers, query| {
+                delete(kind, context, path, headers, query)
+            });
         let in_namespace = get(
             move |context, Path(namespace): Path<String>, headers, query| {
                 list(kind, Some(namespace), context, headers, query)
@@ -69,10 +71,10 @@ struct ListQuery {
     resource_version: Option<String>,
 }
 
-/// What a put may be asked for.
+/// What a put or a delete may be asked for.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PutQuery {
+struct WriteQuery {
     #[serde(default)]
     dry_run: bool,
 }
@@ -132,17 +134,14 @@ async fn put(
 ) -> Result<Response, Problem> {
     let key = ObjectKey::new(namespace, name);
     let version = if_match(request.headers())?;
-    let query = Query::<PutQuery>::try_from_uri(request.uri());
+    let query = Query::<WriteQuery>::try_from_uri(request.uri());
     let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let mut document = body::json(request).await?;
     if let Some(version) = version {
         expect_version(&mut document, version)?;
     }
     let manifest = decode::manifest(kind, &key, document)?;
-    if query.dry_run {
-        return judge(context, Change::Put(manifest)).await;
-    }
-    apply(context, Change::Put(manifest)).await
+    write(context, &query, Change::Put(manifest)).await
 }
 
 async fn delete(
@@ -150,23 +149,26 @@ async fn delete(
     State(context): State<Context>,
     Path((namespace, name)): Path<(String, String)>,
     headers: HeaderMap,
+    query: Result<Query<WriteQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let change = Change::Delete {
         kind,
         key: ObjectKey::new(namespace, name),
         resource_version: if_match(&headers)?,
     };
-    apply(context, change).await
+    write(context, &query, change).await
 }
 
-/// Says what would come of a change.
-async fn judge(context: Context, change: Change) -> Result<Response, Problem> {
-    let applied = tokio::task::spawn_blocking(move || context.writer.rehearse(change)).await??;
+/// Makes a change, or says what would come of it.
+async fn write(context: Context, query: &WriteQuery, change: Change) -> Result<Response, Problem> {
+    let writer = context.writer;
+    let applied = if query.dry_run {
+        tokio::task::spawn_blocking(move || writer.rehearse(change)).await??
+    } else {
+        writer.apply(change).await?
+    };
     Ok(told(applied))
-}
-
-async fn apply(context: Context, change: Change) -> Result<Response, Problem> {
-    Ok(told(context.writer.apply(change).await?))
 }
 
 fn told(applied: Applied) -> Response {

@@ -151,7 +151,15 @@ async fn readiness_says_what_is_not_up_and_a_rehearsal_writes_nothing() {
     let odd = format!("{}?dryrun=true", path("web"));
     let (status, field, _) = fixture.put(&odd, &web).await.problem();
     assert_eq!((status, field.as_str()), (400, "query"));
+    assert_eq!(fixture.delete(&rehearsed).await.status, 404);
     assert_eq!(fixture.put(&path("web"), &web).await.status, 201);
+    assert_eq!(fixture.delete(&rehearsed).await.status, 200);
+    let (status, field, _) = fixture.delete(&odd).await.problem();
+    assert_eq!((status, field.as_str()), (400, "query"));
+    let stale = Request::delete(&rehearsed).header("if-match", "\"7\"");
+    let stale = stale.body(Body::empty()).unwrap();
+    assert_eq!(fixture.send(stale).await.status, 409);
+    assert_eq!(fixture.get(&path("web")).await.status, 200);
 
     let readiness = "/api/v1/namespaces/shop/readiness?service=";
     let answer = fixture.get(&format!("{readiness}web")).await;
