@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Context;
 use super::problem::{PROBLEM_JSON, Problem};
-use super::views::ask;
+use super::views::ask_for_much;
 use crate::state::Refusal;
 use crate::state::graph::Graph;
 use crate::state::graph::readiness::{Readiness, readiness as look};
@@ -33,10 +33,9 @@ pub(super) struct GraphQuery {
 pub(super) async fn graph(
     State(context): State<Context>,
     query: Result<Query<GraphQuery>, QueryRejection>,
-) -> Result<Json<Graph>, Problem> {
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request("query", error.body_text()))?;
-    let asked = ask(&context, move |node| node.graph(query.namespace.as_deref()));
-    Ok(Json(asked.await??))
+    ask_for_much(context, move |node| node.graph(query.namespace.as_deref())).await
 }
 
 /// Whose readiness.

@@ -37,6 +37,19 @@ pub(super) async fn ask<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(move || question(&*node)).await?)
 }
 
+/// The same where the answer may be as large as the registry, or as the traffic.
+pub(super) async fn ask_for_much<T: Serialize + 'static>(
+    context: Context,
+    question: impl FnOnce(&dyn Node) -> Result<T, NodeError> + Send + 'static,
+) -> Result<Response, Problem> {
+    let node = context.node;
+    let made = context.large.make(move || {
+        let answer = question(&*node)?;
+        Ok::<_, NodeError>(Json(answer).into_response())
+    });
+    Ok(made.await??)
+}
+
 /// Version, readiness, progress.
 #[utoipa::path(get, path = "/api/v1/status", tag = "node", responses(
     (status = 200, body = Status), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -66,8 +79,8 @@ impl<S: Sync> FromRequestParts<S> for Whole {
 pub(super) async fn coverage(
     _: Whole,
     State(context): State<Context>,
-) -> Result<Json<CoverageList>, Problem> {
-    Ok(Json(ask(&context, <dyn Node>::coverage).await??))
+) -> Result<Response, Problem> {
+    ask_for_much(context, <dyn Node>::coverage).await
 }
 
 /// Live connections, and those that were just closed.
@@ -76,8 +89,8 @@ pub(super) async fn coverage(
 pub(super) async fn connections(
     _: Whole,
     State(context): State<Context>,
-) -> Result<Json<ConnectionList>, Problem> {
-    Ok(Json(ask(&context, <dyn Node>::connections).await??))
+) -> Result<Response, Problem> {
+    ask_for_much(context, <dyn Node>::connections).await
 }
 
 /// Circuit breakers, and how they are.
@@ -224,9 +237,13 @@ struct Numbered {
 #[utoipa::path(get, path = "/api/v1/config_dump", tag = "node", responses(
     (status = 200, body = ConfigDump), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn config_dump(State(context): State<Context>) -> Result<Response, Problem> {
-    let snapshot = context.store.snapshot();
-    let node = ask(&context, <dyn Node>::config_dump).await?;
-    Ok(Json(dump(&snapshot, node)?).into_response())
+    let store = context.store;
+    let node = context.node;
+    let made = context.large.make(move || {
+        let dump = dump(&store.snapshot(), node.config_dump())?;
+        Ok::<_, Problem>(Json(dump).into_response())
+    });
+    made.await?
 }
 
 fn dump(snapshot: &Snapshot, node: Value) -> Result<ConfigDump, Problem> {
