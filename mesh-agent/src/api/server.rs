@@ -1,10 +1,10 @@
 //! Listens and serves: TCP, a unix socket, and the listener for scrapers and probes.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -242,8 +242,13 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
     bound.map_err(|source| BindError::Tcp { address, source })
 }
 
-/// Binds a socket that only its owner may open, in place of one that nobody listens on any more.
+/// Binds a socket that only its owner may open, in place of one that nobody listens on any more. Its directory is made
+/// where it is not there: `/run` is empty after each boot.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        let mut maker = DirBuilder::new();
+        maker.recursive(true).mode(0o700).create(directory)?;
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
