@@ -28,8 +28,10 @@ use super::node::Node;
 use super::{Config, Context, Scope};
 use crate::state::{Store, Writer};
 
-/// Connections of the API at a time; more wait in the backlog.
+/// Connections of the API over TCP at a time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 4096;
+/// Connections over the unix socket at a time: those of its owner, whom no other client keeps out.
+const MAX_OWN_CONNECTIONS: usize = 256;
 /// Connections of one workload in its own network namespace at a time; more wait in the backlog.
 const MAX_ACCESS: usize = 256;
 /// Connections of scrapers and probes at a time.
@@ -84,6 +86,8 @@ pub struct Server {
     api: TcpListener,
     unix: Option<(UnixListener, PathBuf)>,
     metrics: Option<TcpListener>,
+    /// Connections over TCP at a time.
+    places: usize,
     config: Config,
     guard: Guard,
     context: Context,
@@ -125,6 +129,7 @@ impl Server {
             api,
             unix,
             metrics,
+            places: MAX_CONNECTIONS,
             config,
             guard,
             context,
@@ -165,7 +170,6 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) {
         let context = self.context;
         let router = super::router(context.clone());
-        let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut loops = JoinSet::new();
         let (asked, all) = (stop.clone(), context.stop.clone());
         loops.spawn(async move {
@@ -185,12 +189,13 @@ impl Server {
         loops.spawn(serve(
             self.api,
             guard::around(router.clone(), self.guard),
-            Arc::clone(&limit),
+            Arc::new(Semaphore::new(self.places)),
             stop.clone(),
         ));
         let mut socket = None;
         if let Some((listener, path)) = self.unix {
             let router = guard::around(router, Guard::default());
+            let limit = Arc::new(Semaphore::new(MAX_OWN_CONNECTIONS));
             loops.spawn(serve(listener, router, limit, stop.clone()));
             socket = Some(path);
         }
@@ -376,5 +381,74 @@ async fn serve_connection<S>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection of the API has failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::api::tests::{FixedNode, config};
+
+    async fn bind(config: Config) -> Server {
+        let node = Arc::new(FixedNode::default());
+        let bound = Server::bind(config, Arc::new(Store::in_memory()), node).await;
+        bound.unwrap()
+    }
+
+    /// What `/healthz` answers.
+    async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+        let question = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(question).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn directory_of_the_socket_is_made_for_its_owner_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("run/mesh");
+        let path = directory.join("agent.sock");
+        let _server = bind(Config {
+            unix: Some(path.clone()),
+            ..config()
+        })
+        .await;
+        assert!(fs::metadata(&path).unwrap().file_type().is_socket());
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn clients_over_tcp_keep_nobody_out_of_the_unix_socket() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("agent.sock");
+        let mut server = bind(Config {
+            unix: Some(path.clone()),
+            ..config()
+        })
+        .await;
+        server.places = 1;
+        let address = server.address();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.run(stop.clone()));
+        let mut held = TcpStream::connect(address).await.unwrap();
+        let question = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        held.write_all(question).await.unwrap();
+        held.read_u8().await.unwrap();
+        let over_tcp = tokio::spawn(ask(TcpStream::connect(address).await.unwrap()));
+
+        let answer = ask(UnixStream::connect(&path).await.unwrap()).await;
+
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(!over_tcp.is_finished(), "the only place is taken");
+        drop(held);
+        let answer = over_tcp.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        stop.cancel();
+        task.await.unwrap();
     }
 }

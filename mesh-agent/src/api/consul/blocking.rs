@@ -31,8 +31,9 @@ use crate::state::object::ObjectKey;
 
 /// Answers that are remembered; the oldest goes.
 const MAX_SEEN: usize = 8192;
-/// Queries that wait at a time: of operators, and of workloads.
-const MAX_BLOCKED: usize = 4096;
+/// Queries that wait at a time: of operators, and of workloads. Half of the connections of the API, so that others find room
+/// while all of these wait.
+const MAX_BLOCKED: usize = 2048;
 /// Shortest time between two looks of one query: many writes in a row are one change.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long an answer is kept for others who ask the same.
