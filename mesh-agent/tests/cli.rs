@@ -7,6 +7,8 @@
     reason = "tests: failing loudly is the point, and a skipped one says why"
 )]
 
+#[path = "cli/exec.rs"]
+mod exec;
 #[path = "cli/fake_agent.rs"]
 mod fake_agent;
 

@@ -8,6 +8,7 @@ mod cgroup;
 mod child;
 mod error;
 mod listening;
+mod patience;
 mod plan;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use tokio::time::{self, Instant};
 
 use self::cgroup::Cgroup;
 use self::child::{Child, Signals};
+use self::patience::Patience;
 use self::plan::Plan;
 use super::client::{Client, path_of};
 use super::exit::Exit;
@@ -35,28 +37,21 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
     let client = Client::new(&exec.target)?;
     // Signals are caught from here on, so that one that comes early does not leave things behind.
     let mut signals = Signals::catch()?;
-    let status: Status = client.get("/api/v1/status").await?;
-    let address = exec.address.map_or_else(address::first, Ok)?;
-    let may_share_address = exec.address.is_none();
-    let root = PathBuf::from(status.cgroup);
-    let plan = Plan::new(&exec, &root, std::process::id(), address);
-
-    let registration = Registration {
-        client,
-        plan,
-        may_share_address,
+    let (registration, port_name) = tokio::select! {
+        prepared = prepare(client, &exec) => prepared?,
+        exit = signals.asked_to_end() => return Ok(exit),
     };
-    registration.refuse_what_belongs_to_others().await?;
-    let port_name = registration.ensure_service().await?;
     let cgroup = Cgroup::make(&registration.plan.cgroup)?;
 
     let ended = registration
         .run(&exec.command, &cgroup, port_name, &mut signals)
         .await;
+    let mut patience = Patience::new(&mut signals);
     // What the command has left behind is of the mesh until it has ended.
-    registration.withdraw().await;
+    patience.wait(registration.withdraw()).await;
     let emptied = cgroup.empty().await.map_err(super::Error::from);
-    let removed = registration.remove().await;
+    let removed = patience.wait(registration.remove()).await;
+    let removed = removed.unwrap_or_else(|| Err(registration.left_behind()));
     let tidied = cgroup.remove().map_err(super::Error::from);
     // What the command did is the answer; what could not be tidied up is only told.
     for result in [emptied, removed, tidied] {
@@ -65,6 +60,24 @@ pub(super) async fn exec(exec: cli::Exec) -> Result<Exit, super::Error> {
         }
     }
     ended
+}
+
+/// Looks whether the command can be a workload of the agent, and under which names.
+async fn prepare(
+    client: Client,
+    exec: &cli::Exec,
+) -> Result<(Registration, Option<String>), super::Error> {
+    let status: Status = client.get("/api/v1/status").await?;
+    let address = exec.address.map_or_else(address::first, Ok)?;
+    let root = PathBuf::from(status.cgroup);
+    let registration = Registration {
+        client,
+        plan: Plan::new(exec, &root, std::process::id(), address),
+        may_share_address: exec.address.is_none(),
+    };
+    registration.refuse_what_belongs_to_others().await?;
+    let port_name = registration.ensure_service().await?;
+    Ok((registration, port_name))
 }
 
 struct Registration {
@@ -230,11 +243,17 @@ impl Registration {
         }
     }
 
+    /// What is told where the agent has not answered in time.
+    fn left_behind(&self) -> super::Error {
+        let workload = self.plan.key.clone();
+        Error::LeftBehind { workload }.into()
+    }
+
     /// The endpoint goes before the workload, so that nobody is sent to what is no longer enrolled.
     async fn try_remove(&self) -> Result<(), super::Error> {
         let key = &self.plan.key;
         let endpoint = match self.plan.serves {
-            Some(_) => self.delete(Kind::Endpoint, key).await,
+            Some(_) => self.delete(Kind::Endpoint, &self.plan.key).await,
             None => Ok(()),
         };
         self.delete(Kind::Workload, key).await?;

@@ -5,9 +5,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use mesh_agent::state::report::Status;
 use serde_json::{Value, json};
 
 /// Listens until it is dropped.
@@ -19,9 +20,14 @@ pub(crate) struct FakeAgent {
 
 struct Shared {
     objects: Mutex<BTreeMap<String, Value>>,
-    cgroup: String,
     refuses_workloads: AtomicBool,
     is_stopped: AtomicBool,
+    /// Whether it takes connections, and answers none.
+    hangs: AtomicBool,
+    /// Those that it has not answered.
+    held: Mutex<Vec<TcpStream>>,
+    /// More of its status.
+    about: Mutex<Status>,
 }
 
 impl FakeAgent {
@@ -30,9 +36,15 @@ impl FakeAgent {
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             objects: Mutex::default(),
-            cgroup: cgroup.display().to_string(),
             refuses_workloads: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
+            held: Mutex::default(),
+            about: Mutex::new(Status {
+                cgroup: cgroup.display().to_string(),
+                ready: true,
+                ..Status::default()
+            }),
         });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -41,7 +53,11 @@ impl FakeAgent {
                     if shared.is_stopped.load(Ordering::SeqCst) {
                         break;
                     }
-                    shared.serve(stream);
+                    if shared.hangs.load(Ordering::SeqCst) {
+                        lock(&shared.held).push(stream);
+                    } else {
+                        shared.serve(stream);
+                    }
                 }
             })
         };
@@ -58,6 +74,21 @@ impl FakeAgent {
 
     pub(crate) fn refuse_workloads(&self) {
         self.shared.refuses_workloads.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it answers nobody.
+    pub(crate) fn hang(&self) {
+        self.shared.hangs.store(true, Ordering::SeqCst);
+    }
+
+    /// How many it has not answered.
+    pub(crate) fn held(&self) -> usize {
+        lock(&self.shared.held).len()
+    }
+
+    /// Changes what it says of itself.
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut lock(&self.shared.about));
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -81,8 +112,8 @@ impl Drop for FakeAgent {
 }
 
 impl Shared {
-    fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Value>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
+        lock(&self.objects)
     }
 
     fn serve(&self, stream: TcpStream) {
@@ -172,13 +203,12 @@ impl Shared {
     }
 
     fn status(&self) -> Value {
-        let status = mesh_agent::state::report::Status {
-            cgroup: self.cgroup.clone(),
-            ready: true,
-            ..Default::default()
-        };
-        serde_json::to_value(status).expect("it can be written")
+        serde_json::to_value(&*lock(&self.about)).expect("it can be written")
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether another workload has one of the addresses.

@@ -43,6 +43,14 @@ pub enum Error {
         /// The port that was given.
         port: u16,
     },
+    /// The agent does not answer at the end.
+    #[error(
+        "the agent has not answered in time: workload {workload} and its endpoint may still be there, delete them"
+    )]
+    LeftBehind {
+        /// The workload.
+        workload: ObjectKey,
+    },
     /// The agent will not enrol the workload.
     #[error("the agent does not accept the workload: {reason}")]
     Refused {
@@ -89,7 +97,7 @@ impl Error {
             Self::NoAddress | Self::Port { .. } => Exit::USAGE,
             Self::Addresses(_) | Self::Watch(_) => Exit::OS,
             Self::Refused { .. } | Self::AddressTaken { .. } => Exit::DATA,
-            Self::NotEnrolled { .. } => Exit::UNAVAILABLE,
+            Self::NotEnrolled { .. } | Self::LeftBehind { .. } => Exit::UNAVAILABLE,
             Self::Cgroup { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::InUse { .. } | Self::Cgroup { .. } => Exit::CANNOT_CREATE,
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {

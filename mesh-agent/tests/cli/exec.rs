@@ -1,0 +1,57 @@
+//! `exec` where the agent has gone silent.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Cgroup, FakeAgent, agent, code, eventually, stderr};
+
+#[test]
+fn a_signal_ends_it_where_the_agent_does_not_answer() {
+    let Some(cgroup) = Cgroup::make("hung") else {
+        return;
+    };
+    let start = |fake: &FakeAgent, script: &str| {
+        let mut command = agent();
+        command
+            .args(["exec", "--workload", "ten", "--address", "10.0.0.2"])
+            .args(["--service", "web", "--port", "80", "--", "sh", "-c", script])
+            .env("MESH_API", fake.address().to_string())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("it runs")
+    };
+    let ends_soon = |child: Child, wanted: i32| {
+        terminate(&child);
+        let begun = Instant::now();
+        let output = child.wait_with_output().expect("it ends");
+        assert!(begun.elapsed() < Duration::from_secs(9), "{begun:?}");
+        assert_eq!(code(&output), wanted, "{}", stderr(&output));
+        stderr(&output)
+    };
+
+    let fake = FakeAgent::start(&cgroup.0);
+    let mut child = start(&fake, "read line; exit 7");
+    let endpoint = "/api/v1/namespaces/default/endpoints/ten";
+    eventually("it is registered", || fake.get(endpoint).is_some());
+    fake.hang();
+    // The end of its input ends the command.
+    drop(child.stdin.take());
+    eventually("it tidies up", || fake.held() == 1);
+    let said = ends_soon(child, 7);
+    assert!(said.contains("workload default/ten"), "{said}");
+    assert_eq!(cgroup.children(), 0);
+
+    let silent = FakeAgent::start(&cgroup.0);
+    silent.hang();
+    let child = start(&silent, "exit 7");
+    eventually("it asks how the agent is", || silent.held() == 1);
+    ends_soon(child, 128 + 15);
+}
+
+fn terminate(child: &Child) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it is there");
+}
