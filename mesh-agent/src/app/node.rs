@@ -193,6 +193,7 @@ impl api::Node for Node {
             programmed_revision: self.programmed_revision(),
             cgroup: self.settings.cgroup.display().to_string(),
             pin_dir: self.settings.pin_dir.display().to_string(),
+            network_namespace: Some(self.host.inode()),
             kernel: kernel_release(),
             acceleration: self.datapath.acceleration().clone(),
             objects: self.objects(),

@@ -11,6 +11,8 @@ mod listening;
 mod patience;
 mod plan;
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,6 +70,7 @@ async fn prepare(
     exec: &cli::Exec,
 ) -> Result<(Registration, Option<String>), super::Error> {
     let status: Status = client.get("/api/v1/status").await?;
+    refuse_other_namespace(&status)?;
     let address = exec.address.map_or_else(address::first, Ok)?;
     let root = PathBuf::from(status.cgroup);
     let registration = Registration {
@@ -78,6 +81,16 @@ async fn prepare(
     registration.refuse_what_belongs_to_others().await?;
     let port_name = registration.ensure_service().await?;
     Ok((registration, port_name))
+}
+
+/// By its cgroup the kernel knows a workload only in the agent's network namespace: in another one the command would run
+/// outside of the mesh.
+fn refuse_other_namespace(status: &Status) -> Result<(), Error> {
+    let own = fs::metadata("/proc/self/ns/net").map_err(Error::Watch)?;
+    match status.network_namespace {
+        Some(agents) if agents != own.ino() => Err(Error::OtherNamespace),
+        _ => Ok(()),
+    }
 }
 
 struct Registration {

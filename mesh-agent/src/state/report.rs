@@ -282,6 +282,9 @@ pub struct Status {
     pub cgroup: String,
     /// The directory of pinned maps and links.
     pub pin_dir: String,
+    /// Inode of the agent's network namespace, in which cgroups tell workloads apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_namespace: Option<u64>,
     /// Kernel release.
     pub kernel: String,
     /// Acceleration: `on`, or `off` with why.

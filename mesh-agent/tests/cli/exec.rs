@@ -1,12 +1,47 @@
-//! `exec` where the agent has gone silent.
+//! `exec` where it must not run, where others share its names, and where the agent has gone silent.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Cgroup, FakeAgent, agent, code, eventually, stderr};
+use super::{Cgroup, FakeAgent, agent, ask, code, eventually, stderr};
+
+#[test]
+fn nothing_is_started_in_another_network_namespace_than_the_agents() {
+    let Some(cgroup) = Cgroup::make("elsewhere") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    let own = fs::metadata("/proc/self/ns/net")
+        .expect("it is there")
+        .ino();
+    let marker = cgroup.marker().display().to_string();
+    let run = || {
+        let words = ["exec", "--workload", "nine", "--address", "10.0.0.2", "--"];
+        let mut all = words.to_vec();
+        all.extend(["touch", &marker]);
+        ask(&fake, &all)
+    };
+
+    fake.tell(|status| status.network_namespace = Some(own + 1));
+    let output = run();
+    assert_eq!(code(&output), 71, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("spec.netns"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!cgroup.marker().exists());
+
+    fake.tell(|status| status.network_namespace = Some(own));
+    let output = run();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(cgroup.marker().exists());
+}
 
 #[test]
 fn a_signal_ends_it_where_the_agent_does_not_answer() {

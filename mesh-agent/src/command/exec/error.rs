@@ -43,6 +43,11 @@ pub enum Error {
         /// The port that was given.
         port: u16,
     },
+    /// The agent is in another network namespace.
+    #[error(
+        "the agent is in another network namespace, where commands of this one are not in the mesh: run exec there (nsenter --net=FILE), or apply a Workload with spec.netns for this one"
+    )]
+    OtherNamespace,
     /// The agent does not answer at the end.
     #[error(
         "the agent has not answered in time: workload {workload} and its endpoint may still be there, delete them"
@@ -95,7 +100,7 @@ impl Error {
     pub(in super::super) fn exit(&self) -> Exit {
         match self {
             Self::NoAddress | Self::Port { .. } => Exit::USAGE,
-            Self::Addresses(_) | Self::Watch(_) => Exit::OS,
+            Self::Addresses(_) | Self::Watch(_) | Self::OtherNamespace => Exit::OS,
             Self::Refused { .. } | Self::AddressTaken { .. } => Exit::DATA,
             Self::NotEnrolled { .. } | Self::LeftBehind { .. } => Exit::UNAVAILABLE,
             Self::Cgroup { source, .. } if is_permission(source) => Exit::PERMISSION,

@@ -237,6 +237,8 @@ pub(in crate::command) fn status(status: &Status) -> String {
         .faults
         .iter()
         .map(|it| format!("{} for {}: {}", it.policy, it.target, it.count));
+    let namespace = status.network_namespace;
+    let namespace = namespace.map_or_else(|| NONE.to_owned(), |inode| format!("net:[{inode}]"));
     let shown = pairs([
         ("Ready", ready),
         ("Version", status.version.clone()),
@@ -251,6 +253,7 @@ pub(in crate::command) fn status(status: &Status) -> String {
         ),
         ("Cgroup", status.cgroup.clone()),
         ("Pins", status.pin_dir.clone()),
+        ("Network namespace", namespace),
         ("Kernel", status.kernel.clone()),
         ("Acceleration", acceleration),
         ("Workers", status.workers.to_string()),
