@@ -73,9 +73,10 @@ async fn prepare(
     refuse_other_namespace(&status)?;
     let address = exec.address.map_or_else(address::first, Ok)?;
     let root = PathBuf::from(status.cgroup);
+    let node = status.registry.map(|it| it.node);
     let registration = Registration {
         client,
-        plan: Plan::new(exec, &root, std::process::id(), address),
+        plan: Plan::new(exec, &root, std::process::id(), address).on(node),
         may_share_address: exec.address.is_none(),
     };
     registration.refuse_what_belongs_to_others().await?;
@@ -145,8 +146,9 @@ impl Registration {
         if self.plan.serves.is_none() {
             return Ok(());
         }
+        let key = &self.plan.endpoint_key;
         match self.find::<Endpoint>(Kind::Endpoint, key).await? {
-            Some(endpoint) if !plan::is_ours(&endpoint.metadata) => {
+            Some(endpoint) if !self.plan.may_replace(&endpoint.metadata) => {
                 let key = key.clone();
                 Err(Error::InUse {
                     kind: Kind::Endpoint,
@@ -229,7 +231,7 @@ impl Registration {
             time::sleep(POLL).await;
         }
         let endpoint = self.plan.endpoint(serves, port_name);
-        let path = path(Kind::Endpoint, &self.plan.key)?;
+        let path = path(Kind::Endpoint, &self.plan.endpoint_key)?;
         self.client.put(&path, &endpoint).await?;
         Ok(())
     }
@@ -237,7 +239,7 @@ impl Registration {
     /// Sends nobody to the command any more. Where that fails, [`Self::remove`] tries again and tells.
     async fn withdraw(&self) {
         if self.plan.serves.is_some()
-            && let Err(error) = self.delete(Kind::Endpoint, &self.plan.key).await
+            && let Err(error) = self.delete(Kind::Endpoint, &self.plan.endpoint_key).await
         {
             tracing::debug!(%error, "cannot remove the endpoint yet");
         }
@@ -266,7 +268,7 @@ impl Registration {
     async fn try_remove(&self) -> Result<(), super::Error> {
         let key = &self.plan.key;
         let endpoint = match self.plan.serves {
-            Some(_) => self.delete(Kind::Endpoint, &self.plan.key).await,
+            Some(_) => self.delete(Kind::Endpoint, &self.plan.endpoint_key).await,
             None => Ok(()),
         };
         self.delete(Kind::Workload, key).await?;

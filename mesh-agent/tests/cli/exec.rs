@@ -5,8 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use mesh_agent::state::report::RegistryReport;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use super::{Cgroup, FakeAgent, agent, ask, code, eventually, stderr};
 
@@ -41,6 +43,53 @@ fn nothing_is_started_in_another_network_namespace_than_the_agents() {
     let output = run();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(cgroup.marker().exists());
+}
+
+#[test]
+fn the_same_workload_of_another_node_keeps_its_endpoint() {
+    let Some(cgroup) = Cgroup::make("nodes") else {
+        return;
+    };
+    let fake = FakeAgent::start(&cgroup.0);
+    fake.tell(|status| {
+        status.registry = Some(RegistryReport {
+            node: "red".to_owned(),
+            ..RegistryReport::default()
+        });
+    });
+    let path = |name: &str| format!("/api/v1/namespaces/default/endpoints/{name}");
+    let endpoint = |name: &str| {
+        json!({
+            "apiVersion": "mesh.dev/v1alpha1", "kind": "Endpoint",
+            "metadata": {"name": name, "annotations": {"mesh.dev/made-by": "exec"}, "source": "etcd", "origin": "blue"},
+            "spec": {"service": "web", "address": "10.0.0.9", "ports": {"main": 80}}
+        })
+    };
+    let theirs = ["web", "web.blue"].map(|name| (path(name), endpoint(name)));
+    for (path, endpoint) in &theirs {
+        fake.put(path, endpoint.clone());
+    }
+    let words = "exec --workload web --address 10.0.0.2 --service web --port 80 -- sh -c";
+    let mut words: Vec<&str> = words.split(' ').collect();
+    words.push("sleep 100");
+    let mut child = agent();
+    child
+        .args(&words)
+        .env("MESH_API", fake.address().to_string());
+    let child = child.spawn().expect("it runs");
+    eventually("it has one of its own", || {
+        fake.get(&path("web.red")).is_some()
+    });
+    terminate(&child);
+    child.wait_with_output().expect("it ends");
+    assert_eq!(fake.get(&path("web.red")), None);
+
+    fake.put(&path("web.red"), endpoint("web.red"));
+    let output = ask(&fake, &words);
+    assert_eq!(code(&output), 73, "{}", stderr(&output));
+    for (path, endpoint) in theirs {
+        assert_eq!(fake.get(&path), Some(endpoint));
+    }
 }
 
 #[test]

@@ -11,13 +11,18 @@ use crate::state::object::{
     API_VERSION, Condition, ConditionStatus, Kind, Metadata, Object, ObjectKey, Texts,
 };
 use crate::state::service::{Port, Protocol, Service, ServiceSpec, ServiceStatus};
+use crate::state::source::Source;
 use crate::state::workload::{Egress, FailMode, Workload, WorkloadSpec, WorkloadStatus};
 
 /// One run of a command.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Name of the workload and of its endpoint.
+    /// Name of the workload.
     pub(super) key: ObjectKey,
+    /// Name of its endpoint. Where several nodes share a registry they share endpoints, and each has its own of that workload.
+    pub(super) endpoint_key: ObjectKey,
+    /// The name of this node in the registry that several share.
+    node: Option<String>,
     /// The cgroup of its own.
     pub(super) cgroup: PathBuf,
     /// What it serves.
@@ -39,6 +44,8 @@ impl Plan {
         let directory = format!("mesh-exec-{}-{}-{pid}", exec.namespace, exec.workload);
         Self {
             key: ObjectKey::new(&exec.namespace, &exec.workload),
+            endpoint_key: ObjectKey::new(&exec.namespace, &exec.workload),
+            node: None,
             cgroup: root.join(directory),
             serves: exec
                 .service
@@ -52,6 +59,24 @@ impl Plan {
                 FailModeName::Closed => FailMode::Closed,
             },
         }
+    }
+
+    /// The same on a node that shares a registry with others.
+    pub(super) fn on(mut self, node: Option<String>) -> Self {
+        let suffix = node.as_deref().map(as_name).unwrap_or_default();
+        if !suffix.is_empty() {
+            self.endpoint_key.name = format!("{}.{suffix}", self.key.name);
+        }
+        self.node = node;
+        self
+    }
+
+    /// Whether an endpoint that is there is an earlier one of `exec`, and of this node.
+    pub(super) fn may_replace(&self, endpoint: &Metadata) -> bool {
+        let is_elsewhere = endpoint.source == Source::Etcd
+            && !endpoint.origin.is_empty()
+            && self.node.as_ref() != Some(&endpoint.origin);
+        is_ours(endpoint) && !is_elsewhere
     }
 
     pub(super) fn workload(&self) -> Workload {
@@ -82,7 +107,7 @@ impl Plan {
         };
         self.object(
             Kind::Endpoint,
-            &self.key.name,
+            &self.endpoint_key.name,
             spec,
             EndpointStatus::default(),
         )
@@ -118,6 +143,18 @@ impl Plan {
             status,
         }
     }
+}
+
+/// The name of a node as a part of the name of an object.
+fn as_name(node: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '.') => c,
+        _ => '-',
+    };
+    let plain: String = node.chars().map(plain).collect();
+    let labels = plain.split('.').map(|label| label.trim_matches('-'));
+    let labels: Vec<&str> = labels.filter(|label| !label.is_empty()).collect();
+    labels.join(".")
 }
 
 /// Whether `exec` has made an object, so that it may replace it.
@@ -218,6 +255,23 @@ mod tests {
             port_of(&service.spec.ports, 8080).as_deref(),
             Some(PORT_NAME)
         );
+    }
+
+    #[test]
+    fn each_node_of_a_shared_registry_has_an_endpoint_of_its_own() {
+        let plan =
+            plan("--workload web --service web --port 8080").on(Some("Rack_1.Example.".to_owned()));
+        assert_eq!(plan.workload().metadata.name, "web");
+        let serves = plan.serves.as_ref().expect("it serves");
+        let mut endpoint = plan.endpoint(serves, "http");
+        assert_eq!(endpoint.metadata.name, "web.rack-1.example");
+        assert_eq!(endpoint.metadata.name, plan.endpoint_key.name);
+        endpoint.metadata.source = Source::Etcd;
+        endpoint.metadata.origin = "Rack_1.Example.".to_owned();
+        assert!(plan.may_replace(&endpoint.metadata));
+        endpoint.metadata.origin = "rack-1.example".to_owned();
+        assert!(!plan.may_replace(&endpoint.metadata), "another node's");
+        assert_eq!(as_name("-._"), "");
     }
 
     #[test]
