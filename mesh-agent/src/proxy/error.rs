@@ -223,6 +223,19 @@ impl Error {
         }
     }
 
+    /// Whether no endpoint was found: there is none, or none that lets anybody in at the moment.
+    #[must_use]
+    pub const fn is_for_want_of_endpoints(&self) -> bool {
+        matches!(
+            self,
+            Self::NoEndpoint
+                | Self::BreakerOpen
+                | Self::Overflow(_)
+                | Self::RateLimited
+                | Self::Concurrency
+        )
+    }
+
     /// Whether it speaks against the service as a whole, for its circuit breaker.
     #[must_use]
     pub fn is_failure_of_service(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What a request or connection has passed on its way: the circuit breakers of its targets, and of an endpoint.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::error::Error;
@@ -14,11 +15,24 @@ use crate::traffic::breaker::{Breaker, Evidence, Pass, State};
 pub(crate) fn guards<'a>(
     policy: &'a Policy,
     port: &'a ServicePort,
-) -> impl Iterator<Item = &'a Arc<Guard>> {
+) -> impl Iterator<Item = &'a Arc<Guard>> + Clone {
     let of_port = port.policy.guards.iter();
     let of_port =
         of_port.filter(|guard| policy.guards.iter().all(|other| !Arc::ptr_eq(other, guard)));
     policy.guards.iter().chain(of_port)
+}
+
+/// What guards a service that takes over for the one of `wanted`, beside what guards the way there.
+pub(crate) fn guards_beyond<'a>(
+    policy: &'a Policy,
+    wanted: &'a ServicePort,
+    port: &'a ServicePort,
+) -> impl Iterator<Item = &'a Arc<Guard>> + Clone {
+    let is_new = move |guard: &&Arc<Guard>| {
+        let mut passed = guards(policy, wanted);
+        !passed.any(|other| Arc::ptr_eq(other, guard))
+    };
+    port.policy.guards.iter().filter(is_new)
 }
 
 /// The breakers of services and routes that were passed. Dropped without an end, it says nothing about them.
@@ -26,14 +40,14 @@ pub(crate) fn guards<'a>(
 pub(crate) struct Passage(Vec<(Arc<Guard>, Pass)>);
 
 impl Passage {
-    /// Passes every breaker, or is refused by one.
+    /// Passes the breaker of every guard, or is refused by one.
     pub(crate) fn enter(
         worker: &Worker,
-        policy: &Policy,
-        port: &ServicePort,
+        guards: impl Iterator<Item = impl Borrow<Arc<Guard>>>,
     ) -> Result<Self, Error> {
         let mut passage = Self::default();
-        for guard in guards(policy, port) {
+        for guard in guards {
+            let guard = guard.borrow();
             let Some(breaker) = guard.breaker() else {
                 continue;
             };
@@ -43,6 +57,11 @@ impl Passage {
             passage.0.push((Arc::clone(guard), pass));
         }
         Ok(passage)
+    }
+
+    /// It has passed these as well.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
     }
 
     /// It has come to this.

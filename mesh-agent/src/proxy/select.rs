@@ -35,6 +35,8 @@ pub(crate) struct Selection {
     sticky: Option<Box<Sticky>>,
     /// Numbers of endpoints that have failed; at most as many as there are attempts.
     tried: Vec<u32>,
+    /// Numbers of the ports that have taken over: what guards them is passed once.
+    entered: Vec<u32>,
 }
 
 /// The session of a request.
@@ -90,6 +92,7 @@ impl Selection {
             subsets: subsets.map(Arc::clone),
             sticky: None,
             tried: Vec::new(),
+            entered: Vec::new(),
         }
     }
 
@@ -115,8 +118,14 @@ impl Selection {
         self.tried.clear();
     }
 
-    /// Picks an endpoint that has not been tried, and authorizes the caller for it.
-    pub(crate) fn next(&mut self, worker: &Worker, caller: &Caller) -> Result<Active, Error> {
+    /// Picks an endpoint that has not been tried, and authorizes the caller for it. A service that takes over is asked by
+    /// `enter` whether it lets the caller in: of the port that is wanted, and of its own.
+    pub(crate) fn next(
+        &mut self,
+        worker: &Worker,
+        caller: &Caller,
+        enter: &mut impl FnMut(&ServicePort, &ServicePort) -> Result<(), Error>,
+    ) -> Result<Active, Error> {
         let view = worker.views.load();
         let now_ns = clock::monotonic_ns();
         let ask = Ask {
@@ -124,9 +133,7 @@ impl Selection {
             dice: Dice::new(rand::random()),
             now_ns,
         };
-        let endpoint = self
-            .choose(worker, &view, caller, ask)
-            .ok_or(Error::NoEndpoint)?;
+        let endpoint = self.choose((worker, &view), caller, ask, enter)?;
         let source = caller.source_towards(endpoint.address);
         let said = view
             .authz
@@ -146,10 +153,11 @@ impl Selection {
         worker: &Worker,
         caller: &Caller,
         policy: &Policy,
+        mut enter: impl FnMut(&ServicePort, &ServicePort) -> Result<(), Error>,
     ) -> Result<Active, Error> {
         let mut last = Error::NoEndpoint;
         loop {
-            let active = match self.next(worker, caller) {
+            let active = match self.next(worker, caller, &mut enter) {
                 Ok(active) => active,
                 Err(Error::NoEndpoint) => return Err(last),
                 Err(error) => return Err(error),
@@ -163,35 +171,48 @@ impl Selection {
         }
     }
 
-    /// An endpoint that is well; else one of a service that takes over; else anyone.
+    /// An endpoint that is well; else one of a service that takes over; else anyone, unless a service that would take
+    /// over has refused.
     fn choose(
         &mut self,
-        worker: &Worker,
-        view: &View,
+        (worker, view): (&Worker, &View),
         caller: &Caller,
         ask: Ask,
-    ) -> Option<Arc<Endpoint>> {
+        enter: &mut impl FnMut(&ServicePort, &ServicePort) -> Result<(), Error>,
+    ) -> Result<Arc<Endpoint>, Error> {
         self.substitute = None;
         let wanted = Arc::clone(&self.wanted);
         let metrics = &worker.metrics;
         if let Some(endpoint) = self.pick(metrics, &wanted, caller, ask, Trust::Well) {
-            return Some(endpoint);
+            return Ok(endpoint);
         }
+        let mut refusal = None;
         let balancing = wanted.policy.balancing.as_deref();
         for failover in balancing.map_or(&[][..], |it| it.failover.as_slice()) {
             if let Some(port) = takes_over(view, &wanted, failover)
                 && let Some(endpoint) = self.pick(metrics, port, caller, ask, Trust::Well)
             {
+                if !self.entered.contains(&port.number) {
+                    if let Err(error) = enter(&wanted, port) {
+                        refusal.get_or_insert(error);
+                        continue;
+                    }
+                    self.entered.push(port.number);
+                }
                 let to = format!("{}.{}", port.service.name, port.service.namespace);
                 metrics.chosen(&wanted, How::Failover(to));
                 self.substitute = Some(Arc::clone(port));
-                return Some(endpoint);
+                return Ok(endpoint);
             }
         }
-        if balancing.is_none_or(|it| it.has_last_resort) {
-            return self.pick(metrics, &wanted, caller, ask, Trust::Anyone);
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
-        None
+        if balancing.is_none_or(|it| it.has_last_resort) {
+            let anyone = self.pick(metrics, &wanted, caller, ask, Trust::Anyone);
+            return anyone.ok_or(Error::NoEndpoint);
+        }
+        Err(Error::NoEndpoint)
     }
 
     /// Picks an endpoint of `port`: first whom the caller's address family reaches.

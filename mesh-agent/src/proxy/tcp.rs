@@ -2,6 +2,8 @@
 
 mod record;
 
+use std::borrow::Borrow;
+use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::metrics::Shaping;
 use super::outliers;
 use super::passage::{self, Passage, Visit};
 use super::policy::Policy;
-use super::policy::breaker::Place;
+use super::policy::breaker::{Guard, Place};
 use super::policy::limits::Limit;
 use super::pool;
 use super::select::Selection;
@@ -58,20 +60,67 @@ pub(crate) async fn dial(
     policy: &Policy,
     port: &Arc<ServicePort>,
 ) -> Result<Dialled, Error> {
-    let passage = Passage::enter(worker, policy, port)?;
-    let places = passage::guards(policy, port).filter_map(|guard| guard.room());
-    let places = places.map(|room| room.take().ok_or_else(|| pool::crowded(worker)));
-    let places = places.collect::<Result<_, _>>()?;
-    let result = dial_some(worker, caller, policy, port).await;
+    let mut passed = Passed::enter(worker, passage::guards(policy, port))?;
+    let result = dial_some(worker, caller, (policy, port), &mut passed).await;
+    let Passed {
+        passage, places, ..
+    } = passed;
     passage.leave(worker, evidence(&result));
     result.map(|dialled| Dialled { places, ..dialled })
+}
+
+/// What a connection has passed.
+struct Passed {
+    passage: Passage,
+    places: Vec<Place>,
+    /// How long it is to wait before it goes on.
+    wait: Duration,
+}
+
+impl Passed {
+    /// Passes every guard, or is refused by one.
+    fn enter(
+        worker: &Worker,
+        guards: impl Iterator<Item = impl Borrow<Arc<Guard>>> + Clone,
+    ) -> Result<Self, Error> {
+        let passage = Passage::enter(worker, guards.clone())?;
+        let mut places = Vec::new();
+        for guard in guards {
+            if let Some(room) = guard.borrow().room() {
+                places.push(room.take().ok_or_else(|| pool::crowded(worker))?);
+            }
+        }
+        Ok(Self {
+            passage,
+            places,
+            wait: Duration::ZERO,
+        })
+    }
+
+    /// Passes what a service has of its own that takes over for the one of `wanted`, or nothing of it.
+    fn take_over(
+        &mut self,
+        (worker, caller): (&Worker, &Caller),
+        policy: &Policy,
+        (wanted, port): (&ServicePort, &ServicePort),
+    ) -> Result<(), Error> {
+        let beyond = passage::guards_beyond(policy, wanted, port);
+        let Self {
+            passage, places, ..
+        } = Self::enter(worker, beyond)?;
+        let wait = admit::substituted(worker, caller, policy, (wanted, port))?;
+        self.passage.join(passage);
+        self.places.extend(places);
+        self.wait = self.wait.max(wait);
+        Ok(())
+    }
 }
 
 async fn dial_some(
     worker: &Worker,
     caller: &Caller,
-    policy: &Policy,
-    port: &Arc<ServicePort>,
+    (policy, port): (&Policy, &Arc<ServicePort>),
+    passed: &mut Passed,
 ) -> Result<Dialled, Error> {
     let plan = attempts::plan(&port.policy);
     if let Some(spending) = &port.policy.extra.budget {
@@ -85,20 +134,23 @@ async fn dial_some(
     let mut selection = Selection::of_connection(Arc::clone(port), caller);
     let mut last = Error::NoEndpoint;
     for attempt in 0..=most {
-        let active = match selection.next_unbroken(worker, caller, policy) {
+        let enter =
+            |wanted: &_, port: &_| passed.take_over((worker, caller), policy, (wanted, port));
+        let active = match selection.next_unbroken(worker, caller, policy, enter) {
             Ok(active) => active,
-            Err(Error::NoEndpoint | Error::BreakerOpen) if attempt > 0 => break,
+            Err(error) if attempt > 0 && error.is_for_want_of_endpoints() => break,
             Err(error) => return Err(error),
         };
+        let mut wait = mem::take(&mut passed.wait);
         if attempt > 0 {
             if !may_spend(worker, port) {
                 break;
             }
             worker.metrics.retried(last.reason());
-            let wait = plan.backoff.wait(attempt - 1, rand::random());
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
+            wait = wait.max(plan.backoff.wait(attempt - 1, rand::random()));
+        }
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
         let route = (policy, &**selection.port());
         match dial_one(worker, caller, route, active.endpoint()).await {

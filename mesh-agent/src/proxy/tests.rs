@@ -3,6 +3,7 @@
 mod balancing;
 mod crowded;
 mod explain;
+mod failover;
 mod fixture;
 mod health;
 mod http1;

@@ -8,6 +8,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::sleep;
 
+use super::Connection;
+use super::attempts::replay::Original;
 use super::exchange::Exchange;
 use crate::net::clock;
 use crate::proxy::caller::Caller;
@@ -24,6 +26,8 @@ use crate::proxy::worker::Worker;
 pub(crate) struct Admitted {
     place: Option<Place>,
     running: Option<Running>,
+    /// The same at the service that has taken over.
+    substitute: Option<Running>,
     quota: Option<Box<Quota>>,
 }
 
@@ -40,10 +44,20 @@ pub(crate) struct Quota {
 impl Admitted {
     /// The head of an endpoint's answer has come: its client is told what is left.
     pub(crate) fn answered(&mut self, headers: &mut HeaderMap) {
-        if let Some(running) = self.running.take() {
-            running.answered();
-        }
+        let running = [self.running.take(), self.substitute.take()];
+        running.into_iter().flatten().for_each(Running::answered);
         self.tell(headers);
+    }
+
+    /// More limits have been asked: of those that let it pass the one that leaves the least counts.
+    fn note(&mut self, quota: Option<Box<Quota>>) {
+        let kept = self.quota.take().filter(|kept| !kept.is_refused);
+        self.quota = match (kept, quota) {
+            (Some(kept), Some(new)) if !new.is_refused && kept.remaining <= new.remaining => {
+                Some(kept)
+            }
+            (kept, new) => new.or(kept),
+        };
     }
 
     /// What follows is a tunnel: it may live for ever, and costs the worker no more than an opaque connection.
@@ -93,10 +107,7 @@ pub(crate) async fn request(
     }
     let worker = &connection.worker;
     let limits = &policy.limits.requests;
-    let others = &backend.policy.limits.requests;
-    let others = others
-        .iter()
-        .filter(|other| !limits.iter().any(|it| Arc::ptr_eq(it, other)));
+    let others = beyond(&backend.policy.limits.requests, [limits]);
     let limits: Vec<_> = limits.iter().chain(others).collect();
     let mut delay = Duration::ZERO;
     if !limits.is_empty() {
@@ -125,14 +136,53 @@ pub(crate) async fn request(
     entered
 }
 
-/// One more request at a service that limits how many there may be at a time.
-fn run(exchange: &mut Exchange, backend: &ServicePort) -> Result<(), Error> {
-    let Some(adaptive) = &backend.policy.concurrency else {
-        return Ok(());
+/// Admits a request to the service of `port` that takes over for the one of `wanted`: by the limits that it has not
+/// passed on its way there. Tells how long it is to wait.
+pub(crate) fn take_over(
+    exchange: &mut Exchange,
+    policy: &Policy,
+    (wanted, port): (&ServicePort, &ServicePort),
+    original: &Original,
+) -> Result<Duration, Error> {
+    let running = run(exchange, port)?;
+    let passed = [policy, &wanted.policy].map(|it| &it.limits.requests);
+    let limits: Vec<_> = beyond(&port.policy.limits.requests, passed).collect();
+    let (quota, delay) = if limits.is_empty() {
+        (None, Duration::ZERO)
+    } else {
+        let headers = original.headers();
+        let Connection { worker, caller, .. } = &*exchange.connection;
+        take(&limits, worker, caller, headers.as_deref(), "requests")
     };
-    exchange.admitted.running = adaptive.enter();
-    if exchange.admitted.running.is_some() {
-        return Ok(());
+    let is_refused = quota.as_ref().is_some_and(|quota| quota.is_refused);
+    exchange.admitted.note(quota);
+    if is_refused {
+        return Err(Error::RateLimited);
+    }
+    exchange.admitted.substitute = running;
+    Ok(delay)
+}
+
+/// Those limits that are not among the passed ones.
+fn beyond<'a, const N: usize>(
+    limits: &'a [Arc<Limit>],
+    passed: [&'a Vec<Arc<Limit>>; N],
+) -> impl Iterator<Item = &'a Arc<Limit>> {
+    let is_new = move |limit: &&Arc<Limit>| {
+        let mut passed = passed.iter().copied().flatten();
+        !passed.any(|it| Arc::ptr_eq(it, limit))
+    };
+    limits.iter().filter(is_new)
+}
+
+/// One more request at a service, if it limits how many there may be at a time.
+fn run(exchange: &Exchange, backend: &ServicePort) -> Result<Option<Running>, Error> {
+    let Some(adaptive) = &backend.policy.concurrency else {
+        return Ok(None);
+    };
+    let running = adaptive.enter();
+    if running.is_some() {
+        return Ok(running);
     }
     let metrics = &exchange.connection.worker.metrics;
     metrics.shaping.saturated(&backend.service);
@@ -148,7 +198,8 @@ async fn enter(
 ) -> Result<(), Error> {
     exchange.pause(delay).await?;
     take_place(exchange, policy).await?;
-    run(exchange, backend)
+    exchange.admitted.running = run(exchange, backend)?;
+    Ok(())
 }
 
 async fn take_place(exchange: &mut Exchange, policy: &Policy) -> Result<(), Error> {
@@ -196,24 +247,43 @@ pub(crate) async fn routed(
     port: &ServicePort,
 ) -> Result<(), Error> {
     let passed = &asked.policy.limits.connections;
-    let is_new = |limit: &&Arc<Limit>| !passed.iter().any(|it| Arc::ptr_eq(it, limit));
-    let limits = port.policy.limits.connections.iter();
-    let limits: Vec<_> = limits.filter(is_new).collect();
+    let limits: Vec<_> = beyond(&port.policy.limits.connections, [passed]).collect();
     connect(worker, caller, &limits).await
 }
 
+/// The same where the service of `port` takes over for the one of `wanted`; tells how long the connection is to wait.
+pub(crate) fn substituted(
+    worker: &Worker,
+    caller: &Caller,
+    policy: &Policy,
+    (wanted, port): (&ServicePort, &ServicePort),
+) -> Result<Duration, Error> {
+    let passed = [policy, &wanted.policy].map(|it| &it.limits.connections);
+    let limits: Vec<_> = beyond(&port.policy.limits.connections, passed).collect();
+    take_connection(worker, caller, &limits)
+}
+
 async fn connect(worker: &Worker, caller: &Caller, limits: &[&Arc<Limit>]) -> Result<(), Error> {
+    let delay = take_connection(worker, caller, limits)?;
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    Ok(())
+}
+
+fn take_connection(
+    worker: &Worker,
+    caller: &Caller,
+    limits: &[&Arc<Limit>],
+) -> Result<Duration, Error> {
     if limits.is_empty() {
-        return Ok(());
+        return Ok(Duration::ZERO);
     }
     let (quota, delay) = take(limits, worker, caller, None, "connections");
     if quota.is_some_and(|quota| quota.is_refused) {
         return Err(Error::RateLimited);
     }
-    if !delay.is_zero() {
-        sleep(delay).await;
-    }
-    Ok(())
+    Ok(delay)
 }
 
 /// Takes a token of each limit, or of none. Tells of the limit that leaves the least, and how long to wait.

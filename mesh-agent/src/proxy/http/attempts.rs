@@ -2,11 +2,13 @@
 //! attempt beside one that is slow, and the deadline of the whole.
 
 mod answer;
+mod choice;
 mod guards;
 mod hedged;
 pub(crate) mod replay;
 mod trial;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 
 use self::answer::Answer;
+use self::guards::Passed;
 use self::hedged::Side;
 use self::replay::Original;
 use self::trial::{Failure, Question, Trial};
@@ -66,11 +69,11 @@ pub(crate) async fn send(
         // The proxy has made it wait: no endpoint is to blame.
         return Err(Error::Deadline);
     }
-    let passage = guards::enter(exchange, &target)?;
-    let mut attempts = Attempts::new(exchange, target, request, is_http2);
+    let passed = Passed::enter(exchange, &target)?;
+    let mut attempts = Attempts::new(exchange, target, passed, request, is_http2);
     let result = attempts.run().await;
     let evidence = attempts.evidence(&result);
-    passage.leave(&attempts.connection.worker, evidence);
+    attempts.passed.leave(&attempts.connection.worker, evidence);
     result
 }
 
@@ -80,6 +83,7 @@ struct Attempts<'a> {
     connection: Arc<Connection>,
     policy: Arc<Policy>,
     selection: Selection,
+    passed: Passed,
     original: Original,
     is_idempotent: bool,
     is_http2: bool,
@@ -99,7 +103,13 @@ enum Step {
 }
 
 impl<'a> Attempts<'a> {
-    fn new(exchange: &'a mut Exchange, target: Target, request: Asked, is_http2: bool) -> Self {
+    fn new(
+        exchange: &'a mut Exchange,
+        target: Target,
+        passed: Passed,
+        request: Asked,
+        is_http2: bool,
+    ) -> Self {
         let Target { port, policy } = target;
         let connection = Arc::clone(&exchange.connection);
         let head = Head {
@@ -118,6 +128,7 @@ impl<'a> Attempts<'a> {
             original: Original::new(request, max_body, &connection),
             connection,
             selection,
+            passed,
             exchange,
             policy,
             is_idempotent,
@@ -136,6 +147,8 @@ impl<'a> Attempts<'a> {
         let mut active = self.pick()?;
         let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
         loop {
+            let wait = mem::take(&mut self.passed.wait);
+            self.exchange.pause(wait).await?;
             self.exchange.attempts += 1;
             let result = self.attempt(active, request).await;
             match self.judge(result) {
@@ -299,34 +312,6 @@ impl<'a> Attempts<'a> {
             return Evidence::Failure;
         }
         guards::evidence(result, self.exchange.is_grpc)
-    }
-
-    /// Never again, unless there is no other.
-    fn avoid_last(&mut self) {
-        if let Some(active) = &self.exchange.active {
-            self.selection.avoid(active.endpoint());
-        }
-    }
-
-    /// An endpoint that was not tried yet, whose breaker lets the request through.
-    fn pick(&mut self) -> Result<Active, Error> {
-        let Connection { worker, caller, .. } = &*self.connection;
-        self.selection.next_unbroken(worker, caller, &self.policy)
-    }
-
-    /// The same; where all were tried and a policy wants retries, one of those again.
-    fn pick_another(&mut self) -> Result<Active, Error> {
-        match self.pick() {
-            Err(Error::NoEndpoint | Error::BreakerOpen) if self.policy.extra.plan.is_some() => {
-                self.selection.forgive();
-                self.pick().map_err(|error| match error {
-                    Error::BreakerOpen => Error::NoEndpoint,
-                    error => error,
-                })
-            }
-            Err(Error::BreakerOpen) => Err(Error::NoEndpoint),
-            result => result,
-        }
     }
 
     /// Whether there may be one more attempt than there must be. If so it counts until the request is answered.

@@ -249,7 +249,7 @@ impl Copy {
         let worker = &self.connection.worker;
         let caller = &self.connection.caller;
         let mut selection = Selection::of_connection(Arc::clone(&self.port), caller);
-        let active = selection.next(worker, caller)?;
+        let active = selection.next(worker, caller, &mut |_, _| Ok(()))?;
         let endpoint = active.endpoint();
         let queued = Queued::default();
         let mut lease = if self.is_http2 {

@@ -34,7 +34,8 @@ pub struct LoadBalancing {
     /// Endpoints nearby go first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<LocalityPreference>,
-    /// Services that take over, in order, when no endpoint of this one is healthy.
+    /// Services that take over, in order, when no endpoint of this one is healthy. What their own policies limit holds;
+    /// where one refuses, the next is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failover: Vec<Failover>,
     /// Only these endpoints; each subset takes its share. The share of one that no endpoint is in goes to the others.

@@ -1,13 +1,19 @@
 //! Limits and circuit breakers on the way of a request.
 
+use std::borrow::Borrow;
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::Response;
 
+use super::replay::Original;
 use super::{Target, answer};
 use crate::proxy::error::Error;
+use crate::proxy::http::admit;
 use crate::proxy::http::exchange::Exchange;
-use crate::proxy::passage::{Passage, guards};
+use crate::proxy::passage::{Passage, guards, guards_beyond};
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::{Limit, Slot};
+use crate::proxy::policy::breaker::{Guard, Limit, Slot};
 use crate::proxy::view::ServicePort;
 use crate::proxy::worker::Worker;
 use crate::traffic::breaker::Evidence;
@@ -19,7 +25,15 @@ pub(super) fn take(
     port: &ServicePort,
     what: Limit,
 ) -> Result<Vec<Slot>, Error> {
-    let slots = guards(policy, port).map(|guard| guard.take(what));
+    take_of(worker, guards(policy, port), what)
+}
+
+fn take_of(
+    worker: &Worker,
+    guards: impl Iterator<Item = impl Borrow<Arc<Guard>>>,
+    what: Limit,
+) -> Result<Vec<Slot>, Error> {
+    let slots = guards.map(|guard| guard.borrow().take(what));
     let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
     let slots = slots.map_err(|what| {
         worker.metrics.overflow(what);
@@ -28,15 +42,52 @@ pub(super) fn take(
     Ok(slots.into_iter().flatten().collect())
 }
 
-/// Passes every limit and breaker of the targets, or is refused by one.
-pub(super) fn enter(exchange: &mut Exchange, target: &Target) -> Result<Passage, Error> {
-    let Target { policy, port } = target;
-    if policy.guards.is_empty() && port.policy.guards.is_empty() {
-        return Ok(Passage::default());
+/// What a request has passed.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    passage: Passage,
+    /// How long it is to wait before it goes on.
+    pub(super) wait: Duration,
+}
+
+impl Passed {
+    /// Passes every limit and breaker of the targets, or is refused by one.
+    pub(super) fn enter(exchange: &mut Exchange, target: &Target) -> Result<Self, Error> {
+        let Target { policy, port } = target;
+        if policy.guards.is_empty() && port.policy.guards.is_empty() {
+            return Ok(Self::default());
+        }
+        let worker = &exchange.connection.worker;
+        exchange.slots = take(worker, policy, port, Limit::Requests)?;
+        Ok(Self {
+            passage: Passage::enter(worker, guards(policy, port))?,
+            wait: Duration::ZERO,
+        })
     }
-    let worker = &exchange.connection.worker;
-    exchange.slots = take(worker, policy, port, Limit::Requests)?;
-    Passage::enter(worker, policy, port)
+
+    /// Passes what a service has of its own that takes over for the one of `wanted`, or nothing of it.
+    pub(super) fn take_over(
+        &mut self,
+        exchange: &mut Exchange,
+        policy: &Policy,
+        (wanted, port): (&ServicePort, &ServicePort),
+        original: &Original,
+    ) -> Result<(), Error> {
+        let worker = &exchange.connection.worker;
+        let beyond = || guards_beyond(policy, wanted, port);
+        let slots = take_of(worker, beyond(), Limit::Requests)?;
+        let passage = Passage::enter(worker, beyond())?;
+        let wait = admit::take_over(exchange, policy, (wanted, port), original)?;
+        exchange.slots.extend(slots);
+        self.passage.join(passage);
+        self.wait = self.wait.max(wait);
+        Ok(())
+    }
+
+    /// It has come to this.
+    pub(super) fn leave(self, worker: &Worker, evidence: Evidence) {
+        self.passage.leave(worker, evidence);
+    }
 }
 
 /// What the end of a request says about its targets.

@@ -2,6 +2,7 @@
 
 mod buffer;
 
+use std::borrow::Cow;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -17,7 +18,7 @@ use buffer::Buffer;
 
 /// A request, for the first time and for others.
 #[derive(Debug)]
-pub(super) struct Original {
+pub(crate) struct Original {
     first: Option<Asked>,
     spare: Option<Spare>,
     body: Option<Arc<Mutex<Kept>>>,
@@ -45,6 +46,15 @@ impl Original {
             first: Some(request),
             body,
         }
+    }
+
+    /// The fields of the request, as long as it is here.
+    pub(crate) fn headers(&self) -> Option<Cow<'_, HeaderMap>> {
+        if let Some(first) = &self.first {
+            return Some(Cow::Borrowed(first.headers()));
+        }
+        let spare = self.spare.as_ref()?.request()?;
+        Some(Cow::Owned(spare.into_parts().0.headers))
     }
 
     /// The request as it came.
