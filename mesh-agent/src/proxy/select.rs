@@ -306,7 +306,7 @@ impl Fleet for Facts<'_> {
 
     fn is_well(&self, index: u32) -> bool {
         self.endpoint(index)
-            .is_some_and(|endpoint| !endpoint.live.is_critical() && !endpoint.live.is_ejected())
+            .is_some_and(|endpoint| endpoint.live.is_well())
     }
 
     fn weight(&self, index: u32) -> u32 {

@@ -18,6 +18,7 @@ use super::handles::Handles;
 use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
+use super::policy::balancing::Subsets;
 use crate::state::Snapshot;
 use crate::state::attach;
 use crate::state::endpoint;
@@ -29,6 +30,7 @@ use crate::state::traffic_policy::balancing::Subset;
 use crate::state::workload;
 use crate::telemetry::access_log::Known;
 use crate::traffic::authz;
+use crate::traffic::balance::plan::Plan;
 use crate::traffic::hedge::{self, Usual};
 use crate::traffic::route::split::{Stranger, Target};
 use crate::traffic::route::stream::StreamTable;
@@ -43,7 +45,7 @@ pub(crate) mod routes;
 
 pub(crate) use live::{Active, Live};
 
-use plans::Layouts;
+use plans::{Layouts, Plans};
 use routes::{HttpRoutes, PortRoutes, Routes};
 
 /// A table that is read per request.
@@ -286,6 +288,20 @@ impl ServicePort {
             let of_each = of_each.filter_map(|endpoint| endpoint.live.vitals.quantile(permille));
             hedge::usual(of_each.collect())
         })
+    }
+
+    /// Whether anyone takes requests who is well, of the subsets that are wanted.
+    pub(crate) fn has_anyone_well(&self, wanted: Option<&Subsets>) -> bool {
+        let is_well = |index: &u32| {
+            let index = usize::try_from(*index).ok();
+            let endpoint = index.and_then(|index| self.endpoints.get(index));
+            endpoint.is_some_and(|endpoint| endpoint.live.is_well())
+        };
+        let has_any = |plans: &Plans| plans.iter().flat_map(Plan::indexes).any(is_well);
+        match wanted {
+            Some(wanted) => has_any(&self.layouts.of_route(wanted, &self.endpoints)),
+            None => has_any(self.layouts.own()),
+        }
     }
 
     /// The index of the endpoint that a session has this number for.

@@ -13,7 +13,7 @@ use crate::net::clock;
 use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
 use crate::proxy::view::ServicePort;
-use crate::proxy::view::routes::HttpRoutes;
+use crate::proxy::view::routes::{Choice, HttpRoutes};
 use crate::traffic::route::Request;
 use crate::traffic::route::compiled::{Backend, Rule};
 
@@ -92,7 +92,7 @@ fn choose_rule(
     if let Some((status, headers)) = rule.filters.as_deref().and_then(own) {
         return Ok(Way::Answer(status, headers));
     }
-    let backend = session_backend(exchange, rule, parts)
+    let backend = session_backend(exchange, choice, parts)
         .or_else(|| rule.backends.pick(dice))
         .ok_or(Error::BadBackend)?;
     if backend.is_broken {
@@ -119,10 +119,10 @@ fn choose_rule(
 }
 
 /// The backend that has the endpoint of the request's session: who is in a session stays in the share where it began,
-/// even if its weight has become 0 (GEP-1619).
+/// even if its weight has become 0 (GEP-1619), as long as somebody there can answer.
 fn session_backend<'a>(
     exchange: &Exchange,
-    rule: &'a Rule,
+    Choice { rule, policy, .. }: Choice<'a>,
     parts: &Parts,
 ) -> Option<&'a Arc<Backend>> {
     let session = rule.session.as_ref()?;
@@ -130,7 +130,10 @@ fn session_backend<'a>(
     let view = exchange.connection.worker.views.load();
     let is_home = |backend: &Backend| {
         let port = backend.target.as_ref().and_then(|it| view.backend(it));
-        port.is_some_and(|port| port.session_index(token.endpoint).is_some())
+        port.is_some_and(|port| {
+            let is_its = port.session_index(token.endpoint).is_some();
+            is_its && port.has_anyone_well(policy.subsets.as_ref())
+        })
     };
     let mut backends = rule.backends.iter().map(|(backend, _)| backend);
     backends.find(|backend| is_home(backend))

@@ -178,6 +178,44 @@ async fn a_session_outlives_the_weight_of_its_backend() {
 }
 
 #[tokio::test]
+async fn a_session_holds_nobody_at_a_backend_where_nobody_serves() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let with = |weights: [u32; 2], of_canary: &Value| {
+        let rules = json!([{"sessionPersistence": {"sessionName": "sid"}, "backendRefs": [
+            {"name": "web", "port": 80, "weight": weights[0]},
+            {"name": "canary", "port": 80, "weight": weights[1]},
+        ]}]);
+        let registry = registry(web, &[("canary", canary)], &[("r", rules)]);
+        let mut spec =
+            json!({"service": "canary", "address": canary.ip(), "ports": {"main": canary.port()}});
+        let more = of_canary.as_object().unwrap().clone();
+        spec.as_object_mut().unwrap().extend(more);
+        let registry = Fixture::from(registry).endpoint("canary-0", &["main"], &spec);
+        registry.snapshot()
+    };
+    for of_canary in [json!({"lifecycle": "draining"}), json!({"maintenance": {}})] {
+        let node = node(with([0, 1], &json!({}))).await;
+        let cookie = |response: &str| {
+            let value = response
+                .split_once("sid=")
+                .and_then(|(_, it)| it.split_once(';'));
+            format!("cookie: sid={}\r\n", value.expect("a session").0)
+        };
+        let first = get(&node, "/", "").await;
+        assert!(first.contains("canary /"), "{first}");
+        node.change(with([1, 0], &of_canary));
+        let moved = get(&node, "/", &cookie(&first)).await;
+        assert!(moved.contains("web /"), "{moved}");
+        let again = get(&node, "/", &cookie(&moved)).await;
+        assert!(
+            again.contains("web /") && !again.contains("sid="),
+            "{again}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn filters_change_requests_and_responses() {
     let (web, _web) = named("web").await;
     let modify = |kind: &str, field: &str, name: &str| {

@@ -109,6 +109,11 @@ impl Live {
         self.vitals.is_ejected()
     }
 
+    /// Whether neither checks nor its answers speak against it.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.is_critical() && !self.is_ejected()
+    }
+
     /// Whether checks have found it unwell.
     pub(crate) fn is_critical(&self) -> bool {
         self.vitals.is_critical()

@@ -54,6 +54,12 @@ impl Plan {
         &self.pools
     }
 
+    /// Indexes of all that take part.
+    #[must_use]
+    pub fn indexes(&self) -> &[u32] {
+        &self.indexes
+    }
+
     /// Whether an endpoint takes part.
     #[must_use]
     pub fn has(&self, index: u32) -> bool {
