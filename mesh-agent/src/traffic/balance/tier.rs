@@ -180,18 +180,23 @@ impl Tier {
                 let Some(two) = self.draw(any, &mut ask.dice, fleet, &is_other) else {
                     return Some(one);
                 };
+                // One that grows is drawn second as often as the others: it must be the better one also with this
+                // request, for it has nothing to do more often than they.
+                let more = u32::from(fleet.grown(two) < FULL);
                 let is_better = match algorithm {
                     Algorithm::PeakEwma => {
-                        self.cost(two, fleet, ask.now_ns) < self.cost(one, fleet, ask.now_ns)
+                        let cost = |index| self.cost(index, fleet, more, ask.now_ns);
+                        cost(two) < cost(one)
                     }
-                    _ => is_less_busy(two, one, fleet),
+                    _ => is_less_busy(two, one, fleet, more),
                 };
                 Some(if is_better { two } else { one })
             }
         }
     }
 
-    /// Draws until one may be used. One that has not grown to its full share is drawn again as often as it lacks.
+    /// Draws until one may be used. One that has not grown to its full share is passed over as often as it lacks, while
+    /// there are others.
     fn draw<F: Fleet>(
         &self,
         next: impl Fn(&mut Dice) -> u64,
@@ -226,21 +231,25 @@ impl Tier {
             .find(|index| is_usable(*index))
     }
 
-    /// What one more request would cost by latency.
-    fn cost<F: Fleet>(&self, index: u32, fleet: &F, now_ns: u64) -> f64 {
+    /// What one more request would cost by latency, with `more` requests under way than there are.
+    fn cost<F: Fleet>(&self, index: u32, fleet: &F, more: u32, now_ns: u64) -> f64 {
         let mean = float(self.total) / float(self.members.len() as u64);
-        let share = f64::from(fleet.weight(index)) / mean.max(f64::MIN_POSITIVE);
+        let weight = f64::from(fleet.weight(index)) * f64::from(fleet.grown(index));
+        let share = weight / (mean * f64::from(FULL)).max(f64::MIN_POSITIVE);
         fleet.latency(index).map_or(0.0, |latency| {
-            latency.cost(fleet.active(index), share, now_ns)
+            let active = fleet.active(index).saturating_add(more);
+            latency.cost(active, share, now_ns)
         })
     }
 }
 
-/// Whether one has fewer requests per weight than the other. Who was drawn first keeps a tie: draws go by weight, so do
-/// the shares of endpoints that have nothing to do.
-fn is_less_busy<F: Fleet>(one: u32, other: u32, fleet: &F) -> bool {
-    let weighed = |index, other| u64::from(fleet.active(index)) * u64::from(fleet.weight(other));
-    weighed(one, other) < weighed(other, one)
+/// Whether one has fewer requests per weight than the other, with `more` than there are at each; what has not grown yet
+/// has a part of its weight. Who was drawn first keeps a tie: draws go by weight, so do the shares of endpoints that
+/// have nothing to do.
+fn is_less_busy<F: Fleet>(one: u32, other: u32, fleet: &F, more: u32) -> bool {
+    let active = |index| u128::from(fleet.active(index)) + u128::from(more);
+    let weight = |index| u128::from(fleet.weight(index)) * u128::from(fleet.grown(index));
+    active(one) * weight(other) < active(other) * weight(one)
 }
 
 /// The table of an algorithm, and the index of each of its members.

@@ -301,6 +301,42 @@ fn an_endpoint_that_has_not_grown_gets_its_part() {
     assert_close(&percents(&plan, &facts, 20_000), &[33.3; 3], 1.0);
 }
 
+/// Requests under way at the second of two endpoints, which has grown to a tenth, and how many of all it got: so many
+/// are under way at a time, and the oldest ends first.
+fn of_newcomer(algorithm: Algorithm, under_way: usize) -> (u32, u32) {
+    let mut facts = Facts::new(&[1; 2]);
+    facts.grown = vec![FULL, FULL / 10];
+    let plan = plan(rules(algorithm), members(&[1; 2]));
+    let mut held = std::collections::VecDeque::new();
+    let mut all = 0;
+    for number in 0..2_000 {
+        if held.len() == under_way {
+            let ended: u32 = held.pop_front().unwrap();
+            facts.active[at(ended)] -= 1;
+            facts.latencies[at(ended)].observe(10_000_000, ask(number).now_ns);
+        }
+        let picked = plan.pick(&mut ask(number), &facts, Trust::Well).unwrap();
+        facts.active[at(picked.index)] += 1;
+        held.push_back(picked.index);
+        all += picked.index;
+    }
+    (facts.active[1], all)
+}
+
+#[test]
+fn one_of_two_that_has_not_grown_gets_its_part_of_what_is_under_way() {
+    for algorithm in [LeastRequest, PeakEwma] {
+        let (active, all) = of_newcomer(algorithm, 50);
+        assert!((1..=7).contains(&active), "{algorithm:?}: {active} of 50");
+        // A tenth of what the other gets, of 2000.
+        assert!((100..=260).contains(&all), "{algorithm:?}: {all}");
+        for few in [1, 2, 5] {
+            let (_, all) = of_newcomer(algorithm, few);
+            assert!((60..=300).contains(&all), "{algorithm:?} {few}: {all}");
+        }
+    }
+}
+
 /// Two near endpoints and four far ones.
 fn near_and_far() -> Vec<Member> {
     let mut members = members(&[1; 6]);
