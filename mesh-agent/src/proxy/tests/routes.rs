@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::fixture::{Node, http1_server, nobody, snapshot, text};
 use crate::state::Snapshot;
 use crate::state::http_route::HttpRoute;
+use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
 
 /// The service `web` that is dialled, with one endpoint, and others that routes send to.
@@ -361,6 +362,29 @@ async fn redirects_are_marked_as_answers_of_endpoints_are() {
     let asked = "origin: http://a\r\naccess-control-request-method: GET\r\n";
     let response = ask(&node, "OPTIONS", "/r", asked).await;
     assert!(response.contains("x-rule: yes"), "{response}");
+}
+
+#[tokio::test]
+async fn a_rule_that_comes_before_another_leaves_it_what_it_has_counted() {
+    let (web, _web) = named("web").await;
+    let rule = |name: &str| json!({"name": name, "matches": [{"path": {"value": format!("/{name}")}}], "backendRefs": to("web")});
+    let with = |rules: &[&str]| {
+        let rules: Vec<_> = rules.iter().map(|name| rule(name)).collect();
+        let target = json!({"kind": "HTTPRoute", "name": "r", "sectionName": "b"});
+        let limit = json!({"target": target, "rateLimits": [{"requests": 1, "per": "1h"}]});
+        let registry = Fixture::from(registry(web, &[], &[("r", json!(rules))]));
+        registry.object::<TrafficPolicy>("p", &limit).snapshot()
+    };
+    let node = node(with(&["b"])).await;
+    assert!(get(&node, "/b", "").await.contains("web /b"));
+    for rules in [&["b"][..], &["a", "b"], &["b", "a"]] {
+        node.change(with(rules));
+        let response = get(&node, "/b", "").await;
+        assert!(
+            response.starts_with("HTTP/1.1 429"),
+            "{rules:?}: {response}"
+        );
+    }
 }
 
 #[tokio::test]

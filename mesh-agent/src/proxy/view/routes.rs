@@ -1,10 +1,13 @@
 //! Routes of service ports, compiled from a snapshot. What did not change keeps its place in memory: a change of one
 //! route compiles one.
 
+mod attached;
+
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 
+use self::attached::Attached;
 use super::policies::Policies;
 use super::{SharedTable, Table};
 use crate::proxy::policy::Policy;
@@ -72,64 +75,6 @@ impl HttpRoutes {
             policy: &levels.whole,
             prefix: choice.prefix,
         })
-    }
-}
-
-/// A route that is attached to a service; one for all its ports, so that they share the state of its policies.
-#[derive(Debug)]
-struct Attached {
-    route: Arc<CompiledRoute>,
-    /// What holds for the whole route.
-    policy: Arc<Policy>,
-    /// What holds for each rule.
-    rules: Vec<Levels>,
-}
-
-/// What holds for a rule.
-#[derive(Debug)]
-struct Levels {
-    /// By the policies.
-    policy: Arc<Policy>,
-    /// By the policies and what the rule says itself.
-    whole: Arc<Policy>,
-}
-
-impl Attached {
-    /// Attaches a route to a service whose policy is `service`.
-    fn new(
-        route: &Arc<CompiledRoute>,
-        service: &Arc<Policy>,
-        policies: &Policies<'_>,
-        old: Option<&Self>,
-    ) -> Self {
-        let object = policies.object(route.kind, &route.key, None);
-        let policy = Policy::derive(service, object, old.map(|old| &old.policy));
-        let rules = route.rules.iter().enumerate().map(|(index, rule)| {
-            let old = old.and_then(|old| old.rules.get(index));
-            let object = rule
-                .name
-                .as_deref()
-                .and_then(|name| policies.object(route.kind, &route.key, Some(name)));
-            let policy = Policy::derive(&policy, object, old.map(|old| &old.policy));
-            let whole = Policy::of_rule(&policy, rule, old.map(|old| &old.whole));
-            Levels { policy, whole }
-        });
-        Self {
-            rules: rules.collect(),
-            route: Arc::clone(route),
-            policy,
-        }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.route, &other.route)
-            && Arc::ptr_eq(&self.policy, &other.policy)
-            && self.rules.len() == other.rules.len()
-            && self
-                .rules
-                .iter()
-                .zip(&other.rules)
-                .all(|(a, b)| Arc::ptr_eq(&a.policy, &b.policy) && Arc::ptr_eq(&a.whole, &b.whole))
     }
 }
 
