@@ -220,6 +220,7 @@ impl View {
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
         let health = source.status.health.as_ref().map(|health| health.status);
         let has_failed_registered = source.has_failed_registered();
+        live.offered(source.is_offered() && source.weight() > 0);
         live.registered(has_failed_registered);
         live.checked(health == Some(HealthStatus::Critical) && !has_failed_registered);
         Arc::new(Endpoint {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::Endpoint;
 use crate::net::clock;
@@ -25,6 +25,8 @@ pub(crate) struct Live {
     streams: Streams,
     /// How slow it is.
     pub(crate) latency: Latency,
+    /// Whether connections are offered to it: it is told to take some, and has a weight.
+    is_offered: AtomicBool,
     /// Since when it takes part: it came, or came back.
     since_ns: AtomicU64,
     /// How it is.
@@ -40,6 +42,7 @@ impl Live {
             held: AtomicU32::new(0),
             streams: Streams::default(),
             latency: Latency::default(),
+            is_offered: AtomicBool::new(false),
             since_ns: AtomicU64::new(clock::monotonic_ns()),
             vitals: Vitals::default(),
             series: Handles::default(),
@@ -61,6 +64,14 @@ impl Live {
     /// Since when it takes part.
     pub(crate) fn since_ns(&self) -> u64 {
         self.since_ns.load(Ordering::Relaxed)
+    }
+
+    /// Connections are offered to it now, or not.
+    pub(super) fn offered(&self, is_offered: bool) {
+        let was_offered = self.is_offered.swap(is_offered, Ordering::Relaxed);
+        if is_offered && !was_offered {
+            self.begin_again();
+        }
     }
 
     /// Checks of the agent's own have found it well, or not.

@@ -102,7 +102,7 @@ pub struct HashOn {
     pub path: Option<bool>,
 }
 
-/// A new endpoint's share grows linearly.
+/// The share of an endpoint grows linearly from when connections are offered to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SlowStart {

@@ -165,6 +165,40 @@ fn an_endpoint_that_came_or_recovered_is_new() {
     assert_eq!(since(&healed, 2), came[1]);
 }
 
+#[test]
+fn an_endpoint_that_was_not_offered_before_is_new() {
+    let mut snapshot = snapshot();
+    let mut view = View::default().next(&snapshot);
+    let since = |view: &View| port(view, 1).endpoints[0].live.since_ns();
+    let mut put = |view: &View, spec: Value| {
+        write(&mut snapshot.endpoints, "web-0");
+        let endpoint = snapshot.endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
+        let endpoint = Arc::make_mut(endpoint.expect("it is there"));
+        let mut whole = json!({"service": "web", "address": "10.0.0.3"});
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
+        endpoint.spec = serde_json::from_value(whole).expect("an endpoint");
+        view.next(&snapshot)
+    };
+    for kept_out in [
+        json!({"lifecycle": "starting"}),
+        json!({"lifecycle": "draining"}),
+        json!({"maintenance": {}}),
+        json!({"weight": 0}),
+    ] {
+        let before = since(&view);
+        view = put(&view, kept_out.clone());
+        assert_eq!(since(&view), before, "{kept_out}");
+        view = put(&view, json!({}));
+        let back = since(&view);
+        assert!(back > before, "{kept_out}");
+        view = put(&view, json!({"weight": 5}));
+        assert_eq!(since(&view), back, "{kept_out}");
+    }
+}
+
 /// A random write of a random object: few names, so that they meet.
 fn random_write(store: &Store, rng: &mut StdRng) {
     let name = ["a", "b", "c"][rng.random_range(0..3)];
