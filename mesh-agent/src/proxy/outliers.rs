@@ -44,19 +44,18 @@ impl Outliers {
         )
     }
 
-    /// Puts an endpoint aside, if not too many are out already.
+    /// Puts an endpoint aside, if it takes part and not too many are out already of those that do.
     fn eject(&self, metrics: &Metrics, port: &ServicePort, endpoint: &Endpoint, reason: Reason) {
         let guard = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let ejected = port
-            .endpoints
-            .iter()
-            .filter(|it| it.live.vitals.is_ejected());
-        let has_room = outlier::has_room(
-            port.endpoints.len(),
-            ejected.count(),
-            self.spec.max_ejected_percent,
-        );
-        let is_new = has_room
+        let (mut all, mut ejected, mut is_member) = (0, 0, false);
+        for member in port.members() {
+            all += 1;
+            ejected += usize::from(member.live.vitals.is_ejected());
+            is_member |= member.number == endpoint.number;
+        }
+        let has_room = outlier::has_room(all, ejected, self.spec.max_ejected_percent);
+        let is_new = is_member
+            && has_room
             && !endpoint.live.vitals.is_ejected()
             && endpoint.live.eject_outlier(&self.terms);
         drop(guard);

@@ -13,6 +13,7 @@ mod hygiene1;
 mod hygiene2;
 mod limits;
 mod links;
+mod outliers;
 mod patience;
 mod replay;
 mod resilience;

@@ -290,6 +290,12 @@ impl ServicePort {
         })
     }
 
+    /// The endpoints that connections are offered to.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let members = self.layouts.members();
+        members.filter_map(|index| self.endpoints.get(index))
+    }
+
     /// Whether anyone takes requests who is well, of the subsets that are wanted.
     pub(crate) fn has_anyone_well(&self, wanted: Option<&Subsets>) -> bool {
         let is_well = |index: &u32| {

@@ -146,6 +146,11 @@ impl Node {
         self.proxy.as_ref().expect("running")
     }
 
+    /// The registry that is in force.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot::clone(&self.snapshot.load())
+    }
+
     /// Puts another registry in force.
     pub(super) fn change(&self, mut snapshot: Snapshot) {
         snapshot.revision = self.snapshot.load().revision + 1;

@@ -84,6 +84,13 @@ impl Layouts {
         &self.own
     }
 
+    /// Indexes of the endpoints that take part, whatever subset they are in.
+    pub(crate) fn members(&self) -> impl Iterator<Item = usize> {
+        let members = self.members.iter().flatten();
+        let members = members.filter(|member| member.weight > 0);
+        members.filter_map(|member| usize::try_from(member.index).ok())
+    }
+
     /// The plans for the subsets that a route wants.
     pub(crate) fn of_route(&self, wanted: &Subsets, endpoints: &[Arc<Endpoint>]) -> Arc<Plans> {
         let key = Arc::as_ptr(wanted).addr();

@@ -125,7 +125,8 @@ pub struct OutlierDetection {
     /// Longest time out.
     #[serde(default = "default_max_ejection")]
     pub max_ejection: Duration,
-    /// Most endpoints that are out at a time, in percent; one may always be, if there are two.
+    /// Most endpoints that are out at a time, in percent of those that connections are offered to; one may always be, if
+    /// there are two.
     #[serde(default = "fifty")]
     pub max_ejected_percent: u32,
 }
