@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
@@ -96,5 +97,62 @@ fn a_place_without_a_route_or_with_a_rule_is_to_blame_itself() {
         !([ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT]
             .iter()
             .any(is_of_place))
+    );
+}
+
+/// What a request shows that must find `text`, of an endpoint that answers with `answer` and then hangs.
+async fn asked(answer: String, text: &str, limit: Duration) -> Shown {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("binds");
+    let address = listener.local_addr().expect("bound");
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        stream.read_buf(&mut Vec::with_capacity(4096)).await?;
+        // Who has seen enough reads no more.
+        drop(stream.write_all(answer.as_bytes()).await);
+        std::future::pending::<io::Result<()>>().await
+    });
+    let question = Question::Http(Box::new(Ask {
+        method: Method::GET,
+        path: PathAndQuery::from_static("/health"),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        good: Statuses::parse(&["200".to_owned()]),
+        warning: Statuses::default(),
+        text: Some(text.to_owned()),
+        is_body_shown: false,
+    }));
+    let probe = Probe {
+        question,
+        limit,
+        ..probe(true, address, vec![here()])
+    };
+    let shown = tokio::time::timeout(Duration::from_secs(20), probe.run()).await;
+    server.abort();
+    shown.expect("in time").expect("asked")
+}
+
+#[tokio::test]
+async fn who_gives_no_answer_in_time_is_critical() {
+    for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nbegin"] {
+        let shown = asked(answer.to_owned(), "end", Duration::from_millis(100)).await;
+        assert_eq!(shown, critical("no answer within 100ms".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn what_stands_behind_the_first_64_kib_of_a_body_is_not_looked_for() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+    let filling = "x".repeat(MAX_BODY - "near".len());
+    let answer = format!("{head}{filling}nearfar{filling}");
+    let patience = Duration::from_secs(10);
+    let shown = asked(answer.clone(), "near", patience).await;
+    assert_eq!(shown.status, HealthStatus::Passing, "{}", shown.output);
+    let shown = asked(answer, "far", patience).await;
+    assert_eq!(shown.status, HealthStatus::Critical);
+    assert!(
+        shown.output.contains("without the text"),
+        "{}",
+        shown.output
     );
 }
