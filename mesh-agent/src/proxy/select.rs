@@ -106,11 +106,21 @@ impl Selection {
         self.tried.push(endpoint.number);
     }
 
-    /// What the client is told with the answer of `endpoint`, so that it comes back there.
-    pub(crate) fn session_field(&self, endpoint: &Endpoint) -> Option<(HeaderName, HeaderValue)> {
-        let sticky = self.sticky.as_ref()?;
-        let number = endpoint.session_number();
-        sticky.session.answer(sticky.token, number, sticky.now_s)
+    /// What the client is told with the answer of `endpoint`, so that it comes back there with requests at `path` and
+    /// below. The session of a service holds on every path that leads there: GEP-1619 leaves it without one, which
+    /// clients take for the folder of this request (RFC 6265, 5.1.4).
+    pub(crate) fn session_field(
+        &self,
+        endpoint: &Endpoint,
+        path: Option<&str>,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let Sticky {
+            session,
+            token,
+            now_s,
+        } = self.sticky.as_deref()?;
+        let path = path.unwrap_or("/");
+        session.answer(*token, endpoint.session_number(), *now_s, path)
     }
 
     /// Those that have failed may be tried again.

@@ -100,12 +100,14 @@ impl Session {
     }
 
     /// What the client is given with the answer of an endpoint, if it must be given anything: `had` is what it brought.
+    /// A cookie goes back to where the session holds: to what is at `path` and below.
     #[must_use]
     pub fn answer(
         &self,
         had: Option<Token>,
         endpoint: u64,
         now_s: u64,
+        path: &str,
     ) -> Option<(HeaderName, HeaderValue)> {
         let token = match had.filter(|had| had.endpoint == endpoint) {
             Some(had) if self.idle_s.is_none() || had.used_s == now_s => return None,
@@ -125,7 +127,11 @@ impl Session {
                 Some((name.clone(), value))
             }
             Carrier::Cookie(name) => {
-                let mut cookie = format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax");
+                // Nothing else can be written there (RFC 6265, 4.1.1).
+                let is_path = |byte: u8| byte.is_ascii_graphic() && byte != b';';
+                let is_sound = path.starts_with('/') && path.bytes().all(is_path);
+                let path = if is_sound { path } else { "/" };
+                let mut cookie = format!("{name}={token}; Path={path}; HttpOnly; SameSite=Lax");
                 if let Some(limit) = self.absolute_s.filter(|_| self.is_permanent) {
                     let left = limit.saturating_sub(now_s.saturating_sub(token.begun_s));
                     cookie.push_str("; Max-Age=");
@@ -198,30 +204,40 @@ mod tests {
             json!({"type": "Header", "sessionName": "X-Session"}),
         ] {
             let session = session(spec);
-            let answer = session.answer(None, 7, 100).unwrap();
+            let answer = session.answer(None, 7, 100, "/").unwrap();
             let token = session.read(&back(&answer), 1_000_000).unwrap();
             assert_eq!((token.endpoint, token.begun_s), (7, 100));
-            assert_eq!(session.answer(Some(token), 7, 1_000_000), None);
-            let moved = session.answer(Some(token), 8, 200).unwrap();
+            assert_eq!(session.answer(Some(token), 7, 1_000_000, "/"), None);
+            let moved = session.answer(Some(token), 8, 200, "/").unwrap();
             let token = session.read(&back(&moved), 200).unwrap();
             assert_eq!((token.endpoint, token.begun_s), (8, 200));
         }
     }
 
     #[test]
-    fn a_cookie_says_how_long_it_lives() {
-        let cookie = |spec| {
-            let answer = session(spec).answer(None, 0xab, 0x10).unwrap();
+    fn a_cookie_says_where_it_holds_and_how_long_it_lives() {
+        let cookie = |spec, path| {
+            let answer = session(spec).answer(None, 0xab, 0x10, path).unwrap();
             answer.1.to_str().unwrap().to_owned()
         };
-        assert_eq!(
-            cookie(json!({"absoluteTimeout": "1h"})),
-            "mesh-session-web=00000000000000ab-10-10; Path=/; HttpOnly; SameSite=Lax"
-        );
+        for (path, told) in [
+            ("/", "/"),
+            ("/foo/bar", "/foo/bar"),
+            ("", "/"),
+            ("/a;b", "/"),
+            ("/\u{e9}", "/"),
+        ] {
+            assert_eq!(
+                cookie(json!({"absoluteTimeout": "1h"}), path),
+                format!(
+                    "mesh-session-web=00000000000000ab-10-10; Path={told}; HttpOnly; SameSite=Lax"
+                )
+            );
+        }
         let permanent = json!({"sessionName": "sid", "absoluteTimeout": "1h",
             "cookieConfig": {"lifetimeType": "Permanent"}});
         assert_eq!(
-            cookie(permanent),
+            cookie(permanent, "/"),
             "sid=00000000000000ab-10-10; Path=/; HttpOnly; SameSite=Lax; Max-Age=3600"
         );
     }
@@ -229,13 +245,13 @@ mod tests {
     #[test]
     fn a_session_ends_by_age_and_by_disuse() {
         let session = session(json!({"absoluteTimeout": "1h", "idleTimeout": "1m"}));
-        let first = back(&session.answer(None, 7, 1000).unwrap());
+        let first = back(&session.answer(None, 7, 1000, "/").unwrap());
         let token = session.read(&first, 1059).unwrap();
         assert_eq!(session.read(&first, 1060), None);
-        let used = back(&session.answer(Some(token), 7, 1059).unwrap());
+        let used = back(&session.answer(Some(token), 7, 1059, "/").unwrap());
         let token = session.read(&used, 1100).unwrap();
         assert_eq!((token.begun_s, token.used_s), (1000, 1059));
-        assert_eq!(session.answer(Some(token), 7, 1059), None);
+        assert_eq!(session.answer(Some(token), 7, 1059, "/"), None);
         let late = Token {
             used_s: 4599,
             ..token

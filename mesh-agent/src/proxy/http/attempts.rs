@@ -199,7 +199,9 @@ impl<'a> Attempts<'a> {
     fn has_answered(&mut self) {
         if let Some(active) = &mut self.exchange.active {
             active.answered(clock::monotonic_ns());
-            self.exchange.session_field = self.selection.session_field(active.endpoint());
+            let path = self.exchange.session_path.as_deref();
+            let field = self.selection.session_field(active.endpoint(), path);
+            self.exchange.session_field = field;
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<Active>,
     /// The connection to it.
     pub(crate) lease: Option<Lease>,
+    /// The path at and below which the session of the rule holds, if it has one: as the client sees it.
+    pub(crate) session_path: Option<Box<str>>,
     /// What the client is told so that it comes back to the same endpoint.
     pub(crate) session_field: Option<(HeaderName, HeaderValue)>,
     /// What it holds of limited things.
@@ -90,6 +92,7 @@ impl Exchange {
             rule: None,
             active: None,
             lease: None,
+            session_path: None,
             session_field: None,
             admitted: Admitted::default(),
             fate: None,

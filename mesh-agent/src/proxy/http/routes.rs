@@ -88,6 +88,10 @@ fn choose_rule(
     if rule.is_broken {
         return Err(Error::BadFilter);
     }
+    if rule.session.is_some() {
+        let path = request.path.get(..choice.scope);
+        exchange.session_path = path.map(Into::into);
+    }
     let own = |filters| filters::answer(filters, parts, &request, port, choice.prefix);
     if let Some((status, headers)) = rule.filters.as_deref().and_then(own) {
         return Ok(Way::Answer(status, headers));

@@ -217,6 +217,37 @@ async fn a_session_holds_nobody_at_a_backend_where_nobody_serves() {
 }
 
 #[tokio::test]
+async fn a_session_of_a_rule_holds_where_its_path_has_matched() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let path = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"});
+    let rewrite = json!({"type": "URLRewrite", "urlRewrite": {"path": path}});
+    let session = json!({"sessionName": "sid"});
+    let rules = json!([
+        {"matches": [{"path": {"value": "/foo"}}], "sessionPersistence": session,
+            "filters": [rewrite], "backendRefs": to("web")},
+        {"matches": [{"path": {"type": "Exact", "value": "/bar/x"}}, {"path": {"value": "/other"}}],
+            "sessionPersistence": session, "backendRefs": to("canary")},
+        {"sessionPersistence": session, "backendRefs": to("web")},
+    ]);
+    let node = node(registry(web, &[("canary", canary)], &[("r", rules)])).await;
+    for (target, answer, path) in [
+        ("/foo/a/b?c", "web /new/a/b?c", "/foo"),
+        ("/foo", "web /new", "/foo"),
+        ("/bar/x", "canary /bar/x", "/bar/x"),
+        ("/other/x", "canary /other/x", "/other"),
+        ("/", "web /", "/"),
+        ("/bar", "web /bar", "/"),
+    ] {
+        let response = get(&node, target, "").await;
+        assert!(response.contains(answer), "{response}");
+        let (_, cookie) = response.split_once("set-cookie: sid=").expect("a session");
+        let expected = format!("; Path={path}; HttpOnly");
+        assert!(cookie.contains(&expected), "{target}: {cookie}");
+    }
+}
+
+#[tokio::test]
 async fn filters_change_requests_and_responses() {
     let (web, _web) = named("web").await;
     let modify = |kind: &str, field: &str, name: &str| {

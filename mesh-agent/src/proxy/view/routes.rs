@@ -57,6 +57,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) policy: &'a Arc<Policy>,
     /// Bytes of the path that a prefix has matched.
     pub(crate) prefix: Option<usize>,
+    /// Bytes of the path that all paths begin with which match so: whole segments.
+    pub(crate) scope: usize,
 }
 
 impl HttpRoutes {
@@ -74,6 +76,7 @@ impl HttpRoutes {
             rule: choice.rule,
             policy: &levels.whole,
             prefix: choice.prefix,
+            scope: choice.scope,
         })
     }
 }

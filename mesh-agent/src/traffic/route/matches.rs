@@ -27,6 +27,8 @@ pub(super) enum PathMatch {
         regex: Regex,
         /// The larger goes first: characters of the expression, or of the service and the method.
         rank: (u32, u32),
+        /// Bytes of whole segments that all of them begin with.
+        scope: usize,
     },
 }
 
@@ -87,6 +89,7 @@ fn http_path(kind: PathMatchType, value: &str) -> Compiled<PathMatch> {
             PathMatch::Expression {
                 regex,
                 rank: (length(value), 0),
+                scope: literal(value),
             }
         }
     })
@@ -173,7 +176,30 @@ fn grpc_path(from: &GrpcMethodMatch) -> Compiled<PathMatch> {
     Ok(PathMatch::Expression {
         regex: text::expression(&pattern).map_err(refuse)?,
         rank: (service.map_or(0, length), method.map_or(0, length)),
+        scope: literal(&pattern),
     })
+}
+
+/// Bytes of the whole segments that every path begins with that an expression describes, as far as its beginning is
+/// plain text.
+fn literal(expression: &str) -> usize {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "/-_~%".contains(it);
+    let end = expression.find(|it| !is_plain(it));
+    let end = end.unwrap_or(expression.len());
+    let Some((plain, rest)) = expression.split_at_checked(end) else {
+        return 0;
+    };
+    // Of several alternatives none is certain; what may be repeated may be left out.
+    let plain = match rest.chars().next() {
+        _ if rest.contains('|') => "",
+        Some('?' | '*' | '{') => plain.get(..end.saturating_sub(1)).unwrap_or(""),
+        _ => plain,
+    };
+    if rest.is_empty() {
+        plain.len()
+    } else {
+        plain.rfind('/').unwrap_or(0)
+    }
 }
 
 fn length(text: &str) -> u32 {

@@ -34,11 +34,36 @@ struct Node {
 #[derive(Debug)]
 struct Expression {
     regex: Regex,
+    scope: usize,
     entry: Entry,
 }
 
-/// What matched, and by how much of the path where it was a prefix.
-pub(super) type Found<'a> = (&'a Entry, Option<usize>);
+/// What matched.
+pub(super) struct Found<'a> {
+    pub(super) entry: &'a Entry,
+    /// By how many bytes of the path, where it was a prefix.
+    pub(super) prefix: Option<usize>,
+    /// Bytes of the path that all paths begin with that match so: whole segments.
+    pub(super) scope: usize,
+}
+
+impl<'a> Found<'a> {
+    const fn prefix(entry: &'a Entry, length: usize) -> Self {
+        Self {
+            entry,
+            prefix: Some(length),
+            scope: length,
+        }
+    }
+
+    const fn other(entry: &'a Entry, scope: usize) -> Self {
+        Self {
+            entry,
+            prefix: None,
+            scope,
+        }
+    }
+}
 
 impl Paths {
     /// The match that goes before all others.
@@ -46,25 +71,25 @@ impl Paths {
         if let Some(entries) = self.exact.get(request.path)
             && let Some(entry) = entries.find(request)
         {
-            return Some((entry, None));
+            return Some(Found::other(entry, request.path.len()));
         }
         let mut node = self.deepest(request.path);
         while let Some(prefix) = node
             && prefix.length > 0
         {
             if let Some(entry) = prefix.entries.find(request) {
-                return Some((entry, Some(prefix.length)));
+                return Some(Found::prefix(entry, prefix.length));
             }
             node = prefix.parent.and_then(|parent| self.node(parent));
         }
         let described = self.expressions.iter().find(|expression| {
             expression.regex.is_match(request.path) && expression.entry.holds(request)
         });
-        if let Some(Expression { entry, .. }) = described {
-            return Some((entry, None));
+        if let Some(Expression { entry, scope, .. }) = described {
+            return Some(Found::other(entry, *scope));
         }
         let entry = self.prefixes.first()?.entries.find(request)?;
-        Some((entry, Some(0)))
+        Some(Found::prefix(entry, 0))
     }
 
     /// The longest prefix of `path` that is in the tree. The way there ends where the tree does, so that a long path
@@ -105,9 +130,13 @@ impl Builder {
         match path {
             PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(entry),
             PathMatch::Prefix(path) => self.prefixes.entry(path.clone()).or_default().push(entry),
-            PathMatch::Expression { regex, rank } => {
-                let regex = regex.clone();
-                self.expressions.push((*rank, Expression { regex, entry }));
+            PathMatch::Expression { regex, rank, scope } => {
+                let expression = Expression {
+                    regex: regex.clone(),
+                    scope: *scope,
+                    entry,
+                };
+                self.expressions.push((*rank, expression));
             }
         }
     }

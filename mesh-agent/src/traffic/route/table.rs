@@ -9,7 +9,7 @@ use super::Request;
 use super::compiled::{CompiledRoute, Rule};
 use super::entries::Entry;
 use super::host::{self, HostPattern};
-use super::paths::{Builder, Paths};
+use super::paths::{Builder, Found, Paths};
 
 type Hosts<V> = HashMap<Box<str>, V, RandomState>;
 
@@ -38,6 +38,8 @@ pub struct Choice<'a> {
     pub rule_index: usize,
     /// Bytes of the path that a prefix has matched, without a slash at its end.
     pub prefix: Option<usize>,
+    /// Bytes of the path that all paths begin with which match so: whole segments, without a slash at their end.
+    pub scope: usize,
 }
 
 impl Table {
@@ -104,7 +106,11 @@ impl Table {
     /// The rule that a request falls under.
     #[must_use]
     pub fn choose(&self, request: &Request<'_>) -> Option<Choice<'_>> {
-        let (entry, prefix) = self.find(request)?;
+        let Found {
+            entry,
+            prefix,
+            scope,
+        } = self.find(request)?;
         let route_index = usize::try_from(entry.route).ok()?;
         let rule_index = usize::try_from(entry.rule).ok()?;
         let route = self.routes.get(route_index)?;
@@ -114,10 +120,11 @@ impl Table {
             rule: route.rules.get(rule_index)?,
             rule_index,
             prefix,
+            scope,
         })
     }
 
-    fn find(&self, request: &Request<'_>) -> Option<(&Entry, Option<usize>)> {
+    fn find(&self, request: &Request<'_>) -> Option<Found<'_>> {
         if let Some(named) = request.host
             && named.len() <= MAX_HOST
             && !(self.exact.is_empty() && self.wildcard.is_empty())

@@ -324,6 +324,33 @@ fn paths_are_compared_in_the_spelling_that_requests_are_given() {
 }
 
 #[test]
+fn a_choice_says_what_all_paths_of_its_match_begin_with() {
+    let path = |kind: &str, value: &str| json!({"path": {"type": kind, "value": value}});
+    for (kind, value, asked, scope) in [
+        ("PathPrefix", "/", "/foo/x", ""),
+        ("PathPrefix", "/foo/", "/foo/x", "/foo"),
+        ("Exact", "/foo/x", "/foo/x", "/foo/x"),
+        (
+            "RegularExpression",
+            "/p1/p2/[^/]*/p3",
+            "/p1/p2/foo/p3",
+            "/p1/p2",
+        ),
+        ("RegularExpression", "/foo.*", "/foobar", ""),
+        ("RegularExpression", "/a/b?c", "/a/c", "/a"),
+        ("RegularExpression", "/a/?c", "/ac", ""),
+        ("RegularExpression", "/a/b|/c/d", "/c/d", ""),
+        ("RegularExpression", "/a/b", "/a/b", "/a/b"),
+        ("RegularExpression", ".*", "/a/b", ""),
+    ] {
+        let table = Table::new(vec![http("r", 0, &rules(&[path(kind, value)]))]);
+        let ask = Ask::get(asked);
+        let choice = table.choose(&ask.request()).unwrap();
+        assert_eq!(asked.get(..choice.scope), Some(scope), "{value}");
+    }
+}
+
+#[test]
 fn many_matches_of_one_path_are_found_by_their_headers() {
     let mut list: Vec<_> = (0..1000)
         .map(|user| json!({"headers": [{"name": "x-user", "value": user.to_string()}]}))

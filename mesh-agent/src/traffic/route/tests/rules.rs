@@ -107,7 +107,7 @@ fn matches_that_the_registry_accepts_can_be_compiled() {
 fn cookies(route: &CompiledRoute) -> Vec<String> {
     let sessions = route.rules.iter().map(|rule| {
         let session = rule.session.as_ref().unwrap();
-        let (_, cookie) = session.answer(None, 1, 1).unwrap();
+        let (_, cookie) = session.answer(None, 1, 1, "/").unwrap();
         let (name, _) = cookie.to_str().unwrap().split_once('=').unwrap();
         name.to_owned()
     });
