@@ -2,6 +2,7 @@
 
 mod balancing;
 mod crowded;
+mod ends;
 mod explain;
 mod failover;
 mod fixture;

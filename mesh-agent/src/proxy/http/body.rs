@@ -287,11 +287,8 @@ impl Limited for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // Nobody polls to the end what is known to have ended: also where all the bytes that were announced have come.
-        if let Self::Streamed {
-            inner, exchange, ..
-        } = self
-            && (inner.is_end_stream() || inner.size_hint().exact() == Some(0))
+        if let Self::Streamed { inner, exchange } = self
+            && inner.is_whole()
         {
             exchange.complete();
         }

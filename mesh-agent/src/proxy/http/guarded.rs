@@ -34,6 +34,8 @@ pub(crate) struct Guarded {
     silence: Silence,
     /// Copies under way.
     tees: Vec<Tee>,
+    /// Its reader has got its end: the trailers, or that there are none.
+    has_ended: bool,
 }
 
 impl Guarded {
@@ -43,6 +45,7 @@ impl Guarded {
             inner,
             silence,
             tees: Vec::new(),
+            has_ended: false,
         }
     }
 
@@ -64,7 +67,14 @@ impl Guarded {
         self.silence.broken();
     }
 
-    fn end_copies(&mut self) {
+    /// Whether all of it has come. Nobody polls to the end what is known to have ended: behind the trailers, or where all the
+    /// bytes that were announced have come.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_end_stream() || self.inner.size_hint().exact() == Some(0)
+    }
+
+    fn end(&mut self) {
+        self.has_ended = true;
         for mut tee in self.tees.drain(..) {
             tee.end();
         }
@@ -73,9 +83,8 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // Nobody polls to the end what is known to have ended.
-        if !self.tees.is_empty() && self.inner.is_end_stream() {
-            self.end_copies();
+        if !self.tees.is_empty() && self.is_whole() {
+            self.end();
         }
     }
 }
@@ -98,11 +107,14 @@ impl Body for Guarded {
                 for tee in &mut this.tees {
                     tee.frame(&frame);
                 }
+                if frame.is_trailers() {
+                    this.end();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Broken::Off(error)))),
             Poll::Ready(None) => {
-                this.end_copies();
+                this.end();
                 Poll::Ready(None)
             }
             Poll::Pending => this.silence.poll(cx).map(|()| Some(Err(Broken::Silent))),
@@ -110,7 +122,7 @@ impl Body for Guarded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.has_ended || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

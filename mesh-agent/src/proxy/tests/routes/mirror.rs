@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::fixture::{eventually, server};
+use super::super::fixture::{eventually, server, within};
 use super::*;
 
 fn mirrored(percent: u32) -> Value {
@@ -72,6 +73,40 @@ async fn a_copy_arrives_with_its_body_and_its_answer_is_thrown_away() {
     assert_eq!(seen, expected);
     let sent = ["mesh_proxy_mirrored_total", r#"outcome="sent""#];
     assert_eq!(node.metric(&sent, 3).await, 3);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_request_whose_end_is_told_otherwise_is_whole() {
+    let (web, _web) = named("web").await;
+    let (address, seen, _shadow) = shadow().await;
+    let node = node(registry(
+        web,
+        &[("shadow", address)],
+        &[("r", mirrored(100))],
+    ))
+    .await;
+    let head = "POST /t HTTP/1.1\r\nhost: web\r\nconnection: close\r\ntransfer-encoding: chunked";
+    let body = "4\r\nfour\r\n0\r\nx-sum: 4\r\n\r\n";
+    let response = node.raw(&format!("{head}\r\n\r\n{body}")).await;
+    assert!(response.contains("web /t"), "{response}");
+
+    let shake = h2::client::handshake(node.connect().await);
+    let (sender, connection) = within(shake).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = within(sender.ready()).await.unwrap();
+    let request = Request::post("http://web/l").header("content-length", "4");
+    let (response, mut body) = sender
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    body.send_data(Bytes::from_static(b"four"), false).unwrap();
+    // The answer comes before the end, for which nobody waits.
+    assert_eq!(within(response).await.unwrap().status(), 200);
+
+    eventually("the copies arrive", || seen.lock().unwrap().len() == 2).await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort();
+    let expected = ["/l 4", "/t 4"].map(|line| (line.to_owned(), true));
+    assert_eq!(seen, expected);
 }
 
 #[tokio::test]
