@@ -287,10 +287,18 @@ impl Limited for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if let Self::Streamed { inner, exchange } = self
-            && inner.is_whole()
-        {
-            exchange.complete();
+        let Self::Streamed { inner, exchange } = self else {
+            return;
+        };
+        if !inner.is_whole() {
+            return;
         }
+        // To the endpoint a stream that is dropped before its end was cancelled.
+        if let Some(rest) = inner.take_rest()
+            && let Some(lease) = exchange.lease.take()
+        {
+            rest.discard(&exchange.connection.worker, lease);
+        }
+        exchange.complete();
     }
 }

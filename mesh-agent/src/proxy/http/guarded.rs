@@ -1,6 +1,7 @@
 //! A body as it is received, held to what neither hyper nor h2 holds it to: it is not silent for ever, and its trailers are
 //! clean.
 
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -71,6 +72,12 @@ impl Guarded {
     /// bytes that were announced have come.
     pub(crate) fn is_whole(&self) -> bool {
         self.is_end_stream() || self.inner.size_hint().exact() == Some(0)
+    }
+
+    /// What lacks nothing but its end, if it does.
+    pub(crate) fn take_rest(&mut self) -> Option<Received> {
+        let is_left = self.is_whole() && !self.is_end_stream();
+        is_left.then(|| mem::replace(&mut self.inner, Received::Nothing))
     }
 
     fn end(&mut self) {

@@ -1,16 +1,69 @@
 //! Ends of bodies that come late, or behind trailers.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::fixture::{Node, http2_client, server, within};
+
+/// A server of HTTP/2 whose every request is handled by `answer`.
+async fn endpoint<F, R>(answer: F) -> (SocketAddr, JoinHandle<()>)
+where
+    F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<(), h2::Error>> + Send + 'static,
+{
+    server(move |stream| {
+        let answer = answer.clone();
+        async move {
+            let shake = h2::server::handshake(stream).await;
+            let mut connection = shake.map_err(io::Error::other)?;
+            while let Some(asked) = connection.accept().await {
+                let (request, respond) = asked.map_err(io::Error::other)?;
+                tokio::spawn(answer(request, respond));
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_download_whose_end_comes_late_is_not_cancelled_at_the_endpoint() {
+    let (tell, mut told) = mpsc::channel(1);
+    let (address, _server) = endpoint(move |_, mut respond| {
+        let tell = tell.clone();
+        async move {
+            let response = Response::builder().header("content-length", "5");
+            let mut body = respond.send_response(response.body(()).unwrap(), false)?;
+            body.send_data(Bytes::from_static(b"hello"), false)?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let reset = poll_fn(|cx| Poll::Ready(body.poll_reset(cx))).await;
+            tell.send(reset.is_pending()).await.unwrap();
+            body.send_data(Bytes::new(), true)
+        }
+    })
+    .await;
+    let node = Node::start("http2", &[address]);
+    let asked = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let answer = node.raw(asked).await;
+        assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+        assert_eq!(within(told.recv()).await, Some(true), "was reset");
+    }
+}
 
 /// An endpoint of HTTP/1.1 whose answers have trailers.
 async fn with_trailers() -> (SocketAddr, JoinHandle<()>, Arc<AtomicUsize>) {

@@ -1,23 +1,14 @@
 //! An endpoint's answer, until it is known whether it is the one that the client gets.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, Response};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
-use tokio::time::timeout;
 
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::received::Received;
 use crate::proxy::pool::Lease;
 use crate::proxy::worker::Worker;
 use crate::traffic::retry::{Outcome, grpc_code_of};
-
-/// Bodies of answers that nobody gets are read up to this size, so that their connection may serve again.
-const MAX_DRAIN: u64 = 64 * 1024;
-/// And for as long.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// An answer and the connection on which it comes.
 #[derive(Debug)]
@@ -43,33 +34,9 @@ impl Answer {
         self.response
     }
 
-    /// It is not. A short body is read to its end on the side; a long one costs the connection.
+    /// It is not.
     pub(super) fn discard(self, worker: &Arc<Worker>) {
-        let Self {
-            response, lease, ..
-        } = self;
-        let mut body = response.into_body();
-        if body.is_end_stream() {
-            worker.pool.give_back(worker, lease);
-            return;
-        }
-        if body.size_hint().upper().is_none_or(|size| size > MAX_DRAIN) {
-            return;
-        }
-        let reader = Arc::clone(worker);
-        worker.spawn(async move {
-            let drained = timeout(DRAIN_TIME, async {
-                while let Some(frame) = body.frame().await {
-                    if frame.is_err() {
-                        return false;
-                    }
-                }
-                true
-            });
-            if drained.await == Ok(true) {
-                reader.pool.give_back(&reader, lease);
-            }
-        });
+        self.response.into_body().discard(worker, self.lease);
     }
 }
 
