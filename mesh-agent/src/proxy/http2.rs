@@ -11,3 +11,8 @@ pub(crate) use body::Body;
 pub(crate) use link::{Link, Stream, open};
 pub(crate) use serving::Serving;
 pub(crate) use tunnel::Tunnel;
+
+/// Streams that were reset here in the last second, whose late frames are passed over. h2 keeps 384 to 768 bytes of each, and
+/// takes a late frame of any other for an error of the peer. It makes 1,024 errors the end of the connection with all that is
+/// under way on it: who sends bodies behind requests that are refused at once is no attacker.
+const MAX_RESET_STREAMS: usize = 4096;

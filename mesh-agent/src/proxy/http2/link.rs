@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::MAX_RESET_STREAMS;
 use super::body::Body;
 use super::sending::Sending;
 use super::tunnel::Tunnel;
@@ -70,6 +71,7 @@ pub(crate) async fn open(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_max_send_streams(0)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(Some(MAX_ERRONEOUS_STREAMS))
         .handshake(Gathering(stream))
         .await?;

@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
+use super::MAX_RESET_STREAMS;
 use super::body::Body;
 use super::sending::Sending;
 use super::tunnel::Tunnel;
@@ -62,6 +63,7 @@ impl Serving {
             .data_frame_budget(SMALL_FRAMES)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(Some(1024))
             .handshake(stream);

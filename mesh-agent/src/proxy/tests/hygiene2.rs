@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -882,4 +883,47 @@ async fn pings_and_settings_of_a_client_that_does_not_read_are_not_stored() {
         sent += pings.len();
         assert!(sent < 512 << 20, "it reads for ever");
     }
+}
+
+#[tokio::test]
+async fn bodies_that_come_behind_refusals_do_not_end_a_connection() {
+    let go = Arc::new(Notify::new());
+    let told = Arc::clone(&go);
+    let (address, _server) = server(move |stream| {
+        let told = Arc::clone(&told);
+        async move {
+            let service = service_fn(move |_| {
+                let told = Arc::clone(&told);
+                async move {
+                    told.notified().await;
+                    Ok::<_, Infallible>(text("late"))
+                }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            serving.await.map_err(io::Error::other)
+        }
+    })
+    .await;
+    let spec = json!({"rateLimits": [{"requests": 1, "per": "1h"}]});
+    let node = Node::guarded("http2", &[address], &spec);
+    let mut raw = Raw::connect(&node).await;
+    let flags = END_HEADERS | END_STREAM;
+    raw.send(&frame(HEADERS, flags, 1, &request(&[]))).await;
+    let mut late = Vec::new();
+    for stream in (3..).step_by(2).take(1_300) {
+        let head = frame(HEADERS, END_HEADERS, stream, &request(&[]));
+        raw.send(&[late, head].concat()).await;
+        late = frame(DATA, END_STREAM, stream, b"late");
+        while let Some((kind, _, of, payload)) = raw.receive().await {
+            assert_ne!(kind, GOAWAY, "{stream}: {payload:?}");
+            // The endpoint answers none.
+            if kind == HEADERS && of == stream {
+                break;
+            }
+        }
+    }
+    raw.send(&late).await;
+    go.notify_one();
+    assert_eq!(raw.outcome().await, "200");
 }
