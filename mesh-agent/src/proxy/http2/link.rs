@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::MAX_RESET_STREAMS;
 use super::body::Body;
 use super::sending::Sending;
 use super::tunnel::Tunnel;
+use super::{MAX_RESET_STREAMS, SEND_BUFFER};
 use crate::net::gather::Gathering;
 use crate::net::seldom::{Bell, Either};
 use crate::proxy::http::body::Outgoing;
@@ -71,6 +71,7 @@ pub(crate) async fn open(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_max_send_streams(0)
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(Some(MAX_ERRONEOUS_STREAMS))
         .handshake(Gathering(stream))

@@ -90,8 +90,8 @@ impl<B: Limited<Data = Bytes, Error: Error + 'static> + Unpin> Sending<B> {
         sent.map_or(End::Closed, |()| End::Sent)
     }
 
-    /// Sends what waits once the peer takes at least a byte, so that no more than a frame waits here. `None` where it takes
-    /// nothing any more.
+    /// Sends what waits once there is room for at least a byte: in the window of the peer, and among what h2 keeps. So no more
+    /// than a frame waits here. `None` where nothing is taken any more.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
         if self.waiting.is_none() {
             return Poll::Ready(Some(()));

@@ -12,10 +12,10 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
-use super::MAX_RESET_STREAMS;
 use super::body::Body;
 use super::sending::Sending;
 use super::tunnel::Tunnel;
+use super::{MAX_RESET_STREAMS, SEND_BUFFER};
 use crate::net::clock;
 use crate::proxy::http::body::Reply;
 use crate::proxy::http::received::Received;
@@ -63,6 +63,7 @@ impl Serving {
             .data_frame_budget(SMALL_FRAMES)
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+            .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(MAX_RESET_STREAMS)
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(Some(1024))

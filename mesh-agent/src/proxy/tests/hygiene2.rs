@@ -927,3 +927,68 @@ async fn bodies_that_come_behind_refusals_do_not_end_a_connection() {
     go.notify_one();
     assert_eq!(raw.outcome().await, "200");
 }
+
+/// An endpoint whose answers have 1 MiB, which counts what it may send of them.
+async fn plenty() -> (SocketAddr, JoinHandle<()>, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let (address, task) = server(move |stream| {
+        let count = Arc::clone(&count);
+        async move {
+            let shake = h2::server::handshake(stream).await;
+            let mut connection = shake.map_err(io::Error::other)?;
+            while let Some(asked) = connection.accept().await {
+                let (_, mut respond) = asked.map_err(io::Error::other)?;
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    let mut body = respond.send_response(Response::new(()), false)?;
+                    let mut left = 1 << 20;
+                    while left > 0 {
+                        body.reserve_capacity(left.min(16_384));
+                        let more = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
+                        let more = more.transpose()?.unwrap_or(left).min(left);
+                        body.send_data(Bytes::from(vec![7; more]), more == left)?;
+                        count.fetch_add(more, Ordering::Relaxed);
+                        left -= more;
+                    }
+                    Ok::<_, h2::Error>(())
+                });
+            }
+            Ok(())
+        }
+    })
+    .await;
+    (address, task, sent)
+}
+
+#[tokio::test]
+async fn what_a_client_with_endless_windows_does_not_read_is_bounded() {
+    const STREAMS: u32 = 250;
+    const MIB: usize = 1 << 20;
+    const ENDLESS: u32 = (1 << 31) - 1;
+    let (address, _server, sent) = plenty().await;
+    let node = Node::start("http2", &[address]);
+    let mut raw = Raw::connect(&node).await;
+    let window = [&[0, 4][..], &ENDLESS.to_be_bytes()].concat();
+    let of_all = (ENDLESS - 65_535).to_be_bytes();
+    raw.send(&frame(SETTINGS, 0, 0, &window)).await;
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &of_all)).await;
+    let get = request(&[(":method", "GET")]);
+    for number in 0..STREAMS {
+        let flags = END_HEADERS | END_STREAM;
+        raw.send(&frame(HEADERS, flags, 2 * number + 1, &get)).await;
+    }
+    let mut before = 0;
+    let settled = loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = sent.load(Ordering::Relaxed);
+        if now > 16 * MIB && now == before {
+            break now;
+        }
+        before = now;
+    };
+    // The window of the endpoint's connection; of each answer what h2 keeps, 32 KiB, and two frames; and what the kernel keeps
+    // (tcp_wmem and tcp_rmem).
+    let most = 16 * MIB + 250 * (32 + 2 * 16) * 1024 + (4 + 6) * MIB;
+    assert!(settled <= most, "{} MiB", settled / MIB);
+}
