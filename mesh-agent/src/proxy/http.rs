@@ -89,6 +89,15 @@ impl Connection {
         self.forwarded_for.get_or_init(write).as_ref()
     }
 
+    /// An endpoint of HTTP/2 says this before the answer that the running task awaits.
+    pub(crate) fn hear(&self, interim: &Response<()>) {
+        if self.is_http2 {
+            self.pulse.interim.hear(interim);
+        } else {
+            self.pulse.interim.add_now(interim);
+        }
+    }
+
     /// Looks at it for time limits, while it is served. Of HTTP/1 nothing is read while a request is under way, so that its
     /// client may go unseen; of HTTP/2 everything is.
     fn look(&self) -> Verdict {

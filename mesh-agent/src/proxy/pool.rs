@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::error::Cause;
+use super::http::Connection;
 use super::http::body::Outgoing;
 use super::http::received::Received;
 use super::http2::{Link, Stream};
@@ -128,11 +129,13 @@ pub(crate) struct Unanswered {
 }
 
 impl Lease {
-    /// Sends a request; gives it back if not a byte of it was sent.
+    /// Sends a request; gives it back if not a byte of it was sent. `client` hears what an endpoint of HTTP/2 says before the
+    /// answer.
     pub(crate) fn send(
         &mut self,
         worker: &Arc<Worker>,
         request: Box<Request<Outgoing>>,
+        client: Option<&Arc<Connection>>,
     ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
         // An async block keeps what it awaits twice.
         match self {
@@ -147,7 +150,7 @@ impl Lease {
                 }))
             }
             Self::Http2(stream) => {
-                let sending = stream.send(worker, request);
+                let sending = stream.send(worker, request, client);
                 Either::Right(sending.map_err(|error| Unanswered {
                     source: error.into(),
                     unsent: None,

@@ -12,6 +12,7 @@ mod http2;
 mod hung;
 mod hygiene1;
 mod hygiene2;
+mod interim;
 mod limits;
 mod links;
 mod outliers;

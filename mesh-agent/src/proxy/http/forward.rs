@@ -177,8 +177,11 @@ fn prepare(
         Outgoing::Empty
     };
     let mut request = Box::new(Request::from_parts(parts, body));
-    if wish.takes_interim && !is_http2 {
-        Interim::relay(&connection.pulse, &mut request);
+    if wish.takes_interim {
+        let number = connection.pulse.interim.open();
+        if !is_http2 {
+            Interim::relay(&connection.pulse, number, &mut request);
+        }
     }
     Ok(request)
 }

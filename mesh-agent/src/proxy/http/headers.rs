@@ -20,7 +20,7 @@ use crate::proxy::error::Error;
 pub(crate) use authority::LastHost;
 pub(crate) use fields::{clean_trailers, remove_lookalikes};
 pub(crate) use request::{Wish, admit};
-pub(crate) use response::{After, clean_response, interim_head};
+pub(crate) use response::{After, clean_response, interim_fields, interim_head};
 pub(crate) use trace::{Additions, REQUEST_ID};
 
 /// Why the proxy itself answered.
@@ -92,7 +92,7 @@ pub(crate) fn clean_request(parts: &mut Parts, wish: &mut Wish, additions: Addit
     wish.te = remove_hop_by_hop(headers);
     fields::remove_claims(headers);
     fields::merge_lengths(headers);
-    // The proxy has answered the expectation by reading on.
+    // The proxy answers the expectation by reading on: hyper does it for HTTP/1.1, the task of the request for HTTP/2.
     fields::remove_rare(headers, &header::EXPECT);
     // A table that grows several times is filled anew as often.
     headers.reserve(ADDED);

@@ -1,12 +1,14 @@
-//! Interim responses (103 Early Hints and the like) on their way from an endpoint to a client, both of HTTP/1.1.
+//! Interim responses (103 Early Hints and the like) on their way from an endpoint to a client.
 //!
-//! hyper's client tells of them, hyper's server cannot send them (1.12: its service gives one response), so they are put into
+//! To a client of HTTP/1.1: hyper's server cannot send them (1.12: its service gives one response), so they are put into
 //! the client's stream between two messages. That is safe only while the client waits for an answer and hyper holds no byte
 //! of an earlier one; an interim response that cannot be sent then is dropped, as its receiver may do anyway (RFC 9110, 15.2).
-//! Over HTTP/2 none are passed on. 100 is not passed on either: the proxy has taken the
-//! expectation upon itself.
+//! To a client of HTTP/2: the task of the request sends them on its stream. It hears of those of an endpoint of HTTP/2, whose
+//! answer it awaits itself; those of HTTP/1.1 are dropped. 100 is never passed on: the proxy has taken the expectation upon
+//! itself. Nor is 101, which is an answer.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,20 +16,22 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::AsyncWrite;
 
 use super::headers;
 use super::pulse::Pulse;
 
-/// Most bytes of interim responses that wait for the client. More are dropped.
-const MAX_PENDING: usize = 16 * 1024;
+/// Most bytes of interim responses that wait for a client of HTTP/1.1, and that one of HTTP/2 gets before an answer. More are
+/// dropped.
+pub(crate) const MAX_PENDING: usize = 16 * 1024;
 
 /// What an endpoint has said beforehand, for one client at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Interim {
     state: Mutex<State>,
     has_pending: AtomicBool,
+    has_heard: AtomicBool,
     /// The task that writes to the client.
     writer: AtomicWaker,
 }
@@ -41,17 +45,22 @@ struct State {
     pending: BytesMut,
     /// A part of it is sent, so the rest must be.
     has_begun: bool,
+    /// What a client of HTTP/2 is to be told, and how many bytes that is.
+    heard: Vec<Response<()>>,
+    heard_bytes: usize,
 }
 
 impl Interim {
-    /// Passes on what is said before the answer to `request`.
-    pub(crate) fn relay<B>(pulse: &Arc<Pulse>, request: &mut Request<B>) {
-        let number = {
-            let mut state = pulse.interim.state();
-            state.number += 1;
-            state.is_open = true;
-            state.number
-        };
+    /// A client of HTTP/1.1 asks: from now on it is told what is said before the answer. Gives back the number of the request.
+    pub(crate) fn open(&self) -> u64 {
+        let mut state = self.state();
+        state.number += 1;
+        state.is_open = true;
+        state.number
+    }
+
+    /// Passes on what an endpoint of HTTP/1.1 says before the answer to `request`.
+    pub(crate) fn relay<B>(pulse: &Arc<Pulse>, number: u64, request: &mut Request<B>) {
         let pulse = Arc::clone(pulse);
         hyper::ext::on_informational(request, move |response| {
             pulse
@@ -71,7 +80,7 @@ impl Interim {
 
     fn add(&self, number: u64, status: StatusCode, fields: &HeaderMap) {
         let mut state = self.state();
-        if !state.is_open || state.number != number || status == StatusCode::CONTINUE {
+        if !state.is_open || state.number != number || !is_passed_on(status) {
             return;
         }
         let Some(head) = headers::interim_head(status, fields) else {
@@ -82,6 +91,50 @@ impl Interim {
             self.has_pending.store(true, Ordering::Relaxed);
             self.writer.wake();
         }
+    }
+
+    /// An endpoint of HTTP/2 says it before the answer that is under way, to a client of HTTP/1.1.
+    pub(crate) fn add_now(&self, response: &Response<()>) {
+        let number = self.state().number;
+        self.add(number, response.status(), response.headers());
+    }
+
+    /// The same to a client of HTTP/2. To be taken by the task that has heard it, at once: others of the connection run on the
+    /// same thread.
+    pub(crate) fn hear(&self, response: &Response<()>) {
+        let status = response.status();
+        if !is_passed_on(status) {
+            return;
+        }
+        let Some(fields) = headers::interim_fields(response.headers()) else {
+            return;
+        };
+        let fields_bytes = fields.iter().map(|(name, value)| {
+            // As RFC 9113, 6.5.2 counts them.
+            name.as_str().len() + value.len() + 32
+        });
+        let mut state = self.state();
+        let bytes = state.heard_bytes + fields_bytes.sum::<usize>() + 32;
+        if bytes > MAX_PENDING {
+            return;
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = fields;
+        state.heard.push(response);
+        state.heard_bytes = bytes;
+        self.has_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// What a client of HTTP/2 is to be told, and how many bytes that is.
+    pub(crate) fn take_heard(&self) -> Option<(Vec<Response<()>>, usize)> {
+        if !self.has_heard.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.has_heard.store(false, Ordering::Relaxed);
+        let mut state = self.state();
+        let bytes = mem::take(&mut state.heard_bytes);
+        Some((mem::take(&mut state.heard), bytes))
     }
 
     /// Whose task writes to the client.
@@ -116,4 +169,11 @@ impl Interim {
         self.has_pending.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
+}
+
+const fn is_passed_on(status: StatusCode) -> bool {
+    !matches!(
+        status,
+        StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS
+    )
 }

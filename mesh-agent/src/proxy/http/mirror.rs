@@ -261,7 +261,7 @@ impl Copy {
             endpoint: endpoint.address,
             source,
         };
-        let response = lease.send(worker, Box::new(request)).await;
+        let response = lease.send(worker, Box::new(request), None).await;
         let response = response.map_err(|error| failed(error.source))?;
         let mut body = response.into_body();
         let mut length = 0;

@@ -20,6 +20,8 @@ pub(crate) struct Body {
     has_ended: bool,
     /// Hears when it has ended; or that it never will, when this is dropped.
     told: Option<oneshot::Sender<()>>,
+    /// Hears when it is first waited for; or that it has come before, when this is dropped.
+    invited: Option<oneshot::Sender<()>>,
 }
 
 impl Body {
@@ -32,7 +34,15 @@ impl Body {
             has_data_ended: false,
             has_ended: false,
             told: None,
+            invited: None,
         }
+    }
+
+    /// Hears whether it is waited for, of which its sender wants to be told first.
+    pub(super) fn invitation(&mut self) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        self.invited = Some(tell);
+        told
     }
 
     /// Hears whether the body is read to its end, when it has been.
@@ -43,7 +53,14 @@ impl Body {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let data = ready!(self.stream.poll_data(cx));
+        let data = self.stream.poll_data(cx);
+        if let Some(invited) = self.invited.take()
+            && data.is_pending()
+        {
+            // Whoever sends it may have lost patience.
+            let _gone = invited.send(());
+        }
+        let data = ready!(data);
         if let Some(Ok(data)) = &data {
             let length = data.len();
             // Fails where the stream has ended meanwhile, and its window matters to nobody.

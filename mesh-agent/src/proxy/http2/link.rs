@@ -1,16 +1,16 @@
 //! HTTP/2 connections to endpoints. Requests are put on streams where they are made, with no task and no queue between.
 
-use std::future::{poll_fn, ready};
+use std::future::{self, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::TryFutureExt as _;
 use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use super::tunnel::Tunnel;
 use super::{MAX_RESET_STREAMS, SEND_BUFFER};
 use crate::net::gather::Gathering;
 use crate::net::seldom::{Bell, Either};
+use crate::proxy::http::Connection as Client;
 use crate::proxy::http::body::Outgoing;
 use crate::proxy::http::received::Received;
 use crate::proxy::policy::breaker::Place;
@@ -122,7 +123,7 @@ async fn drive(
 /// Ends when the peer of a busy connection is silent.
 async fn keep_alive(pings: Option<PingPong>, streams: &Streams) {
     let Some(mut pings) = pings else {
-        return std::future::pending().await;
+        return future::pending().await;
     };
     loop {
         sleep(PING_INTERVAL).await;
@@ -191,16 +192,40 @@ enum Rest {
     Tunnel(SendStream<Bytes>),
 }
 
+/// Waits for the head of an answer, and passes on to a client what is said before it.
+pub(super) struct Head {
+    response: ResponseFuture,
+    client: Option<Arc<Client>>,
+}
+
+impl Future for Head {
+    type Output = Result<Response<RecvStream>, h2::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Some(client) = &this.client {
+            // Ready without one where the answer is there, or nothing will come.
+            while let Some(Ok(interim)) = ready!(this.response.poll_informational(cx)) {
+                client.hear(&interim);
+            }
+        }
+        Pin::new(&mut this.response).poll(cx)
+    }
+}
+
 impl Stream {
     /// Sends a request. Its head is on its way when this returns; its body follows as the answer is awaited, and after it.
+    /// `client` hears what the endpoint says before the answer.
     pub(crate) fn send(
         &mut self,
         worker: &Arc<Worker>,
         request: Box<Request<Outgoing>>,
+        client: Option<&Arc<Client>>,
     ) -> impl Future<Output = Result<Response<Received>, h2::Error>> + use<> {
         let begun = self.begin(worker, *request);
+        let client = client.map(Arc::clone);
         // An async block keeps what it is given beside what it makes of it.
-        ready(begun).and_then(|(response, rest)| answer(response, rest))
+        future::ready(begun).and_then(|(response, rest)| answer(Head { response, client }, rest))
     }
 
     fn begin(
@@ -225,7 +250,7 @@ impl Stream {
     }
 }
 
-async fn answer(response: ResponseFuture, rest: Rest) -> Result<Response<Received>, h2::Error> {
+async fn answer(response: Head, rest: Rest) -> Result<Response<Received>, h2::Error> {
     let (response, left) = match rest {
         Rest::Nothing => (response.await?, None),
         // Large beside the others.

@@ -6,11 +6,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::Response;
 use tokio::sync::oneshot;
 
+use super::link::Head;
 use crate::proxy::http::body::{Limited, Outgoing};
 
 /// A body and the stream on which it goes. Dropped before its end, it takes the stream with it.
@@ -112,7 +112,7 @@ impl Sending<Outgoing> {
     /// Awaits the answer and sends the body meanwhile. Gives back what is left to do when the answer begins.
     pub(super) async fn beside(
         mut self,
-        response: ResponseFuture,
+        response: Head,
     ) -> Result<(Response<RecvStream>, Option<Self>), h2::Error> {
         let mut response = pin!(response);
         let mut is_over = false;

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::server::{Builder, Connection as H2Connection, Handshake, SendResponse};
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Method, Request, Response};
+use http::header::{CONTENT_LENGTH, DATE, EXPECT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
@@ -18,6 +18,7 @@ use super::tunnel::Tunnel;
 use super::{MAX_RESET_STREAMS, SEND_BUFFER};
 use crate::net::clock;
 use crate::proxy::http::body::Reply;
+use crate::proxy::http::interim::MAX_PENDING;
 use crate::proxy::http::received::Received;
 use crate::proxy::http::upgrade::End;
 use crate::proxy::http::{Connection, Stream, forward};
@@ -148,6 +149,11 @@ struct Answering {
     respond: SendResponse<Bytes>,
     /// What a CONNECT becomes once it is granted.
     tunnel: Option<Box<(RecvStream, oneshot::Sender<Tunnel>)>>,
+    connection: Arc<Connection>,
+    /// Hears when the body is waited for that the client sends only then.
+    invitation: Option<oneshot::Receiver<()>>,
+    /// Bytes of interim responses.
+    interim_bytes: usize,
 }
 
 enum Step {
@@ -163,12 +169,16 @@ impl Answering {
         respond: SendResponse<Bytes>,
     ) -> Self {
         let (head, stream) = request.into_parts();
+        let mut invitation = None;
         let (body, client, tunnel) = if head.method == Method::CONNECT {
             let (promise, promised) = oneshot::channel();
             let tunnel = Some(Box::new((stream, promise)));
             (Received::Nothing, Some(End::Promised(promised)), tunnel)
         } else {
-            let body = Body::new(stream, &head.headers);
+            let mut body = Body::new(stream, &head.headers);
+            if awaits_invitation(&head.headers) {
+                invitation = Some(body.invitation());
+            }
             (Received::Stream(body), None, None)
         };
         let answer = forward::forward(Arc::clone(connection), (head, body), client);
@@ -176,6 +186,39 @@ impl Answering {
             step: Step::Asking(Box::pin(answer)),
             respond,
             tunnel,
+            connection: Arc::clone(connection),
+            invitation,
+            interim_bytes: 0,
+        }
+    }
+
+    /// Says that the body is waited for.
+    fn invite(&mut self, cx: &mut Context<'_>) {
+        if let Some(invitation) = &mut self.invitation
+            && let Poll::Ready(result) = Pin::new(invitation).poll(cx)
+        {
+            self.invitation = None;
+            if result.is_ok() {
+                let mut response = Response::new(());
+                *response.status_mut() = StatusCode::CONTINUE;
+                self.say(response);
+            }
+        }
+    }
+
+    /// Says what the endpoint has said before its answer, and how many bytes that is.
+    fn pass_on(&mut self, (heard, bytes): (Vec<Response<()>>, usize)) {
+        self.interim_bytes += bytes;
+        if self.interim_bytes <= MAX_PENDING {
+            for response in heard {
+                self.say(response);
+            }
+        }
+    }
+
+    fn say(&mut self, response: Response<()>) {
+        if let Err(error) = self.respond.send_informational(response) {
+            tracing::debug!(%error, "cannot send an interim response");
         }
     }
 
@@ -215,6 +258,13 @@ impl Answering {
     }
 }
 
+/// Whether a client sends the body only when it is told to, or after a while: RFC 9110, 10.1.1.
+fn awaits_invitation(headers: &HeaderMap) -> bool {
+    headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 impl Future for Answering {
     type Output = ();
 
@@ -223,11 +273,25 @@ impl Future for Answering {
         loop {
             let response = match &mut this.step {
                 Step::Sending(sending) => return sending.poll(cx),
-                Step::Asking(answer) => match answer.as_mut().poll(cx) {
-                    Poll::Ready(response) => response,
-                    // Until the client does not want it any more.
-                    Poll::Pending => return this.respond.poll_reset(cx).map(drop),
-                },
+                Step::Asking(answer) => {
+                    let answer = answer.as_mut().poll(cx);
+                    let heard = this.connection.pulse.interim.take_heard();
+                    let is_first = answer.is_pending() || heard.is_some();
+                    if is_first && this.respond.poll_reset(cx).is_ready() {
+                        // The client does not want it any more.
+                        return Poll::Ready(());
+                    }
+                    if let Some(heard) = heard {
+                        this.pass_on(heard);
+                    }
+                    match answer {
+                        Poll::Ready(response) => response,
+                        Poll::Pending => {
+                            this.invite(cx);
+                            return Poll::Pending;
+                        }
+                    }
+                }
             };
             match this.begin(response) {
                 Some(sending) => this.step = Step::Sending(sending),

@@ -214,7 +214,8 @@ impl Trial {
                 Err(error) => return Err(Failure::new(error, Some(request))),
             },
         };
-        match lease.send(worker, request).await {
+        let client = Some(&self.connection);
+        match lease.send(worker, request, client).await {
             Ok(response) => Ok(Answer::new(response, lease, is_grpc)),
             Err(Unanswered { source, unsent }) => {
                 let is_stale = unsent.is_some() || is_left_behind(&source);

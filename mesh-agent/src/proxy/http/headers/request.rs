@@ -24,7 +24,7 @@ pub(crate) struct Wish {
     pub(crate) upgrade: Option<HeaderValue>,
     /// It is a CONNECT.
     pub(crate) is_connect: bool,
-    /// Its client knows interim responses.
+    /// Its client speaks HTTP/1.1, and knows interim responses; of HTTP/2 all do.
     pub(crate) takes_interim: bool,
     /// What its client takes of a body besides the bytes. Known once it is clean.
     pub(crate) te: Option<HeaderValue>,

@@ -28,8 +28,8 @@ impl After {
     }
 }
 
-/// The head of an interim response as the client gets it; nothing, if it is unsound.
-pub(crate) fn interim_head(status: StatusCode, fields: &HeaderMap) -> Option<Vec<u8>> {
+/// The fields of an interim response as the client gets them; nothing, if they are unsound.
+pub(crate) fn interim_fields(fields: &HeaderMap) -> Option<HeaderMap> {
     let mut fields = fields.clone();
     if !fields::are_trimmed(&fields) || fields.contains_key(header::TRANSFER_ENCODING) {
         return None;
@@ -37,6 +37,12 @@ pub(crate) fn interim_head(status: StatusCode, fields: &HeaderMap) -> Option<Vec
     remove_hop_by_hop(&mut fields);
     fields.remove(MESH_ERROR);
     fields.remove(header::CONTENT_LENGTH);
+    Some(fields)
+}
+
+/// The head of an interim response as a client of HTTP/1.1 gets it; nothing, if it is unsound.
+pub(crate) fn interim_head(status: StatusCode, fields: &HeaderMap) -> Option<Vec<u8>> {
+    let fields = interim_fields(fields)?;
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
     for (name, value) in &fields {
