@@ -16,6 +16,9 @@ use crate::net::clock;
 use crate::state::object::ObjectKey;
 use crate::telemetry::access_log::LineText;
 
+/// Bytes of each text of a client's that a line tells: the first ones. A head may have 64 KiB, and many lines may wait.
+const KEPT: usize = 1 << 10;
+
 /// What a line tells of a request's head. Kept, because the head itself travels on.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
@@ -30,7 +33,7 @@ impl Head {
     /// Notes what matters: as the head has come, and again after the proxy has added its own.
     pub(crate) fn note(&mut self, parts: &Parts, authority: Option<&str>) {
         let field = |name| parts.headers.get(name).map(HeaderValue::as_bytes);
-        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let (method, path) = (cut(parts.method.as_str()), cut(parts.uri.path()));
         if self.method != method {
             method.clone_into(&mut self.method);
         }
@@ -45,9 +48,19 @@ impl Head {
 
 /// Makes a text of what it is not already.
 fn keep(known: &mut Option<String>, text: Option<&[u8]>) {
-    if known.as_deref().map(str::as_bytes) != text {
-        *known = text.map(|text| String::from_utf8_lossy(text).into_owned());
+    if known.as_deref().map(str::as_bytes) == text {
+        return;
     }
+    *known = text.map(|text| {
+        // A character that begins within the limit has at most three bytes beyond it.
+        let text = text.get(..KEPT + 3).unwrap_or(text);
+        cut(&String::from_utf8_lossy(text)).to_owned()
+    });
+}
+
+/// The part of a text that is kept: whole characters.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(KEPT)).unwrap_or(text)
 }
 
 /// Everything that a line is made of.
@@ -253,12 +266,34 @@ mod tests {
         }
     }
 
+    fn head(build: fn(http::request::Builder) -> http::request::Builder) -> Parts {
+        let request = build(http::Request::builder()).body(());
+        request.expect("it is right").into_parts().0
+    }
+
+    #[test]
+    fn of_long_texts_the_beginning_is_kept() {
+        let mut noted = Head::default();
+        let long = head(|it| {
+            let agent = HeaderValue::from_bytes(&vec![0xe9; 60_000]);
+            let id = HeaderValue::from_bytes("\u{20ac}".repeat(20_000).as_bytes());
+            it.uri(format!("/{}", "p".repeat(20_000)))
+                .method("M".repeat(5_000).as_str())
+                .header(USER_AGENT, agent.expect("it may be sent"))
+                .header(REQUEST_ID, id.expect("it may be sent"))
+        });
+        noted.note(&long, Some(&"a".repeat(5_000)));
+        let kept = |text: &Option<String>| text.as_deref().unwrap_or_default().len();
+        assert_eq!((noted.method.len(), noted.path.len()), (KEPT, KEPT));
+        assert_eq!(kept(&noted.authority), KEPT);
+        // Three bytes each: a sign for what is no character, and one that is.
+        assert_eq!(kept(&noted.user_agent), KEPT / 3 * 3);
+        let id = noted.request_id.as_deref().expect("it is there");
+        assert!(id.len() == KEPT / 3 * 3 && id.chars().all(|it| it == '\u{20ac}'));
+    }
+
     #[test]
     fn a_head_is_noted_as_it_was_last() {
-        let head = |build: fn(http::request::Builder) -> http::request::Builder| {
-            let request = build(http::Request::builder()).body(());
-            request.expect("it is right").into_parts().0
-        };
         let mut noted = Head::default();
         let came = head(|it| it.method("PUT").uri("/a").header("user-agent", "x"));
         noted.note(&came, None);

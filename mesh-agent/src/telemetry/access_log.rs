@@ -4,8 +4,9 @@ mod line;
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 pub(crate) use line::{Known, LineText};
 
@@ -16,8 +17,15 @@ pub struct AccessLog(Option<Lines>);
 #[derive(Clone, Debug)]
 struct Lines {
     writer: NonBlocking,
-    dropped: ErrorCounter,
+    queue: Arc<Queue>,
     _guard: Arc<WorkerGuard>,
+}
+
+/// What waits to be written, and what found no room.
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: AtomicUsize,
+    dropped: AtomicU64,
 }
 
 impl AccessLog {
@@ -36,14 +44,19 @@ impl AccessLog {
     /// A log that writes to `out`.
     #[must_use]
     pub fn to(out: impl Write + Send + 'static) -> Self {
+        let queue = Arc::new(Queue::default());
+        let out = Counted {
+            out,
+            queue: Arc::clone(&queue),
+        };
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUED_LINES)
             .thread_name("access-log")
             .finish(out);
         Self(Some(Lines {
-            dropped: writer.error_counter(),
             writer,
+            queue,
             _guard: Arc::new(guard),
         }))
     }
@@ -59,8 +72,10 @@ impl AccessLog {
         let Some(lines) = &self.0 else { return };
         let mut line = line.into();
         line.push(b'\n');
-        // In lossy mode the writer takes everything or counts a loss: it never fails.
-        drop(lines.writer.clone().write_all(&line));
+        if lines.queue.admit(&line) {
+            // What is admitted finds room, and in lossy mode the writer never fails.
+            drop(lines.writer.clone().write_all(&line));
+        }
     }
 
     /// Lines lost since the start.
@@ -68,18 +83,66 @@ impl AccessLog {
     pub fn dropped_lines(&self) -> u64 {
         self.0
             .as_ref()
-            .map_or(0, |lines| lines.dropped.dropped_lines() as u64)
+            .map_or(0, |lines| lines.queue.dropped.load(Ordering::Relaxed))
+    }
+}
+
+impl Queue {
+    /// Makes room for a line; none: the line is counted as lost.
+    fn admit(&self, line: &[u8]) -> bool {
+        let charge = charge(line);
+        let before = self.bytes.fetch_add(charge, Ordering::Relaxed);
+        let is_admitted = before.saturating_add(charge) <= QUEUED_BYTES;
+        if !is_admitted {
+            self.bytes.fetch_sub(charge, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        is_admitted
+    }
+}
+
+/// What a line counts for while it waits.
+fn charge(line: &[u8]) -> usize {
+    line.len().max(SMALLEST)
+}
+
+/// Where lines go that have waited: they make room.
+struct Counted<W> {
+    out: W,
+    queue: Arc<Queue>,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    /// Takes one line: so it is called by the thread that writes.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.queue.bytes.fetch_sub(charge(line), Ordering::Relaxed);
+        self.out.write_all(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
 /// Bytes that are written at once.
 const BUFFER: usize = 32 << 10;
-/// Lines that may wait: at 300 bytes a line, some 2.5 MB. The queue itself takes 32 bytes for each from the start.
-const QUEUED_LINES: usize = 8_192;
+/// Bytes that may wait, of all lines together.
+const QUEUED_BYTES: usize = 8 << 20;
+/// What the shortest line counts for. Most have 300 to 800 bytes.
+const SMALLEST: usize = 1 << 10;
+/// Places in the queue, as many as lines can be admitted: it is never full before the bytes are. It takes 32 bytes for
+/// each from the start.
+const QUEUED_LINES: usize = QUEUED_BYTES / SMALLEST;
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, mpsc};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -107,6 +170,34 @@ mod tests {
         }
         assert!(log.dropped_lines() >= 90, "{}", log.dropped_lines());
         drop(hold);
+    }
+
+    #[test]
+    fn a_stuck_reader_costs_no_more_memory_where_lines_are_large() {
+        const LARGE: usize = 64 << 10;
+        let held = Arc::new(Mutex::new(()));
+        let hold = held.lock().expect("nobody panicked");
+        let log = AccessLog::to(Stuck(Arc::clone(&held)));
+        for _ in 0..1_000 {
+            log.write(vec![b'x'; LARGE]);
+        }
+        // One more is in the hands of the thread that is stuck.
+        let most = QUEUED_BYTES / LARGE + 1;
+        let dropped = usize::try_from(log.dropped_lines()).expect("it fits");
+        assert!(dropped >= 1_000 - most, "{dropped}");
+        drop(hold);
+        // There is room again when it has been written.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let queued = || {
+            let lines = log.0.as_ref().expect("it is enabled");
+            lines.queue.bytes.load(Ordering::Relaxed)
+        };
+        while queued() > 0 {
+            assert!(Instant::now() < deadline, "{} bytes wait", queued());
+            thread::yield_now();
+        }
+        log.write("line".to_owned());
+        assert_eq!(usize::try_from(log.dropped_lines()), Ok(dropped));
     }
 
     #[test]
