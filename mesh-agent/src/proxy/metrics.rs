@@ -8,6 +8,7 @@ mod edges;
 pub(crate) mod guards;
 mod labels;
 mod leases;
+mod scrape;
 mod series;
 mod shaping;
 
@@ -22,9 +23,10 @@ pub(crate) use prometheus_client::metrics::gauge::Gauge;
 use choices::Choices;
 pub(crate) use choices::{ChoiceSeries, How};
 use labels::UNKNOWN;
-pub(crate) use labels::{End, Ends, Outcome, OutcomeKey};
+pub(crate) use labels::{End, Ends, Outcome, OutcomeKey, code};
 use leases::Leases;
-pub(crate) use series::{Series, TcpSeries};
+use scrape::Scraped;
+pub(crate) use series::{Leased, Series, TcpSeries};
 pub(crate) use shaping::{Shaping, WorkerGauges};
 
 use super::limits::Usage;
@@ -97,8 +99,8 @@ pub(crate) fn register(registry: &mut Registry) -> Metrics {
         tcp_received: Family::default(),
         tcp_opened: Family::default(),
         tcp_closed: Family::default(),
-        http_leases: Arc::default(),
-        tcp_leases: Arc::default(),
+        http_leases: Arc::new(Leases::among(|it: &Outcome| Some(it.caller()))),
+        tcp_leases: Arc::new(Leases::among(|it: &Outcome| Some(it.caller()))),
         choices: Choices::default(),
         refused: Family::default(),
         errors: Family::default(),
@@ -136,41 +138,47 @@ pub(crate) fn register_usage(registry: &mut Registry, usage: Arc<Usage>) {
 
 impl Metrics {
     fn register_istio(&self, registry: &mut Registry) {
-        registry.register("istio_requests", "Requests", self.requests.clone());
+        let http = &self.http_leases;
+        registry.register(
+            "istio_requests",
+            "Requests",
+            Scraped::new(&self.requests, http),
+        );
         registry.register(
             "istio_request_duration_milliseconds",
             "Time from the head of a request to the end of its response",
-            self.durations.clone(),
+            Scraped::new(&self.durations, http),
         );
         registry.register(
             "istio_request_bytes",
             "Bytes of request bodies",
-            self.request_bytes.clone(),
+            Scraped::new(&self.request_bytes, http),
         );
         registry.register(
             "istio_response_bytes",
             "Bytes of response bodies",
-            self.response_bytes.clone(),
+            Scraped::new(&self.response_bytes, http),
         );
+        let tcp = &self.tcp_leases;
         registry.register(
             "istio_tcp_sent_bytes",
             "Bytes sent to callers",
-            self.tcp_sent.clone(),
+            Scraped::new(&self.tcp_sent, tcp),
         );
         registry.register(
             "istio_tcp_received_bytes",
             "Bytes received from callers",
-            self.tcp_received.clone(),
+            Scraped::new(&self.tcp_received, tcp),
         );
         registry.register(
             "istio_tcp_connections_opened",
             "Opaque connections opened",
-            self.tcp_opened.clone(),
+            Scraped::new(&self.tcp_opened, tcp),
         );
         registry.register(
             "istio_tcp_connections_closed",
             "Opaque connections closed",
-            self.tcp_closed.clone(),
+            Scraped::new(&self.tcp_closed, tcp),
         );
     }
 

@@ -17,7 +17,7 @@ use super::received::Received;
 use super::silence::Silence;
 use crate::proxy::access_log;
 use crate::proxy::error::Error;
-use crate::proxy::metrics::OutcomeKey;
+use crate::proxy::metrics::{self, OutcomeKey};
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Slot;
 use crate::proxy::pool::Lease;
@@ -298,7 +298,7 @@ impl Exchange {
         );
         let outcome = series.http(OutcomeKey {
             protocol: self.protocol(),
-            code: self.status,
+            code: metrics::code(self.status),
             grpc: self.grpc_status,
             flags: self.flags,
         });

@@ -1,12 +1,13 @@
 //! Handles to the series of one caller and one endpoint, by outcome.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::labels::{Ends, Outcome, OutcomeKey};
-use super::leases::{Lease, Leases};
+use super::leases::{Lease, Leases, Refused};
 use super::{Counter, Metrics};
 use crate::metrics::histogram::Histogram;
 use crate::net::clock;
@@ -17,8 +18,8 @@ use crate::proxy::handles::Handles;
 pub(crate) struct Series {
     ends: Arc<Ends>,
     metrics: Metrics,
-    http: Handles<OutcomeKey, HttpSeries>,
-    tcp: Handles<OutcomeKey, TcpSeries>,
+    http: Handles<OutcomeKey, Leased<HttpSeries>>,
+    tcp: Handles<OutcomeKey, Leased<TcpSeries>>,
 }
 
 /// Series of requests that went alike.
@@ -28,7 +29,6 @@ pub(crate) struct HttpSeries {
     pub(crate) duration_ms: Histogram,
     pub(crate) request_bytes: Histogram,
     pub(crate) response_bytes: Histogram,
-    _lease: Option<Lease<Outcome>>,
 }
 
 /// Series of connections that went alike.
@@ -38,7 +38,21 @@ pub(crate) struct TcpSeries {
     pub(crate) received: Counter,
     pub(crate) opened: Counter,
     pub(crate) closed: Counter,
-    _lease: Option<Lease<Outcome>>,
+}
+
+/// Series, and the right to count in them. Those are shared that are counted in without one.
+#[derive(Debug)]
+pub(crate) struct Leased<T> {
+    series: T,
+    lease: Result<Lease<Outcome>, Refused>,
+}
+
+impl<T> Deref for Leased<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.series
+    }
 }
 
 impl Series {
@@ -52,26 +66,18 @@ impl Series {
     }
 
     /// The handles of requests that went as `key` says.
-    pub(crate) fn http(&self, key: OutcomeKey) -> Arc<HttpSeries> {
+    pub(crate) fn http(&self, key: OutcomeKey) -> Arc<Leased<HttpSeries>> {
         let metrics = &self.metrics;
-        self.http.find_or_make(&key, || {
-            let find = |labels: &Outcome| HttpSeries {
-                requests: metrics.requests.get_or_create_owned(labels),
-                duration_ms: metrics.durations.get_or_create_owned(labels),
-                request_bytes: metrics.request_bytes.get_or_create_owned(labels),
-                response_bytes: metrics.response_bytes.get_or_create_owned(labels),
-                _lease: None,
-            };
-            let (lease, series) = self.lease(&metrics.http_leases, key, find);
-            HttpSeries {
-                _lease: lease,
-                ..series
-            }
+        self.find(&self.http, &metrics.http_leases, key, |labels| HttpSeries {
+            requests: metrics.requests.get_or_create_owned(labels),
+            duration_ms: metrics.durations.get_or_create_owned(labels),
+            request_bytes: metrics.request_bytes.get_or_create_owned(labels),
+            response_bytes: metrics.response_bytes.get_or_create_owned(labels),
         })
     }
 
     /// The handles of connections that went with these flags.
-    pub(crate) fn tcp(&self, flags: &'static str) -> Arc<TcpSeries> {
+    pub(crate) fn tcp(&self, flags: &'static str) -> Arc<Leased<TcpSeries>> {
         let metrics = &self.metrics;
         let key = OutcomeKey {
             protocol: "tcp",
@@ -79,38 +85,49 @@ impl Series {
             grpc: None,
             flags,
         };
-        self.tcp.find_or_make(&key, || {
-            let find = |labels: &Outcome| TcpSeries {
-                sent: metrics.tcp_sent.get_or_create_owned(labels),
-                received: metrics.tcp_received.get_or_create_owned(labels),
-                opened: metrics.tcp_opened.get_or_create_owned(labels),
-                closed: metrics.tcp_closed.get_or_create_owned(labels),
-                _lease: None,
-            };
-            let (lease, series) = self.lease(&metrics.tcp_leases, key, find);
-            TcpSeries {
-                _lease: lease,
-                ..series
-            }
+        self.find(&self.tcp, &metrics.tcp_leases, key, |labels| TcpSeries {
+            sent: metrics.tcp_sent.get_or_create_owned(labels),
+            received: metrics.tcp_received.get_or_create_owned(labels),
+            opened: metrics.tcp_opened.get_or_create_owned(labels),
+            closed: metrics.tcp_closed.get_or_create_owned(labels),
         })
     }
 
-    /// The series of an outcome, or those that all share who are too many.
-    fn lease<T>(
+    /// The series of an outcome, or those that all share for whom there is no room until there is.
+    fn find<T>(
         &self,
+        handles: &Handles<OutcomeKey, Leased<T>>,
         leases: &Arc<Leases<Outcome>>,
         key: OutcomeKey,
-        find: impl Fn(&Outcome) -> T,
-    ) -> (Option<Lease<Outcome>>, T) {
-        let labels = Outcome {
-            ends: Arc::clone(&self.ends),
-            key,
+        make: impl Fn(&Outcome) -> T,
+    ) -> Arc<Leased<T>> {
+        let take = || {
+            let labels = Outcome {
+                ends: Arc::clone(&self.ends),
+                key,
+            };
+            let (lease, series) = leases.take(&labels, &make)?;
+            let lease = Ok(lease);
+            Some(Leased { series, lease })
         };
-        if let Some((lease, series)) = leases.take(&labels, &find) {
-            return (Some(lease), series);
+        let found = handles.find_or_make(&key, || {
+            let refused = leases.refused();
+            take().unwrap_or_else(|| {
+                self.metrics.dropped.inc();
+                Leased {
+                    series: make(&Outcome::overflow()),
+                    lease: Err(refused),
+                }
+            })
+        });
+        if let Err(refused) = &found.lease
+            && leases.is_worth_another_try(refused)
+            && let Some(own) = take()
+        {
+            handles.retain(|it| *it != key);
+            return handles.find_or_make(&key, || own);
         }
-        self.metrics.dropped.inc();
-        (None, find(&Outcome::overflow()))
+        found
     }
 }
 
@@ -148,13 +165,23 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use super::super::End;
     use super::super::leases::{KEEP, MAX_SERIES};
     use super::*;
     use crate::metrics::Registry;
     use crate::state::object::ObjectKey;
 
     fn series(metrics: &Metrics, service: &str) -> Series {
+        between(metrics, "client", service)
+    }
+
+    fn between(metrics: &Metrics, caller: &str, service: &str) -> Series {
+        let source = End {
+            workload: caller.to_owned(),
+            ..End::default()
+        };
         let ends = Ends {
+            source,
             service: service.to_owned(),
             ..Ends::unknown()
         };
@@ -229,7 +256,7 @@ mod tests {
         let mut registry = Registry::new();
         let metrics = super::super::register(&mut registry);
         let all: Vec<_> = (0..MAX_SERIES + 3)
-            .map(|number| series(&metrics, &number.to_string()).tcp("-"))
+            .map(|number| between(&metrics, &number.to_string(), "web").tcp("-"))
             .collect();
         for series in &all {
             series.opened.inc();
@@ -240,5 +267,54 @@ mod tests {
         assert!(shared.expect("it is there").ends_with(" 3"));
         let dropped = lines(&registry, "mesh_metrics_series_dropped_total");
         assert!(dropped[0].ends_with(" 3"), "{dropped:?}");
+    }
+
+    #[test]
+    fn who_has_found_no_room_gets_it_when_there_is_some() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let keep = u64::try_from(KEEP.as_nanos()).expect("it fits");
+        let others: Vec<_> = (0..MAX_SERIES)
+            .map(|number| between(&metrics, &number.to_string(), "web").tcp("-"))
+            .collect();
+        let late = series(&metrics, "late");
+        late.tcp("-").opened.inc();
+        drop(others);
+        metrics.sweep(1);
+        late.tcp("-").opened.inc();
+        metrics.sweep(keep + 1);
+        late.tcp("-").opened.inc();
+        late.tcp("-").opened.inc();
+        let written = lines(&registry, OPENED);
+        let count = |what: &str| {
+            let line = written.iter().find(|line| line.contains(what));
+            line.and_then(|it| it.rsplit_once(' ')).map(|(_, it)| it)
+        };
+        assert_eq!((count("late"), count("overflow")), (Some("2"), Some("2")));
+        assert_eq!(written.len(), 2);
+        let dropped = lines(&registry, "mesh_metrics_series_dropped_total");
+        assert!(dropped[0].ends_with(" 1"), "{dropped:?}");
+    }
+
+    #[test]
+    fn one_caller_leaves_room_for_others() {
+        let mut registry = Registry::new();
+        let metrics = super::super::register(&mut registry);
+        let greedy: Vec<_> = (0..MAX_SERIES)
+            .map(|number| series(&metrics, &number.to_string()).tcp("-"))
+            .collect();
+        let other = between(&metrics, "other", "web").tcp("-");
+        other.opened.inc();
+        let written = lines(&registry, OPENED);
+        assert_eq!(written.len(), MAX_SERIES / 2 + 2, "one is shared");
+        let is_own = |line: &String| line.contains(r#"source_workload="other""#);
+        assert!(written.iter().any(is_own));
+        drop(greedy);
+        // What is gone does not count any more.
+        metrics.sweep(1);
+        metrics.sweep(u64::MAX);
+        series(&metrics, "again").tcp("-").opened.inc();
+        let written = lines(&registry, OPENED);
+        assert!(written.iter().any(|line| line.contains("again")));
     }
 }

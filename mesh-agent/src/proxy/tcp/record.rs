@@ -8,7 +8,7 @@ use crate::net::copy::Counts;
 use crate::proxy::access_log;
 use crate::proxy::caller::Caller;
 use crate::proxy::error::Error;
-use crate::proxy::metrics::TcpSeries;
+use crate::proxy::metrics::{Leased, TcpSeries};
 use crate::proxy::select;
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::proxy::worker::Worker;
@@ -49,7 +49,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn series(&self, flags: &'static str) -> Arc<TcpSeries> {
+    fn series(&self, flags: &'static str) -> Arc<Leased<TcpSeries>> {
         let endpoint = self.endpoint.map(|endpoint| &**endpoint);
         let metrics = &self.worker.metrics;
         select::series(metrics, &self.caller.workload, self.port, endpoint).tcp(flags)
