@@ -101,6 +101,9 @@ impl<S: Source> Collector for Scrape<S> {
     }
 }
 
+/// What stands where nothing is known.
+const UNKNOWN: &str = "unknown";
+
 /// Labels of one sample.
 type Labels = Vec<(&'static str, String)>;
 
@@ -241,6 +244,14 @@ impl Exported {
                 labels.push(reason);
                 labels
             }
+            // At the destination it may be that no workload has the address: an endpoint without one.
+            Self::AuditDenied | Self::InboundDenied if stat.subject == 0 => {
+                vec![
+                    ("workload_namespace", UNKNOWN.to_owned()),
+                    ("workload", UNKNOWN.to_owned()),
+                    reason,
+                ]
+            }
             Self::Bypassed | Self::AuditDenied | Self::InboundDenied => {
                 let mut labels = workload()?;
                 labels.push(reason);
@@ -280,7 +291,7 @@ fn of_workload(key: &ObjectKey) -> Labels {
 
 /// Bytes are moved, whether their service still exists or not: they must not be missing from the sum.
 fn of_service(key: Option<&ObjectKey>) -> Labels {
-    let unknown = || "unknown".to_owned();
+    let unknown = || UNKNOWN.to_owned();
     vec![
         (
             "service_namespace",

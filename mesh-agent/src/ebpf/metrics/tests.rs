@@ -115,6 +115,37 @@ fn a_scrape_shows_verdicts_acceleration_and_maps() {
 }
 
 #[test]
+fn what_no_workload_was_asked_for_is_counted_too() {
+    let snapshot = Fixture::default()
+        .workload("server", &json!({"netns": "/n"}))
+        .snapshot();
+    let server = Subject::Workload(ObjectKey::new("shop", "server"));
+    let server = snapshot.ids.number(&server);
+    let source = Fixed {
+        snapshot: Arc::new(snapshot),
+        stats: vec![
+            stat(server, Counter::InboundDeny, Reason::Policy, 6),
+            stat(0, Counter::InboundDeny, Reason::Policy, 2),
+            stat(0, Counter::AuditDeny, Reason::Policy, 3),
+            stat(9_999, Counter::InboundDeny, Reason::Policy, 7),
+        ],
+        open: Vec::new(),
+    };
+    let mut registry = Registry::new();
+    register(&mut registry, source);
+    let text = registry.encode().unwrap();
+    let denied = text.lines().filter(|line| line.contains("_denied_total"));
+    assert_eq!(
+        denied.collect::<Vec<_>>(),
+        [
+            r#"mesh_audit_denied_total{workload_namespace="unknown",workload="unknown",reason="policy"} 3"#,
+            r#"mesh_inbound_denied_total{workload_namespace="shop",workload="server",reason="policy"} 6"#,
+            r#"mesh_inbound_denied_total{workload_namespace="unknown",workload="unknown",reason="policy"} 2"#,
+        ]
+    );
+}
+
+#[test]
 fn a_scrape_shows_the_open_connections_of_every_endpoint_over_its_ports() {
     let spec = json!({"service": "web", "address": "10.0.0.1"});
     let snapshot = Fixture::default()
