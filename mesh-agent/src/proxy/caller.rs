@@ -127,6 +127,7 @@ impl Workload {
             ipv4: Address::UNSPECIFIED,
             ipv6: Address::UNSPECIFIED,
             is_accelerated: false,
+            labels_id: 0,
             usage: Arc::default(),
             object: None,
         }

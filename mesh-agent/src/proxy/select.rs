@@ -363,10 +363,9 @@ pub(crate) fn series(
         };
         Series::new(metrics, ends)
     };
-    let number = caller.number;
     match endpoint {
-        Some(endpoint) => endpoint.live.series(number, make),
-        None => port.memory.series(number, make),
+        Some(endpoint) => endpoint.series(caller, make),
+        None => port.memory.series(caller, make),
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) mod plans;
 mod policies;
 pub(crate) mod routes;
 
+use live::SeriesKey;
 pub(crate) use live::{Active, Live};
 
 use plans::{Layouts, Plans};
@@ -169,6 +170,8 @@ pub(crate) struct Workload {
     pub(crate) ipv6: Address,
     /// Whether its sockets may be paired.
     pub(crate) is_accelerated: bool,
+    /// Another where its series have other labels.
+    pub(crate) labels_id: u64,
     /// What it holds.
     pub(crate) usage: Arc<Usage>,
     /// What it was compiled from.
@@ -211,7 +214,7 @@ pub(crate) struct ServicePort {
 pub(crate) struct Memory {
     learned: AtomicU8,
     /// Series of what failed before an endpoint was chosen, by caller.
-    series: Handles<u32, Series>,
+    series: Handles<SeriesKey, Series>,
     /// Counters of choices; none where there are too many.
     choices: Handles<How, Option<ChoiceSeries>>,
     /// How long answers usually take, by the share of a thousand that does.
@@ -248,8 +251,8 @@ impl Memory {
     }
 
     /// The series of a caller for what failed before an endpoint was chosen.
-    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
-        self.series.find_or_make(&caller, make)
+    pub(crate) fn series(&self, caller: &Workload, make: impl FnOnce() -> Series) -> Arc<Series> {
+        self.series.find_or_make(&SeriesKey::new(caller, 0), make)
     }
 
     /// The counter of choices that went so.
@@ -337,6 +340,8 @@ pub(crate) struct Endpoint {
     pub(crate) workload: Option<Arc<Workload>>,
     /// What it remembers.
     pub(crate) live: Arc<Live>,
+    /// Another where its series have other labels.
+    labels_id: u64,
     /// How the access log has it.
     pub(crate) logged: Known,
     /// What it was compiled from.
@@ -344,6 +349,12 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// The series of a caller.
+    pub(crate) fn series(&self, caller: &Workload, make: impl FnOnce() -> Series) -> Arc<Series> {
+        let key = SeriesKey::new(caller, self.labels_id);
+        self.live.series.find_or_make(&key, make)
+    }
+
     /// Whether it takes requests, in one word for people.
     pub(crate) fn state(&self) -> &'static str {
         match () {

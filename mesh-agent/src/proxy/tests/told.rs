@@ -104,6 +104,76 @@ async fn each_request_and_connection_makes_one_line() {
 }
 
 #[tokio::test]
+async fn a_client_cannot_make_long_lines() {
+    let (endpoint, _server) = http1_server(|_| text("hello")).await;
+    let (sender, lines) = std::sync::mpsc::channel();
+    let config = crate::proxy::Config {
+        access_log: crate::telemetry::AccessLog::to(Lines(sender)),
+        ..crate::proxy::Config::default()
+    };
+    let node = Node::start_with("http", &[endpoint], config);
+    let agent = "x".repeat(60_000);
+    let head = format!("GET / HTTP/1.1\r\nHost: web\r\nUser-Agent: {agent}\r\n");
+    node.raw(&format!("{head}Connection: close\r\n\r\n")).await;
+    eventually("no connection", || node.proxy().connections() == 0).await;
+    drop(node);
+    let written: String = lines.iter().collect();
+    assert!(written.len() < 8 << 10, "{} bytes", written.len());
+    let line: serde_json::Value = serde_json::from_str(&written).expect("JSON");
+    let told = line["user_agent"].as_str().expect("a text");
+    assert!(line["status"] == 200 && told.len() == 1024, "{written}");
+}
+
+#[tokio::test]
+async fn a_server_cannot_make_series_with_statuses_of_its_own() {
+    let (endpoint, _server) = http1_server(|request| {
+        let status = request.uri().path()[1..].parse().expect("a number");
+        let mut answer = text("");
+        *answer.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+        answer
+    })
+    .await;
+    let node = Node::start("http", &[endpoint]);
+    for status in [200, 299, 298, 418, 599, 700, 999] {
+        let head = format!("GET /{status} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
+        let answer = node.raw(&head).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+    let counted = [("200", 3), ("418", 1), ("500", 3)];
+    for (code, count) in counted {
+        let label = format!("response_code=\"{code}\"");
+        let parts = ["istio_requests_total", &label];
+        assert_eq!(node.metric(&parts, count).await, count, "{code}");
+    }
+    assert_eq!(node.metric_now(&["istio_requests_total"]), 7);
+}
+
+#[tokio::test]
+async fn a_new_version_of_an_endpoint_is_counted_as_such() {
+    let (endpoint, _server) = http1_server(|_| text("hello")).await;
+    let node = Node::start("http", &[endpoint]);
+    let counted = async |version: &str, least| {
+        let label = format!("destination_version=\"{version}\"");
+        let parts = ["istio_requests_total", &label];
+        node.metric(&parts, least).await
+    };
+    let request = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    node.raw(request).await;
+    assert_eq!(counted("v0", 1).await, 1);
+    let mut next = snapshot("http", &[endpoint]);
+    let changed = next.endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
+    let changed = Arc::make_mut(changed.expect("it is there"));
+    changed.spec.version = Some("v9".to_owned());
+    node.change(next);
+    node.raw(request).await;
+    assert_eq!(counted("v9", 1).await, 1);
+    assert_eq!(counted("v0", 1).await, 1);
+}
+
+#[tokio::test]
 async fn direct_connections_have_the_series_of_opaque_ones() {
     let endpoint = "10.0.0.9:5432".parse().expect("an address");
     let node = Node::start("tcp", &[endpoint]);

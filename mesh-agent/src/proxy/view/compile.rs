@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use mesh_common::address::SocketAddress;
 
+use super::live::{SeriesKey, labels_id};
 use super::plans::Layouts;
 use super::policies::Policies;
 use super::routes::{self, PortRoutes, Routes};
@@ -32,7 +33,7 @@ impl View {
             ..self.clone()
         };
         view.routes.forget_changed(&self.snapshot, snapshot);
-        let mut has_lost = false;
+        let mut has_changed = false;
         for key in &affected.workloads {
             let number = self.snapshot.number_of_workload(key);
             view.workloads.remove(&number);
@@ -40,7 +41,9 @@ impl View {
                 let compiled = self.next_workload(snapshot, key, workload);
                 view.workloads.insert(compiled.number, compiled);
             }
-            has_lost |= number != 0 && !view.workloads.contains_key(&number);
+            let old = self.workloads.get(&number).map(|it| it.labels_id);
+            let new = view.workloads.get(&number).map(|it| it.labels_id);
+            has_changed |= old.is_some() && old != new;
         }
         for key in &affected.services {
             view.forget_service(key);
@@ -50,7 +53,7 @@ impl View {
                 self.add_service(&mut view, snapshot, (key, service));
             }
         }
-        if has_lost {
+        if has_changed {
             view.forget_callers();
         }
         view
@@ -113,10 +116,13 @@ impl View {
         }
     }
 
-    /// Lets go of the series of callers that are gone; the families keep them for a while.
+    /// Lets go of the series of callers that are gone or have other labels now; the families keep them for a while.
     fn forget_callers(&self) {
         // Zero stands for all who are not in the registry.
-        let is_known = |number: &u32| *number == 0 || self.workloads.contains_key(number);
+        let is_known = |key: &SeriesKey| {
+            let caller = self.workloads.get(&key.caller);
+            key.caller == 0 || caller.is_some_and(|it| it.labels_id == key.caller_labels)
+        };
         for live in self.lives.values() {
             live.series.retain(is_known);
         }
@@ -140,13 +146,15 @@ impl View {
             return Arc::clone(old);
         }
         let label = |name: &str| workload.metadata.labels.get(name).cloned();
+        let (app, version) = (label("app"), label("version"));
         let usage = old.map_or_else(|| Arc::new(Usage::default()), |old| Arc::clone(&old.usage));
         Arc::new(Workload {
             number,
             key: key.clone(),
             service_account: workload.spec.service_account.clone(),
-            app: label("app"),
-            version: label("version"),
+            labels_id: labels_id((key, &app, &version)),
+            app,
+            version,
             ipv4: first_of(&workload.spec.addresses, true),
             ipv6: first_of(&workload.spec.addresses, false),
             is_accelerated: workload.spec.acceleration,
@@ -218,6 +226,11 @@ impl View {
             .get(&number)
             .filter(|live| live.address == address)
             .map_or_else(|| Arc::new(Live::new(address)), Arc::clone);
+        let workload = from.workload(source).map(Arc::clone);
+        let version = source.spec.version.clone();
+        let of_workload = workload.as_ref().map(|it| it.labels_id);
+        let labels_id = labels_id((from.key, &version, of_workload));
+        live.series.retain(|it| it.endpoint_labels == labels_id);
         let health = source.status.health.as_ref().map(|health| health.status);
         let has_failed_registered = source.has_failed_registered();
         live.offered(source.is_offered() && source.weight() > 0);
@@ -228,9 +241,10 @@ impl View {
             key,
             address,
             weight: source.weight(),
-            version: source.spec.version.clone(),
-            workload: from.workload(source).map(Arc::clone),
+            version,
+            workload,
             live,
+            labels_id,
             logged: Known::default(),
             object: Arc::clone(source),
         })

@@ -1,10 +1,11 @@
 //! What an endpoint remembers across views, and what is under way at it.
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::Endpoint;
+use super::{Endpoint, Workload};
 use crate::net::clock;
 use crate::proxy::handles::Handles;
 use crate::proxy::metrics::Series;
@@ -31,7 +32,7 @@ pub(crate) struct Live {
     since_ns: AtomicU64,
     /// How it is.
     pub(crate) vitals: Vitals,
-    pub(super) series: Handles<u32, Series>,
+    pub(super) series: Handles<SeriesKey, Series>,
 }
 
 impl Live {
@@ -129,11 +130,34 @@ impl Live {
     pub(crate) fn is_critical(&self) -> bool {
         self.vitals.is_critical()
     }
+}
 
-    /// The series of a caller.
-    pub(crate) fn series(&self, caller: u32, make: impl FnOnce() -> Series) -> Arc<Series> {
-        self.series.find_or_make(&caller, make)
+/// Which series a caller counts in. They are kept across views; a connection that was there before their labels have
+/// changed counts in those of before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SeriesKey {
+    /// The caller's number.
+    pub(super) caller: u32,
+    pub(super) caller_labels: u64,
+    /// Zero where there is no endpoint.
+    pub(super) endpoint_labels: u64,
+}
+
+impl SeriesKey {
+    pub(super) const fn new(caller: &Workload, endpoint_labels: u64) -> Self {
+        Self {
+            caller: caller.number,
+            caller_labels: caller.labels_id,
+            endpoint_labels,
+        }
     }
+}
+
+/// Stands for labels: another number for others.
+pub(super) fn labels_id(labels: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    labels.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// One request or connection under way at an endpoint.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::proxy::metrics::{Ends, Series};
+use crate::proxy::select;
 use crate::proxy::view::Active;
 use crate::state::resource::Resource;
 use crate::state::{Change, Store, decode};
@@ -88,13 +89,67 @@ fn a_caller_that_is_gone_holds_no_series() {
     let number = snapshot.ids.number(&Subject::Workload(server.clone()));
     let before = View::default().next(&snapshot);
     let metrics = crate::proxy::metrics::register(&mut crate::metrics::Registry::new());
-    let live = Arc::clone(&port(&before, 2).endpoints[0].live);
+    let endpoint = Arc::clone(&port(&before, 2).endpoints[0]);
     let make = || Series::new(&metrics, Ends::unknown());
-    let known = Arc::downgrade(&live.series(number, make));
-    let unknown = Arc::downgrade(&live.series(0, make));
+    let caller = before.workload(number).expect("it is there");
+    let known = Arc::downgrade(&endpoint.series(caller, make));
+    let unknown = Arc::downgrade(&endpoint.series(&Workload::stranger(), make));
     snapshot.workloads.remove(&server);
     let _after = before.next(&snapshot);
     assert!(known.upgrade().is_none() && unknown.upgrade().is_some());
+}
+
+#[test]
+fn series_with_labels_of_before_are_let_go() {
+    type Step = fn(&mut Snapshot);
+    let mut snapshot = snapshot();
+    let server = ObjectKey::new("shop", "server");
+    let number = snapshot.ids.number(&Subject::Workload(server));
+    let metrics = crate::proxy::metrics::register(&mut crate::metrics::Registry::new());
+    let mut view = View::default().next(&snapshot);
+    let series = |view: &View, index| {
+        let port = port(view, index);
+        let caller = view.workload(number).expect("it is there");
+        let endpoint = Some(&*port.endpoints[0]);
+        [endpoint, None].map(|it| select::series(&metrics, caller, port, it))
+    };
+    // What changes, and whether the series to web-0, which the workload is, and to cache-0 are others then.
+    let steps: [(Step, [bool; 2]); 4] = [
+        (|s| write(&mut s.workloads, "server"), [false, false]),
+        (|s| write(&mut s.endpoints, "web-0"), [false, false]),
+        (
+            |s| {
+                let web = s.endpoints.get_mut(&ObjectKey::new("shop", "web-0"));
+                Arc::make_mut(web.unwrap()).spec.version = Some("v2".to_owned());
+            },
+            [true, false],
+        ),
+        (
+            |s| {
+                let server = s.workloads.get_mut(&ObjectKey::new("shop", "server"));
+                let labels = &mut Arc::make_mut(server.unwrap()).metadata.labels;
+                labels.insert("version".to_owned(), "v3".to_owned());
+            },
+            [true, true],
+        ),
+    ];
+    for (step, (change, are_others)) in steps.into_iter().enumerate() {
+        let before = [1, 2].map(|index| series(&view, index));
+        change(&mut snapshot);
+        view = view.next(&snapshot);
+        let after = [1, 2].map(|index| series(&view, index));
+        for (index, is_another) in are_others.into_iter().enumerate() {
+            let is_same = Arc::ptr_eq(&before[index][0], &after[index][0]);
+            assert_eq!(!is_same, is_another, "step {step}, service {index}");
+        }
+        let is_same = Arc::ptr_eq(&before[0][1], &after[0][1]);
+        assert_eq!(is_same, !are_others[1], "without an endpoint, step {step}");
+        if are_others[0] {
+            let held = Arc::downgrade(&before[0][0]);
+            drop(before);
+            assert!(held.upgrade().is_none(), "kept by nobody, step {step}");
+        }
+    }
 }
 
 #[test]
