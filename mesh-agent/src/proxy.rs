@@ -273,16 +273,15 @@ impl Proxy {
     }
 
     /// Explains where a request of the workload `source` to `destination` would go now; `None` where no service answers
-    /// there.
+    /// there. Without a question: where a connection would, if TCP or TLS routes decide.
     pub fn explain(
         &self,
         source: &ObjectKey,
         destination: SocketAddr,
-        question: &RequestQuestion,
+        question: Option<&RequestQuestion>,
     ) -> Result<Option<RequestExplanation>, explain::Error> {
         let view = self.shared.views.load();
-        let ends = (source.namespace.as_str(), destination);
-        explain::explain(&view, &self.shared.config, ends, question)
+        explain::explain(&view, &self.shared.config, (source, destination), question)
     }
 
     /// Whether requests or connections are under way at the endpoint with this number.

@@ -286,9 +286,7 @@ impl api::Node for Node {
             },
             explain::Error::Tables(error) => unavailable(error),
         })?;
-        if let Some(request) = request
-            && explanation.verdict == Verdict::Proxy.as_str()
-        {
+        if explanation.verdict == Verdict::Proxy.as_str() {
             let asked = self.proxy.explain(source, destination, request);
             explanation.request = asked.map_err(|error| NodeError::Invalid {
                 field: error.field().to_owned(),

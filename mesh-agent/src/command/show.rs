@@ -95,28 +95,20 @@ async fn of_namespace(filter: &Filter, path: &str) -> Result<Value, Error> {
 
 pub(super) async fn explain(explain: &Explain) -> Result<(), Error> {
     let (namespace, _) = source_parts(&explain.source);
-    let destination = match &explain.destination {
-        Destination::Address(address) => *address,
+    let (destination, host) = match &explain.destination {
+        Destination::Address(address) => (*address, None),
         Destination::Service {
             namespace: named,
             name,
             port,
         } => {
             let key = ObjectKey::new(named.as_deref().unwrap_or(namespace), name);
-            SocketAddr::new(address_of(&explain.query, key).await?, *port)
+            let host = format!("{}.{}.mesh:{port}", key.name, key.namespace);
+            let address = address_of(&explain.query, key).await?;
+            (SocketAddr::new(address, *port), Some(host))
         }
     };
-    let mut path = explain_path(&explain.source, &destination.to_string())?;
-    if explain.udp {
-        path.push_str("&transport=udp");
-    }
-    let parts = [("method", &explain.method), ("path", &explain.path)];
-    let parts = parts
-        .into_iter()
-        .filter_map(|(name, part)| Some((name, part.as_ref()?)));
-    for (name, part) in parts.chain(explain.headers.iter().map(|it| ("header", it))) {
-        path.extend(["&", name, "=", &encoded(part)]);
-    }
+    let path = explain_question(explain, destination, host)?;
     let value = ask(&explain.query, &path).await?;
     show::<Explanation>(value, explain.query.output, table::explanation)
 }
@@ -315,6 +307,39 @@ fn source_parts(source: &str) -> (&str, &str) {
     source.split_once('/').unwrap_or(("default", source))
 }
 
+/// The question about a connection to `destination`, and about a request if one is described: one to `host`, unless a header
+/// says otherwise.
+fn explain_question(
+    explain: &Explain,
+    destination: SocketAddr,
+    host: Option<String>,
+) -> Result<String, Error> {
+    let mut path = explain_path(&explain.source, &destination.to_string())?;
+    if explain.udp {
+        path.push_str("&transport=udp");
+    }
+    let parts = [("method", &explain.method), ("path", &explain.path)];
+    let parts = parts
+        .into_iter()
+        .filter_map(|(name, part)| Some((name, part.as_deref()?)));
+    let headers = explain.headers.iter().map(|it| ("header", it.as_str()));
+    let parts: Vec<_> = parts.chain(headers).collect();
+    let names_host = |header: &String| {
+        let name = header.split(':').next().unwrap_or_default();
+        name.trim().eq_ignore_ascii_case("host")
+    };
+    let is_told = explain.headers.iter().any(names_host);
+    let host = host.filter(|_| !parts.is_empty() && !is_told);
+    let host = host.map(|host| format!("host:{host}"));
+    for (name, part) in parts
+        .into_iter()
+        .chain(host.as_deref().map(|it| ("header", it)))
+    {
+        path.extend(["&", name, "=", &encoded(part)]);
+    }
+    Ok(path)
+}
+
 fn explain_path(source: &str, destination: &str) -> Result<String, Error> {
     let (namespace, name) = source_parts(source);
     let source = format!("{}/{}", checked(namespace)?, checked(name)?);
@@ -345,6 +370,7 @@ fn encoded(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::command::Exit;
+    use crate::config::cli;
 
     #[test]
     fn explain_asks_for_workload_and_address() {
@@ -359,6 +385,37 @@ mod tests {
             "source=default/client&destination=%5B::1%5D:80",
         );
         assert!(explain_path("shop/client&x=y", "10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn a_request_is_to_the_name_that_was_given() {
+        let asked = |words: &str, host: Option<&str>| {
+            let words = format!("mesh-agent explain shop/client web:80 {words}");
+            let parsed = cli::Cli::from_words(words.split_whitespace()).expect("it is right");
+            let cli::Command::Explain(explain) = parsed.command else {
+                panic!("{words}");
+            };
+            let destination = SocketAddr::from(([10, 0, 0, 1], 80));
+            let host = host.map(str::to_owned);
+            let path = explain_question(&explain, destination, host).expect("it is right");
+            let (_, rest) = path.split_once(":80").expect("the destination");
+            rest.to_owned()
+        };
+        let host = Some("web.shop.mesh:80");
+        assert_eq!(
+            asked("--path /", host),
+            "&path=/&header=host:web.shop.mesh:80"
+        );
+        assert_eq!(
+            asked("--header x-a:1", host),
+            "&header=x-a:1&header=host:web.shop.mesh:80"
+        );
+        assert_eq!(
+            asked("--path / --header Host:other", host),
+            "&path=/&header=Host:other"
+        );
+        assert_eq!(asked("--path /", None), "&path=/");
+        assert_eq!(asked("", host), "", "no request is asked about");
     }
 
     #[test]

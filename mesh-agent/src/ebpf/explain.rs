@@ -12,12 +12,13 @@ use mesh_common::settings::Settings;
 use mesh_common::verdict::{self, Decision, Facts, Liveness, Reason, Verdict};
 use mesh_common::workload::{Caller, Workload};
 
-use super::mirror::{Enrolled, Place};
+use super::mirror::{Enrolled, Place, desired};
 use super::{TableError, Tables};
 use crate::state::Snapshot;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 use crate::state::report::{Explanation, Transport};
+use crate::state::service as model;
 use crate::traffic::authz;
 
 #[cfg(test)]
@@ -119,6 +120,7 @@ fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts<'_>
         Some(Subject::Service(key)) => Some(key),
         _ => None,
     });
+    let endpoints = key.map_or_else(Vec::new, |key| endpoints(snapshot, key, facts, &decision));
     Explanation {
         verdict: decision.verdict.as_str().to_owned(),
         reason: decision.reason.as_str().to_owned(),
@@ -127,31 +129,39 @@ fn decide<T: verdict::Tables>(tables: &T, snapshot: &Snapshot, facts: &Facts<'_>
             let is_direct = service.mode == Mode::Direct as u8;
             if is_direct { "direct" } else { "proxy" }.to_owned()
         }),
-        policy: policies(snapshot, facts, &decision),
-        endpoints: key.map_or_else(Vec::new, |key| endpoints(snapshot, key, facts, &decision)),
+        policy: policies(snapshot, facts, &decision, &endpoints),
+        endpoints: endpoints.iter().map(ToString::to_string).collect(),
         request: None,
     }
 }
 
-/// The policies that speak of what was dialled, and of the endpoint that was picked.
-fn policies(snapshot: &Snapshot, facts: &Facts<'_>, decision: &Decision) -> Vec<String> {
-    let mut keys = authz::policies_for(snapshot, facts.destination, facts.protocol);
+/// The policies that speak of what was dialled, and of the endpoint that was picked; where the proxy picks, of any that it
+/// may pick.
+fn policies(
+    snapshot: &Snapshot,
+    facts: &Facts<'_>,
+    decision: &Decision,
+    endpoints: &[SocketAddr],
+) -> Vec<String> {
+    let mut asked = vec![facts.destination];
     if decision.endpoint != 0 {
-        let picked = decision.destination;
-        keys.extend(authz::policies_for(snapshot, picked, facts.protocol));
+        asked.push(decision.destination);
     }
-    keys.sort();
-    keys.dedup();
-    keys.iter().map(ToString::to_string).collect()
+    if decision.verdict == Verdict::Proxy {
+        asked.extend(endpoints.iter().map(|it| SocketAddress::from(*it)));
+    }
+    let policies = authz::policies_for(snapshot, asked, facts.protocol);
+    policies.iter().map(ToString::to_string).collect()
 }
 
-/// The endpoints that may be picked: of the socket's family, unless the proxy picks.
+/// The endpoints that may be picked: of the socket's family, unless the proxy picks. Where routes tell it which, only it
+/// knows.
 fn endpoints(
     snapshot: &Snapshot,
     key: &ObjectKey,
     facts: &Facts<'_>,
     decision: &Decision,
-) -> Vec<String> {
+) -> Vec<SocketAddr> {
     let Some(service) = snapshot.services.get(key) else {
         return Vec::new();
     };
@@ -161,15 +171,34 @@ fn endpoints(
     }) else {
         return Vec::new();
     };
+    let is_proxied = decision.verdict == Verdict::Proxy;
+    if is_proxied && is_routed(snapshot, service, port, facts.workload) {
+        return Vec::new();
+    }
     let is_v4 = facts.destination.address.is_v4();
-    snapshot
-        .endpoints_of(key)
-        .filter(|endpoint| endpoint.is_offered() && endpoint.weight() > 0)
+    let all: Vec<_> = snapshot.endpoints_of(key).collect();
+    let candidates = desired::candidates(snapshot, key, &all);
+    candidates
         .map(|endpoint| &endpoint.spec)
         .map(|spec| SocketAddr::new(spec.address.to_canonical(), spec.port_of(port)))
         .filter(|address| decision.verdict != Verdict::Direct || address.is_ipv4() == is_v4)
-        .map(|address| address.to_string())
         .collect()
+}
+
+/// Whether routes say where requests and connections of a caller go: those of its namespace, or else of the service's.
+fn is_routed(
+    snapshot: &Snapshot,
+    service: &model::Service,
+    port: &model::Port,
+    caller: &Workload,
+) -> bool {
+    let caller = match snapshot.ids.subject(caller.id) {
+        Some(Subject::Workload(key)) => key.namespace.as_str(),
+        _ => "",
+    };
+    [caller, &service.metadata.namespace]
+        .into_iter()
+        .any(|namespace| snapshot.has_routes(service, port, namespace))
 }
 
 /// The pinned maps, read from user space.

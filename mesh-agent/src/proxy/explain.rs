@@ -1,22 +1,30 @@
 //! Where a request would go now: the choice of the request path, made for a question.
 
+mod asker;
 mod candidates;
 mod limits;
+mod opaque;
 
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use mesh_common::service::TCP;
 
+use self::asker::Asker;
 use super::config::Config;
+use super::http::filters;
 use super::policy::Policy;
 use super::view::routes::{Choice, HttpRoutes};
 use super::view::{ServicePort, View};
+use crate::state::object::ObjectKey;
 use crate::state::report::{BackendExplanation, RequestExplanation, RequestQuestion};
+use crate::traffic::authz;
 use crate::traffic::path;
 use crate::traffic::path::Rejected;
 use crate::traffic::route::Request;
 use crate::traffic::route::filter::Filters;
+use crate::traffic::route::split::Target;
 
 /// What is not a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,45 +52,113 @@ impl Error {
     }
 }
 
-/// Explains a request of a caller in the namespace `caller` to `destination`; `None` where no service answers there.
+/// A request as it was asked about.
+struct Asked {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    /// With the port, in lower case.
+    authority: Option<String>,
+}
+
+/// What an explanation is made from.
+struct Scene<'a> {
+    view: &'a View,
+    asker: Asker<'a>,
+}
+
+/// Explains a request of the workload `source` to `destination`, or a connection that is not looked into; `None` where no
+/// service answers there. Without a question there is something to say only where TCP or TLS routes decide.
 pub(super) fn explain(
     view: &View,
     config: &Config,
-    (caller, destination): (&str, SocketAddr),
-    question: &RequestQuestion,
+    (source, destination): (&ObjectKey, SocketAddr),
+    question: Option<&RequestQuestion>,
 ) -> Result<Option<RequestExplanation>, Error> {
-    let bad_path = || Error::Path(question.path.clone());
-    let method = Method::from_str(&question.method)
-        .ok()
-        .ok_or_else(|| Error::Method(question.method.clone()))?;
-    let uri = Uri::from_str(&question.path).ok().ok_or_else(bad_path)?;
-    let headers = headers(&question.headers)?;
-    let host = headers.get(http::header::HOST);
-    let host = host.and_then(|host| host.to_str().ok());
-    let host = host.map(str::to_ascii_lowercase);
-    let host = host.as_deref();
+    let asked = question.map(Asked::parse).transpose()?;
     let Some(port) = view.port(&destination.into()) else {
         return Ok(None);
     };
-    let http = port.http_routes(caller);
-    let mode = config.path_normalization;
-    let mode = mode.resolved(http.is_some_and(HttpRoutes::tells_paths_apart));
-    let path = match path::normalize(uri.path(), mode) {
-        Ok(path) => path,
-        Err(rejected) => return Ok(Some(refused(uri.path(), rejected))),
+    let asker = Asker::new(view, source);
+    let scene = Scene { view, asker };
+    let caller = scene.asker.namespace;
+    let explanation = match &asked {
+        asked if opaque::is_opaque(port, caller) => {
+            if asked.is_none() && port.stream_routes(caller).is_none() {
+                return Ok(None);
+            }
+            opaque::explain(&scene, port, asked.as_ref().and_then(Asked::host))
+        }
+        None => return Ok(None),
+        Some(asked) => scene.request(config, port, asked),
     };
-    let request = Request {
-        host: host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name)),
-        authority: host,
-        path: &path,
-        query: uri.query(),
-        method: &method,
-        headers: &headers,
-        is_grpc: headers
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
-    };
-    Ok(Some(explain_to(view, port, http, &request)))
+    let authorization = scene.authorization(&explanation.backends);
+    Ok(Some(RequestExplanation {
+        authorization,
+        ..explanation
+    }))
+}
+
+impl Asked {
+    fn parse(question: &RequestQuestion) -> Result<Self, Error> {
+        let method = Method::from_str(&question.method)
+            .ok()
+            .ok_or_else(|| Error::Method(question.method.clone()))?;
+        let uri = Uri::from_str(&question.path)
+            .ok()
+            .ok_or_else(|| Error::Path(question.path.clone()))?;
+        let headers = headers(&question.headers)?;
+        let host = headers.get(http::header::HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        Ok(Self {
+            authority: host.map(str::to_ascii_lowercase),
+            method,
+            uri,
+            headers,
+        })
+    }
+
+    /// Without the port.
+    fn host(&self) -> Option<&str> {
+        let host = self.authority.as_deref()?;
+        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
+    }
+}
+
+impl Scene<'_> {
+    fn request(&self, config: &Config, port: &ServicePort, asked: &Asked) -> RequestExplanation {
+        let http = port.http_routes(self.asker.namespace);
+        let mode = config.path_normalization;
+        let mode = mode.resolved(http.is_some_and(HttpRoutes::tells_paths_apart));
+        let path = match path::normalize(asked.uri.path(), mode) {
+            Ok(path) => path,
+            Err(rejected) => return refused(asked.uri.path(), rejected),
+        };
+        let request = Request {
+            host: asked.host(),
+            authority: asked.authority.as_deref(),
+            path: &path,
+            query: asked.uri.query(),
+            method: &asked.method,
+            headers: &asked.headers,
+            is_grpc: asked
+                .headers
+                .get(http::header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
+        };
+        self.explain_to(port, http, &request)
+    }
+
+    /// The authorization policies that speak of the endpoints of `backends`.
+    fn authorization(&self, backends: &[BackendExplanation]) -> Vec<String> {
+        let spares = backends.iter().flat_map(|it| &it.failover);
+        let of_spares = spares.flat_map(|it| &it.endpoints);
+        let shown = backends.iter().flat_map(|it| &it.endpoints);
+        let addresses = shown.chain(of_spares).map(|it| it.address.parse());
+        let addresses = addresses.flatten().map(|it: SocketAddr| it.into());
+        let policies = authz::policies_for(self.view.snapshot(), addresses, TCP);
+        policies.iter().map(ToString::to_string).collect()
+    }
 }
 
 /// A request that does not get as far as the routes.
@@ -105,85 +181,128 @@ fn headers(from: &[(String, String)]) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-fn explain_to(
-    view: &View,
-    port: &ServicePort,
-    http: Option<&HttpRoutes>,
-    request: &Request<'_>,
-) -> RequestExplanation {
-    let Some(http) = http else {
-        return RequestExplanation {
-            reason: "no-routes".to_owned(),
-            path: request.path.to_owned(),
-            backends: vec![backend(view, &port.policy, port, (1, 1), false)],
-            ..held(&port.policy)
+impl Scene<'_> {
+    fn explain_to(
+        &self,
+        port: &ServicePort,
+        http: Option<&HttpRoutes>,
+        request: &Request<'_>,
+    ) -> RequestExplanation {
+        let Some(http) = http else {
+            return RequestExplanation {
+                reason: "no-routes".to_owned(),
+                path: request.path.to_owned(),
+                backends: vec![self.backend(&port.policy, port, (1, 1), false)],
+                ..held(&port.policy)
+            };
         };
-    };
-    let Some(choice) = http.choose(request) else {
-        return RequestExplanation {
-            status: Some(404),
-            reason: "no-route".to_owned(),
-            path: request.path.to_owned(),
-            ..RequestExplanation::default()
+        let Some(choice) = http.choose(request) else {
+            return RequestExplanation {
+                status: Some(404),
+                reason: "no-route".to_owned(),
+                path: request.path.to_owned(),
+                ..RequestExplanation::default()
+            };
         };
-    };
-    explain_choice(view, port, &choice, request)
-}
+        self.explain_choice(port, &choice, request)
+    }
 
-fn explain_choice(
-    view: &View,
-    asked: &ServicePort,
-    choice: &Choice<'_>,
-    request: &Request<'_>,
-) -> RequestExplanation {
-    let rule = choice.rule;
-    let total = rule.backends.total();
-    let shares = rule.backends.iter().map(|(share, weight)| {
-        let port = share.target.as_ref().and_then(|it| view.backend(it));
-        let named = share.target.as_ref().map_or_else(
+    fn explain_choice(
+        &self,
+        asked: &ServicePort,
+        choice: &Choice<'_>,
+        request: &Request<'_>,
+    ) -> RequestExplanation {
+        let rule = choice.rule;
+        let total = rule.backends.total();
+        let own = |filters: Option<&Filters>| {
+            let answer = filters::answer(filters?, request, asked, choice.prefix);
+            answer.map(|(status, _)| status)
+        };
+        let (status, reason) = match own(rule.filters.as_deref()) {
+            _ if rule.is_broken => (Some(500), "bad-filter"),
+            Some(status) => (Some(status.as_u16()), word(status)),
+            None if total == 0 => (Some(500), "bad-backend"),
+            None => (None, "route"),
+        };
+        let shares = rule.backends.iter().map(|(share, weight)| {
+            let to = (&**choice.policy, share.target.as_ref());
+            let status = match own(share.filters.as_deref()) {
+                _ if share.is_broken => Some(500),
+                status => status.map(|it| it.as_u16()),
+            };
+            BackendExplanation {
+                filters: words(share.filters.as_deref()),
+                status,
+                ..self.share(asked, to, (weight, total))
+            }
+        });
+        RequestExplanation {
+            rule: Some(rule.label.to_string()),
+            status,
+            reason: reason.to_owned(),
+            path: request.path.to_owned(),
+            filters: words(rule.filters.as_deref()),
+            backends: shares.collect(),
+            ..held(choice.policy)
+        }
+    }
+
+    /// A share of what was asked of the port `asked`: it goes to `target`, and `policy` holds for it.
+    fn share(
+        &self,
+        asked: &ServicePort,
+        (policy, target): (&Policy, Option<&Target>),
+        (weight, of): (u64, u64),
+    ) -> BackendExplanation {
+        if let Some(port) = target.and_then(|it| self.view.backend(it)) {
+            let is_another = port.service != asked.service;
+            return self.backend(policy, port, (weight, of), is_another);
+        }
+        let service = target.map_or_else(
             || "?".to_owned(),
             |target| match target.port {
                 Some(port) => format!("{}:{port}", target.service),
                 None => target.service.to_string(),
             },
         );
-        let filters = words(share.filters.as_deref());
-        match port {
-            Some(port) => BackendExplanation {
-                filters,
-                ..backend(
-                    view,
-                    choice.policy,
-                    port,
-                    (weight, total),
-                    port.service != asked.service,
-                )
-            },
-            None => BackendExplanation {
-                service: named,
-                weight,
-                of: total,
-                is_missing: true,
-                filters,
-                ..BackendExplanation::default()
-            },
+        BackendExplanation {
+            service,
+            weight,
+            of,
+            is_missing: true,
+            ..BackendExplanation::default()
         }
-    });
-    let redirect = rule.filters.as_ref().and_then(|it| it.redirect.as_ref());
-    let (status, reason) = match redirect {
-        _ if rule.is_broken => (Some(500), "bad-filter"),
-        Some(redirect) => (Some(redirect.status.as_u16()), "redirect"),
-        None if total == 0 => (Some(500), "bad-backend"),
-        None => (None, "route"),
-    };
-    RequestExplanation {
-        rule: Some(rule.label.to_string()),
-        status,
-        reason: reason.to_owned(),
-        path: request.path.to_owned(),
-        filters: words(rule.filters.as_deref()),
-        backends: shares.collect(),
-        ..held(choice.policy)
+    }
+
+    /// A share that goes to `port`, of a request for which `policy` holds.
+    fn backend(
+        &self,
+        policy: &Policy,
+        port: &ServicePort,
+        (weight, of): (u64, u64),
+        is_another: bool,
+    ) -> BackendExplanation {
+        let policies = port.policy.objects();
+        BackendExplanation {
+            service: format!("{}:{}", port.service, port.port),
+            weight,
+            of,
+            endpoints: candidates::of_port(self, policy, port),
+            failover: candidates::failover(self, policy, port),
+            policies: policies.map(|it| it.key().to_string()).collect(),
+            limits: limits::of_backend(&port.policy, is_another),
+            ..BackendExplanation::default()
+        }
+    }
+}
+
+/// Why filters have answered.
+fn word(status: StatusCode) -> &'static str {
+    if status.is_redirection() {
+        "redirect"
+    } else {
+        "preflight"
     }
 }
 
@@ -194,35 +313,10 @@ fn held(policy: &Policy) -> RequestExplanation {
     };
     RequestExplanation {
         request_timeout_millis: millis(policy.timeouts.request),
-        attempt_timeout_millis: millis(policy.timeouts.attempt.filter(|it| !it.is_zero())),
+        attempt_timeout_millis: millis(policy.attempt_timeout().filter(|it| !it.is_zero())),
         policies: policy.objects().map(|it| it.key().to_string()).collect(),
         limits: limits::of_request(policy),
         ..RequestExplanation::default()
-    }
-}
-
-/// A share that goes to `port`, of a request for which `policy` holds.
-fn backend(
-    view: &View,
-    policy: &Policy,
-    port: &ServicePort,
-    (weight, of): (u64, u64),
-    is_another: bool,
-) -> BackendExplanation {
-    BackendExplanation {
-        service: format!("{}:{}", port.service, port.port),
-        weight,
-        of,
-        is_missing: false,
-        filters: Vec::new(),
-        endpoints: candidates::of_port(policy, port),
-        failover: candidates::failover(view, policy, port),
-        policies: port
-            .policy
-            .objects()
-            .map(|it| it.key().to_string())
-            .collect(),
-        limits: limits::of_backend(&port.policy, is_another),
     }
 }
 

@@ -78,6 +78,12 @@ pub(crate) struct Timeouts {
 }
 
 impl Policy {
+    /// How long one attempt may take: what retries say of it, where they do.
+    pub(crate) fn attempt_timeout(&self) -> Option<Duration> {
+        let per_try = self.extra.plan.as_ref().and_then(|plan| plan.per_try);
+        per_try.or(self.timeouts.attempt)
+    }
+
     /// The policy of a target: that of the level above, with what `object` says. State of `old`, the target's policy in
     /// the last view (or what [`Policy::of_rule`] made of it), is kept where the words that made it are the same.
     pub(crate) fn derive(

@@ -87,6 +87,11 @@ impl View {
         self.snapshot.revision
     }
 
+    /// What it was compiled from.
+    pub(crate) const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     /// The service port that answers at an address and port.
     pub(crate) fn port(&self, dialled: &SocketAddress) -> Option<&Arc<ServicePort>> {
         self.ports.get(dialled)

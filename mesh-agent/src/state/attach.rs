@@ -180,6 +180,16 @@ impl Snapshot {
                 .any(|namespace| self.has_stream_routes(service, port, namespace))
     }
 
+    /// Whether a namespace has routes of any kind for a port of a service.
+    #[must_use]
+    pub fn has_routes(&self, service: &Service, port: &Port, namespace: &str) -> bool {
+        let mut http = self.routes_of::<HttpRoute>(service, port, namespace);
+        let mut grpc = self.routes_of::<GrpcRoute>(service, port, namespace);
+        http.next().is_some()
+            || grpc.next().is_some()
+            || self.has_stream_routes(service, port, namespace)
+    }
+
     fn has_stream_routes(&self, service: &Service, port: &Port, namespace: &str) -> bool {
         let mut tcp = self.routes_of::<TcpRoute>(service, port, namespace);
         let mut tls = self.routes_of::<TlsRoute>(service, port, namespace);

@@ -150,9 +150,10 @@ pub struct Explanation {
     pub mode: Option<String>,
     /// `namespace/name` of the policies that speak of the destination.
     pub policy: Vec<String>,
-    /// The endpoints that may be picked, `address:port`.
+    /// The endpoints that may be picked, `address:port`; none where the proxy carries the connection and routes decide.
     pub endpoints: Vec<String>,
-    /// Where a request would go, if one was asked about and the proxy carries the connection.
+    /// Where a request would go, if one was asked about and the proxy carries the connection. Where TCP or TLS routes
+    /// decide, where the connection would.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestExplanation>,
 }
@@ -178,7 +179,8 @@ pub struct RequestExplanation {
     pub rule: Option<String>,
     /// The status, if the proxy would answer itself.
     pub status: Option<u16>,
-    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `bad-backend`, `bad-filter`, `bad-request` with more.
+    /// Why, one word: `route`, `no-routes`, `no-route`, `redirect`, `preflight`, `bad-backend`, `bad-filter`,
+    /// `bad-request` with more; `opaque` where the proxy does not look for requests.
     pub reason: String,
     /// What is done to the request, by the filters of the rule.
     pub filters: Vec<String>,
@@ -188,6 +190,9 @@ pub struct RequestExplanation {
     pub request_timeout_millis: Option<u64>,
     /// How long one attempt may take.
     pub attempt_timeout_millis: Option<u64>,
+    /// The authorization policies that speak of the endpoints below, `namespace/name`.
+    #[serde(default)]
+    pub authorization: Vec<String>,
     /// The traffic policies that hold, `namespace/name`, the most specific first.
     pub policies: Vec<String>,
     /// What they say that may refuse, delay or repeat it.
@@ -216,6 +221,12 @@ pub struct LimitExplanation {
 pub struct BackendExplanation {
     /// `namespace/name:port`.
     pub service: String,
+    /// The names that TLS clients ask for whose connections it gets; none: those of all.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// The status, if the proxy would answer this share itself.
+    #[serde(default)]
+    pub status: Option<u16>,
     /// Its share ..
     pub weight: u64,
     /// .. of so much.
@@ -256,7 +267,8 @@ pub struct EndpointExplanation {
     pub name: String,
     /// `address:port`.
     pub address: String,
-    /// Whether it takes requests, in one word: `ready`, or why not, for example `ejected` or `breaker-open`.
+    /// Whether it takes requests, in one word: `ready`, or why not, for example `ejected`, `breaker-open`, or `denied`
+    /// where authorization does not admit the caller.
     pub state: String,
 }
 

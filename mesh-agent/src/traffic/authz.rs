@@ -155,29 +155,33 @@ pub fn compile(snapshot: &Snapshot) -> Compiled {
     compiled
 }
 
-/// The policies that speak of `destination`, which may be a service's port, an endpoint or a workload, dialled over the
-/// IP protocol with number `protocol`.
+/// The policies that speak of any of `destinations`, each of which may be a service's port, an endpoint or a workload,
+/// dialled over the IP protocol with number `protocol`.
 #[must_use]
 pub fn policies_for(
     snapshot: &Snapshot,
-    destination: SocketAddress,
+    destinations: impl IntoIterator<Item = SocketAddress>,
     protocol: u8,
-) -> Vec<ObjectKey> {
-    let whole = PolicyKey::workload(destination.address);
-    let destination = PolicyKey::port(&destination, protocol);
-    target::targets_at(snapshot, destination.address)
-        .filter(|target| {
-            target::protected(snapshot, target)
-                .iter()
-                .any(|(key, _)| *key == destination || *key == whole)
-        })
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .flat_map(|(kind, key)| {
-            let policies = snapshot.policies_for(kind, &key);
-            policies.map(|(key, _)| key.clone()).collect::<Vec<_>>()
-        })
-        .collect()
+) -> BTreeSet<ObjectKey> {
+    let mut asked: BTreeMap<Target, BTreeSet<PolicyKey>> = BTreeMap::new();
+    for destination in destinations {
+        let keys = [
+            PolicyKey::workload(destination.address),
+            PolicyKey::port(&destination, protocol),
+        ];
+        for target in target::targets_at(snapshot, destination.address) {
+            asked.entry(target).or_default().extend(keys);
+        }
+    }
+    asked.retain(|(kind, key), _| snapshot.is_protected(*kind, key));
+    asked.retain(|target, keys| {
+        let protected = target::protected(snapshot, target);
+        protected.iter().any(|(key, _)| keys.contains(key))
+    });
+    let policies = asked
+        .keys()
+        .flat_map(|(kind, key)| snapshot.policies_for(*kind, key));
+    policies.map(|(key, _)| key.clone()).collect()
 }
 
 /// A rule and the policy that it comes from.

@@ -138,6 +138,7 @@ fn request(asked: &RequestExplanation) -> String {
         ("Filters", join(&asked.filters)),
         ("Deadline", millis(asked.request_timeout_millis)),
         ("Per attempt", millis(asked.attempt_timeout_millis)),
+        ("Authorization", join(&asked.authorization)),
         ("Traffic policies", join(&asked.policies)),
     ]);
     shown.push_str(&limits(asked));
@@ -154,8 +155,12 @@ fn request(asked: &RequestExplanation) -> String {
         "STATE",
     ];
     let rows = asked.backends.iter().flat_map(|backend| {
+        let service = match backend.names.as_slice() {
+            [] => backend.service.clone(),
+            names => format!("{} for {}", backend.service, join(names)),
+        };
         let before = [
-            text(&backend.service),
+            text(service),
             number(format!("{}/{}", backend.weight, backend.of)),
             text(join(&backend.filters)),
             text(join(&backend.policies)),
@@ -165,9 +170,12 @@ fn request(asked: &RequestExplanation) -> String {
             let before = [text(service), text(NONE), text(NONE), text(NONE)];
             candidates(before, &spare.endpoints, spare.is_missing)
         });
-        candidates(before, &backend.endpoints, backend.is_missing)
-            .into_iter()
-            .chain(spares)
+        let own = match backend.status {
+            // The proxy answers, and asks no endpoint.
+            Some(status) => vec![row(&before, [NONE, NONE, &format!("answers {status}")])],
+            None => candidates(before, &backend.endpoints, backend.is_missing),
+        };
+        own.into_iter().chain(spares)
     });
     shown.push('\n');
     shown.push_str(&render(&header, rows));
@@ -180,16 +188,17 @@ fn candidates(
     endpoints: &[EndpointExplanation],
     is_missing: bool,
 ) -> Vec<Vec<Cell>> {
-    let row = |name: &str, address: &str, state: &str| {
-        let cells = [name, address, state].map(text);
-        before.iter().cloned().chain(cells).collect()
-    };
     if endpoints.is_empty() {
-        return vec![row(NONE, NONE, if is_missing { "missing" } else { NONE })];
+        let state = if is_missing { "missing" } else { NONE };
+        return vec![row(&before, [NONE, NONE, state])];
     }
     let rows = endpoints.iter();
-    rows.map(|it| row(&it.name, &it.address, &it.state))
+    rows.map(|it| row(&before, [&it.name, &it.address, &it.state]))
         .collect()
+}
+
+fn row(before: &[Cell], cells: [&str; 3]) -> Vec<Cell> {
+    before.iter().cloned().chain(cells.map(text)).collect()
 }
 
 /// What policies say that may refuse, delay or repeat a request.

@@ -1,5 +1,7 @@
 //! Tests over tables in memory, filled by the mirror.
 
+use std::sync::Arc;
+
 use mesh_common::address::{Address, SocketAddress};
 use mesh_common::endpoint::Endpoint;
 use mesh_common::policy::{Authorization, PolicyKey};
@@ -12,6 +14,7 @@ use super::decide;
 use crate::ebpf::mirror::desired::desired;
 use crate::ebpf::mirror::diff::diff;
 use crate::ebpf::mirror::{Enrolled, Held, Place};
+use crate::state::http_route::HttpRoute;
 use crate::state::object::ObjectKey;
 use crate::state::report::Explanation;
 use crate::traffic::fixture::Fixture;
@@ -164,6 +167,59 @@ fn a_policy_of_the_picked_endpoint_is_named_too() {
         ("deny", "policy")
     );
     assert_eq!(said.policy, ["shop/closed"]);
+}
+
+#[test]
+fn endpoints_that_checks_have_found_critical_are_left_out_unless_most_are() {
+    let health = |status: &str| {
+        let health = json!({"status": status, "since": "2026-01-01T00:00:00Z", "output": ""});
+        serde_json::from_value(health).unwrap()
+    };
+    let mut snapshot = node()
+        .endpoint(
+            "db-3",
+            &["main"],
+            &json!({"service": "db", "address": "10.0.0.5"}),
+        )
+        .snapshot();
+    let mut found = |name: &str, status: &str| {
+        let endpoint = snapshot.endpoints.get_mut(&ObjectKey::new("shop", name));
+        Arc::make_mut(endpoint.unwrap()).status.health = Some(health(status));
+        let node = Fixture::from(snapshot.clone());
+        explain(&node, Liveness::Alive, "240.240.0.2:6379").endpoints
+    };
+    assert_eq!(found("db-1", "passing"), ["10.0.0.4:6379", "10.0.0.5:6379"]);
+    assert_eq!(found("db-1", "critical"), ["10.0.0.5:6379"]);
+    assert_eq!(
+        found("db-2", "critical"),
+        ["10.0.0.4:6379", "10.0.0.5:6379"]
+    );
+}
+
+#[test]
+fn where_routes_decide_the_proxy_knows_the_endpoints() {
+    let target = json!({"kind": "Workload", "name": "web"});
+    let node = node()
+        .workload("web", &json!({"netns": "/m", "addresses": ["10.0.0.3"]}))
+        .policy("closed", &json!({"target": target, "action": "Allow"}));
+    let said = explain(&node, Liveness::Alive, "240.240.0.1:80");
+    assert_eq!(said.endpoints, ["10.0.0.3:8080"]);
+    assert_eq!(
+        said.policy,
+        ["shop/closed"],
+        "the proxy refuses by what speaks of the endpoint"
+    );
+    let node = node.object::<HttpRoute>(
+        "r",
+        &json!({
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "rules": [{"backendRefs": [{"name": "db", "port": 6379}]}],
+        }),
+    );
+    let said = explain(&node, Liveness::Alive, "240.240.0.1:80");
+    assert_eq!((said.verdict.as_str(), said.endpoints.len()), ("proxy", 0));
+    let said = explain(&node, Liveness::Absent, "240.240.0.1:80");
+    assert_eq!(said.endpoints, ["10.0.0.3:8080"], "there is no proxy");
 }
 
 #[test]

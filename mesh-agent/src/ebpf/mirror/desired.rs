@@ -184,7 +184,7 @@ impl Desired {
                 port_id,
             };
             self.endpoints.insert(id, value);
-            if takes_connections(endpoint) && (takes_critical || !endpoint.has_failed()) {
+            if is_candidate(endpoint, takes_critical) {
                 let family = if value.address.is_v4() {
                     &mut v4
                 } else {
@@ -251,6 +251,23 @@ pub fn caller(ids: &Ids, key: &ObjectKey, workload: &WorkloadObject) -> Caller {
             workload.spec.service_account.clone(),
         )),
     }
+}
+
+/// The endpoints of a service that the kernel may pick.
+pub fn candidates<'a>(
+    snapshot: &Snapshot,
+    service: &ObjectKey,
+    endpoints: &'a [&Arc<EndpointObject>],
+) -> impl Iterator<Item = &'a Arc<EndpointObject>> {
+    let policy = snapshot.traffic_policy_for(Kind::Service, service, None);
+    let takes_critical = is_panic(policy.map(|it| &**it), endpoints);
+    let candidates = endpoints.iter().copied();
+    candidates.filter(move |it| is_candidate(it, takes_critical))
+}
+
+/// Whether it takes new connections, and is well or no worse than most.
+fn is_candidate(endpoint: &EndpointObject, takes_critical: bool) -> bool {
+    takes_connections(endpoint) && (takes_critical || !endpoint.has_failed())
 }
 
 /// Whether an endpoint takes new connections, as far as people say.

@@ -2,32 +2,38 @@
 
 use std::sync::Arc;
 
+use super::Scene;
 use crate::proxy::passage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::balancing::Subsets;
 use crate::proxy::select;
-use crate::proxy::view::{Endpoint, ServicePort, View};
+use crate::proxy::view::{Endpoint, ServicePort};
 use crate::state::report::{EndpointExplanation, FailoverExplanation};
 
 /// The endpoints of the port that is wanted, by the subsets of the route or else of the service.
-pub(super) fn of_port(policy: &Policy, port: &ServicePort) -> Vec<EndpointExplanation> {
-    shown(policy, port, policy.subsets.as_ref().or_else(|| own(port)))
+pub(super) fn of_port(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    port: &ServicePort,
+) -> Vec<EndpointExplanation> {
+    let subsets = policy.subsets.as_ref().or_else(|| own(port));
+    shown(scene, policy, port, subsets)
 }
 
 /// The services that take over from `port`, in order.
 pub(super) fn failover(
-    view: &View,
+    scene: &Scene<'_>,
     policy: &Policy,
     port: &ServicePort,
 ) -> Vec<FailoverExplanation> {
     let balancing = port.policy.balancing.as_deref();
     let spares = balancing.map_or(&[][..], |it| it.failover.as_slice());
     let explain = |spare| {
-        let found = select::takes_over(view, port, spare);
+        let found = select::takes_over(scene.view, port, spare);
         FailoverExplanation {
             service: format!("{}:{}", spare.service, spare.port.unwrap_or(port.port)),
             is_missing: found.is_none(),
-            endpoints: found.map_or_else(Vec::new, |it| shown(policy, it, own(it))),
+            endpoints: found.map_or_else(Vec::new, |it| shown(scene, policy, it, own(it))),
         }
     };
     spares.iter().map(explain).collect()
@@ -38,6 +44,7 @@ fn own(port: &ServicePort) -> Option<&Subsets> {
 }
 
 fn shown(
+    scene: &Scene<'_>,
     policy: &Policy,
     port: &ServicePort,
     subsets: Option<&Subsets>,
@@ -50,17 +57,28 @@ fn shown(
     let explain = |it: &Arc<Endpoint>| EndpointExplanation {
         name: it.key.to_string(),
         address: it.address.to_string(),
-        state: state(policy, port, it).to_owned(),
+        state: state(scene, policy, port, it).to_owned(),
     };
     endpoints.map(explain).collect()
 }
 
-/// How an endpoint is. What only the breakers on the way know comes last.
-fn state(policy: &Policy, port: &ServicePort, endpoint: &Endpoint) -> &'static str {
-    let word = endpoint.state();
-    let vitals = &endpoint.live.vitals;
-    if word == "ready" && vitals.is_broken(passage::guards(policy, port)) {
-        return "breaker-open";
+/// How an endpoint is. What only the caller and the breakers on the way know comes last, in the order of a request.
+fn state(
+    scene: &Scene<'_>,
+    policy: &Policy,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> &'static str {
+    match endpoint.state() {
+        "ready" if scene.asker.is_denied(scene.view, endpoint) => "denied",
+        "ready"
+            if endpoint
+                .live
+                .vitals
+                .is_broken(passage::guards(policy, port)) =>
+        {
+            "breaker-open"
+        }
+        word => word,
     }
-    word
 }

@@ -340,7 +340,7 @@ impl<'a> Attempts<'a> {
         let now = Instant::now();
         self.exchange.shorten(request.headers_mut(), now);
         let patience = self.connection.worker.config.timeouts.response;
-        let of_policy = plan(&self.policy).per_try.or(self.policy.timeouts.attempt);
+        let of_policy = self.policy.attempt_timeout();
         let own = match of_policy {
             Some(Duration::ZERO) => FOREVER,
             of_policy => of_policy.unwrap_or(patience),

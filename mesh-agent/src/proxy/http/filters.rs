@@ -28,13 +28,12 @@ impl Ruled {
 /// mark it as they would mark that of an endpoint.
 pub(crate) fn answer(
     filters: &Filters,
-    parts: &Parts,
     request: &Request<'_>,
     port: &ServicePort,
     prefix: Option<usize>,
 ) -> Option<(StatusCode, HeaderMap)> {
     if let Some(cors) = &filters.cors
-        && let Some((status, mut headers)) = cors.preflight(&parts.method, &parts.headers)
+        && let Some((status, mut headers)) = cors.preflight(request.method, request.headers)
     {
         if let Some(edits) = &filters.response {
             edits.apply(&mut headers);
@@ -53,7 +52,7 @@ pub(crate) fn answer(
     // What was a target and hosts that were checked make no bad value; without a place it would be no redirect.
     let location = HeaderValue::try_from(location).ok()?;
     headers.insert(header::LOCATION, location);
-    mark(filters, &mut headers, parts.headers.get(header::ORIGIN));
+    mark(filters, &mut headers, request.headers.get(header::ORIGIN));
     Some((redirect.status, headers))
 }
 

@@ -92,7 +92,7 @@ fn choose_rule(
         let path = request.path.get(..choice.scope);
         exchange.session_path = path.map(Into::into);
     }
-    let own = |filters| filters::answer(filters, parts, &request, port, choice.prefix);
+    let own = |filters| filters::answer(filters, &request, port, choice.prefix);
     if let Some((status, headers)) = rule.filters.as_deref().and_then(own) {
         return Ok(Way::Answer(status, headers));
     }

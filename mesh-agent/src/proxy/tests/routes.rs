@@ -16,7 +16,11 @@ use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
 
 /// The service `web` that is dialled, with one endpoint, and others that routes send to.
-fn registry(web: SocketAddr, others: &[(&str, SocketAddr)], routes: &[(&str, Value)]) -> Snapshot {
+pub(super) fn registry(
+    web: SocketAddr,
+    others: &[(&str, SocketAddr)],
+    routes: &[(&str, Value)],
+) -> Snapshot {
     let mut fixture = Fixture::from(snapshot("http", &[web]));
     for (number, (name, address)) in (2..).zip(others) {
         let ports = json!([{"name": "main", "port": 80, "protocol": "http"}]);
@@ -34,7 +38,7 @@ fn registry(web: SocketAddr, others: &[(&str, SocketAddr)], routes: &[(&str, Val
     fixture.snapshot()
 }
 
-fn to(name: &str) -> Value {
+pub(super) fn to(name: &str) -> Value {
     json!([{"name": name, "port": 80}])
 }
 

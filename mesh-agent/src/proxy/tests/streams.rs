@@ -25,7 +25,7 @@ async fn named(name: &'static str) -> (SocketAddr, JoinHandle<()>) {
 }
 
 /// The service `web` that is dialled, which speaks `protocol`, and others that routes send to.
-fn registry(protocol: &str, web: SocketAddr, others: &[(&str, SocketAddr)]) -> Fixture {
+pub(super) fn registry(protocol: &str, web: SocketAddr, others: &[(&str, SocketAddr)]) -> Fixture {
     let mut fixture = Fixture::from(snapshot(protocol, &[web]));
     for (number, (name, address)) in (2..).zip(others) {
         let ports = json!([{"name": "main", "port": 80, "protocol": "tcp"}]);
@@ -38,7 +38,7 @@ fn registry(protocol: &str, web: SocketAddr, others: &[(&str, SocketAddr)]) -> F
     fixture
 }
 
-fn route(hosts: &[&str], backends: Value) -> Value {
+pub(super) fn route(hosts: &[&str], backends: Value) -> Value {
     let mut spec = json!({
         "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
         "rules": [{"backendRefs": backends}],

@@ -465,7 +465,7 @@ fn policies_of_a_destination_are_found_by_service_endpoint_and_workload() {
         .snapshot();
     let of = |text: &str| {
         let address: SocketAddr = text.parse().unwrap();
-        policies_for(&snapshot, SocketAddress::from(address), TCP)
+        Vec::from_iter(policies_for(&snapshot, [SocketAddress::from(address)], TCP))
             .into_iter()
             .map(|key| key.name)
             .collect::<Vec<_>>()

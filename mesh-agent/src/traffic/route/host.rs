@@ -1,6 +1,7 @@
 //! Hosts that routes are for: one name, or all names below one.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// A host of a route, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,15 @@ impl HostPattern {
         match text.strip_prefix('*') {
             Some(suffix) if suffix.starts_with('.') => Self::Wildcard(suffix.into()),
             _ => Self::Exact(text.into()),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(suffix) => write!(f, "*{suffix}"),
         }
     }
 }

@@ -21,7 +21,8 @@ pub struct StreamRoute {
     /// What names it.
     pub key: ObjectKey,
     created: Timestamp,
-    hosts: Vec<HostPattern>,
+    /// The names that it is for, of those that TLS clients ask for; none: all.
+    pub hosts: Vec<HostPattern>,
     /// `NAMESPACE/ROUTE/RULE`: for logs.
     pub label: Box<str>,
     /// Who takes the connections, by weight; an absent target is a reference to what cannot take any.
