@@ -130,6 +130,7 @@ impl Places {
     /// waits for its turn.
     pub(crate) async fn watch(self: &Arc<Self>, gauges: &WorkerGauges) {
         let mut level = Level::new(self.load.bounds().requests);
+        gauges.show(&level);
         loop {
             self.busy.notified().await;
             let mut activity = Activity::default();

@@ -9,14 +9,14 @@ use super::error::Error;
 use super::metrics::{End, Ends, How, Metrics, Series};
 use super::passage;
 use super::policy::Policy;
-use super::policy::balancing::{Balancing, Failover, Subsets};
+use super::policy::balancing::{Failover, Subsets};
 use super::view::{Active, Endpoint, ServicePort, View, Workload};
 use super::worker::Worker;
 use crate::net::clock;
 use crate::traffic::balance::hash::Dice;
 use crate::traffic::balance::key::Head;
 use crate::traffic::balance::latency::Latency;
-use crate::traffic::balance::pool::{Picked, Trust};
+use crate::traffic::balance::pool::Trust;
 use crate::traffic::balance::slow_start::{FULL, SlowStart};
 use crate::traffic::balance::tier::{Ask, Fleet};
 use crate::traffic::session::{Session, Token};
@@ -33,6 +33,10 @@ pub(crate) struct Selection {
     /// Hash of what the policy names.
     hash: Option<u64>,
     sticky: Option<Box<Sticky>>,
+    /// Whether the last choice has ignored health.
+    is_panic: bool,
+    /// How near the last choice is, where that matters.
+    place: Option<&'static str>,
     /// Numbers of endpoints that have failed; at most as many as there are attempts.
     tried: Vec<u32>,
     /// Numbers of the ports that have taken over: what guards them is passed once.
@@ -91,6 +95,8 @@ impl Selection {
             substitute: None,
             subsets: subsets.map(Arc::clone),
             sticky: None,
+            is_panic: false,
+            place: None,
             tried: Vec::new(),
             entered: Vec::new(),
         }
@@ -99,6 +105,20 @@ impl Selection {
     /// The service port that the last choice was made for.
     pub(crate) fn port(&self) -> &Arc<ServicePort> {
         self.substitute.as_ref().unwrap_or(&self.wanted)
+    }
+
+    /// An attempt begins at the last choice: it is counted if that was no plain one.
+    pub(crate) fn begin(&self, metrics: &Metrics) {
+        if self.is_panic {
+            metrics.chosen(self.port(), How::Panic);
+        }
+        if let Some(place) = self.place {
+            metrics.chosen(self.port(), How::Near(place));
+        }
+        if let Some(port) = &self.substitute {
+            let to = format!("{}.{}", port.service.name, port.service.namespace);
+            metrics.chosen(&self.wanted, How::Failover(to));
+        }
     }
 
     /// Never again for this request.
@@ -143,7 +163,7 @@ impl Selection {
             dice: Dice::new(rand::random()),
             now_ns,
         };
-        let endpoint = self.choose((worker, &view), caller, ask, enter)?;
+        let endpoint = self.choose(&view, caller, ask, enter)?;
         let source = caller.source_towards(endpoint.address);
         let said = view
             .authz
@@ -185,22 +205,21 @@ impl Selection {
     /// over has refused.
     fn choose(
         &mut self,
-        (worker, view): (&Worker, &View),
+        view: &View,
         caller: &Caller,
         ask: Ask,
         enter: &mut impl FnMut(&ServicePort, &ServicePort) -> Result<(), Error>,
     ) -> Result<Arc<Endpoint>, Error> {
         self.substitute = None;
         let wanted = Arc::clone(&self.wanted);
-        let metrics = &worker.metrics;
-        if let Some(endpoint) = self.pick(metrics, &wanted, caller, ask, Trust::Well) {
+        if let Some(endpoint) = self.pick(&wanted, caller, ask, Trust::Well) {
             return Ok(endpoint);
         }
         let mut refusal = None;
         let balancing = wanted.policy.balancing.as_deref();
         for failover in balancing.map_or(&[][..], |it| it.failover.as_slice()) {
             if let Some(port) = takes_over(view, &wanted, failover)
-                && let Some(endpoint) = self.pick(metrics, port, caller, ask, Trust::Well)
+                && let Some(endpoint) = self.pick(port, caller, ask, Trust::Well)
             {
                 if !self.entered.contains(&port.number) {
                     if let Err(error) = enter(&wanted, port) {
@@ -209,8 +228,6 @@ impl Selection {
                     }
                     self.entered.push(port.number);
                 }
-                let to = format!("{}.{}", port.service.name, port.service.namespace);
-                metrics.chosen(&wanted, How::Failover(to));
                 self.substitute = Some(Arc::clone(port));
                 return Ok(endpoint);
             }
@@ -219,7 +236,7 @@ impl Selection {
             return Err(refusal);
         }
         if balancing.is_none_or(|it| it.has_last_resort) {
-            let anyone = self.pick(metrics, &wanted, caller, ask, Trust::Anyone);
+            let anyone = self.pick(&wanted, caller, ask, Trust::Anyone);
             return anyone.ok_or(Error::NoEndpoint);
         }
         Err(Error::NoEndpoint)
@@ -227,8 +244,7 @@ impl Selection {
 
     /// Picks an endpoint of `port`: first whom the caller's address family reaches.
     fn pick(
-        &self,
-        metrics: &Metrics,
+        &mut self,
         port: &ServicePort,
         caller: &Caller,
         mut ask: Ask,
@@ -261,23 +277,16 @@ impl Selection {
             && facts.is_open(home)
             && facts.is_well(home)
         {
+            (self.is_panic, self.place) = (false, None);
             return facts.endpoint(home).map(Arc::clone);
         }
         let picked = plans
             .into_iter()
             .find_map(|plan| plan.pick(&mut ask, &facts, trust))?;
-        count(metrics, port, balancing, picked);
-        facts.endpoint(picked.index).map(Arc::clone)
-    }
-}
-
-/// Counts choices that were not plain ones.
-fn count(metrics: &Metrics, port: &ServicePort, balancing: Option<&Balancing>, picked: Picked) {
-    if picked.is_panic {
-        metrics.chosen(port, How::Panic);
-    }
-    if let Some(place) = balancing.and_then(|it| it.place(picked.distance)) {
-        metrics.chosen(port, How::Near(place));
+        let endpoint = facts.endpoint(picked.index).map(Arc::clone);
+        self.is_panic = picked.is_panic;
+        self.place = balancing.and_then(|it| it.place(picked.distance));
+        endpoint
     }
 }
 

@@ -152,6 +152,7 @@ async fn dial_some(
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        selection.begin(&worker.metrics);
         let route = (policy, &**selection.port());
         match dial_one(worker, caller, route, active.endpoint()).await {
             Ok(stream) => {

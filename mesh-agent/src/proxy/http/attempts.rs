@@ -169,6 +169,7 @@ impl<'a> Attempts<'a> {
         let question = self.question(request);
         let port = self.selection.port();
         let trial = Trial::new(&self.connection, &self.policy, port, active.endpoint());
+        self.selection.begin(&self.connection.worker.metrics);
         self.is_asked(active);
         let first = trial.run(question);
         let result = match delay {

@@ -250,6 +250,7 @@ impl Copy {
         let caller = &self.connection.caller;
         let mut selection = Selection::of_connection(Arc::clone(&self.port), caller);
         let active = selection.next(worker, caller, &mut |_, _| Ok(()))?;
+        selection.begin(&worker.metrics);
         let endpoint = active.endpoint();
         let queued = Queued::default();
         let mut lease = if self.is_http2 {

@@ -206,3 +206,45 @@ async fn who_was_put_aside_comes_back_with_a_small_share() {
     let returned = answers.get("two").copied().unwrap_or(0);
     assert!((5..=40).contains(&returned), "{answers:?}");
 }
+
+#[tokio::test]
+async fn choices_that_lead_to_no_attempt_are_not_counted() {
+    let mut endpoints = Vec::new();
+    let mut servers = Vec::new();
+    for status in [500, 500, 200] {
+        let (address, server) = super::fixture::http1_server(move |_| {
+            let mut answer = text(status.to_string());
+            *answer.status_mut() = StatusCode::from_u16(status).expect("a status");
+            answer
+        })
+        .await;
+        endpoints.push(address);
+        servers.push(server);
+    }
+    let spec = json!({
+        "loadBalancing": {"locality": {"prefer": ["Node"]}, "panicThreshold": 0},
+        "circuitBreaker": {"failures": {"consecutive": 1, "openFor": "60s"}},
+    });
+    let node = Node::guarded("http", &endpoints, &spec);
+    let request = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
+    let open = || node.metric_now(&["mesh_breaker_changes_total", "open"]);
+    while open() < 2 {
+        node.raw(request).await;
+    }
+    let went = || node.metric_now(&["mesh_proxy_locality_attempts_total"]);
+    let before = went();
+    for _ in 0..10 {
+        assert!(node.raw(request).await.ends_with("200"));
+    }
+    assert_eq!(went() - before, 10);
+}
+
+#[tokio::test]
+async fn a_worker_shows_its_places_before_it_is_busy() {
+    let node = Node::start("http", &[]);
+    let of_worker = |number: u32| format!("worker=\"{number}\"");
+    for number in 0..2 {
+        let worker = of_worker(number);
+        node.metric(&["mesh_proxy_places", &worker], 1).await;
+    }
+}

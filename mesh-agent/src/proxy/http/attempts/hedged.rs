@@ -65,6 +65,7 @@ where
         return (first.await, Side::First);
     };
     worker.metrics.hedged("sent");
+    attempts.selection.begin(&worker.metrics);
     attempts.exchange.attempts += 1;
     let mut second = Box::pin(trial.run(question));
     let (result, is_second) = tokio::select! {
