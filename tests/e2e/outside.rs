@@ -337,3 +337,21 @@ fn with_egress(fields: &Value, more: &Value) -> Value {
     fields["egressAllow"] = more["egressAllow"].clone();
     fields
 }
+#[test]
+fn locked_egress_to_all_of_one_family_lets_out_nothing_of_the_other() {
+    let Some(node) = Node::start() else { return };
+    let [client, server] = ["client", "server"].map(|it| node.pod(it));
+    for to in [server.at(7_001), server.at_v6(7_001)] {
+        server.serve_at(mesh_tests::protocol::ServerKind::Echo, to);
+    }
+    let (v4, v6) = (server.at(7_001), server.at_v6(7_001));
+    for (cidr, open, closed) in [("::/0", v6, v4), ("0.0.0.0/0", v4, v6)] {
+        let exits = json!([{ "cidr": cidr }]);
+        let locked = json!({ "egress": "locked", "egressAllow": exits });
+        node.enrol_with(&client, &locked);
+        client.connect(open).unwrap().echo("hello").unwrap();
+        let refused = client.connect(closed).unwrap_err();
+        assert_eq!(refused.kind, "ConnectionRefused", "{cidr}");
+    }
+}
+
