@@ -19,6 +19,7 @@ use crate::shop::Shop;
 const A: u16 = 1;
 const TXT: u16 = 16;
 const SRV: u16 = 33;
+const AXFR: u16 = 252;
 
 /// A name is asked for again within this time.
 const REFRESH: Duration = Duration::from_secs(12);
@@ -304,7 +305,7 @@ fn by_the_port_of_names_a_locked_workload_reaches_no_stranger() {
     };
     let [client, dns, stranger] = ["client", "dns", "stranger"].map(|it| node.pod(it));
     writeln!(file, "nameserver {}", dns.v4()).unwrap();
-    dns.serve_names("ours", dns.at(53));
+    let ours = dns.serve_names("ours", dns.at(53));
     let at = stranger.at(53);
     let resolver = stranger.serve_names("stranger", at);
     let locked = json!({ "egress": "locked" });
@@ -324,6 +325,11 @@ fn by_the_port_of_names_a_locked_workload_reaches_no_stranger() {
         node.metrics().sum("mesh_dns_queries_total", &labels)
     };
     assert_eventually!(failed() >= 1.0);
+    // After a question for a zone, more would follow on its connection than questions.
+    let before = ours.seen().connections;
+    let zone = client.ask(at, "example.com.", AXFR, How::Tcp).unwrap();
+    assert!(zone.records.is_empty() && zone.code == "Query Refused");
+    assert_eq!(ours.seen().connections, before);
     assert_eq!(resolver.seen().connections, 0);
 
     let exits = json!([{ "cidr": format!("{}/32", at.ip()), "ports": [53] }]);
@@ -332,11 +338,6 @@ fn by_the_port_of_names_a_locked_workload_reaches_no_stranger() {
     assert_eq!(answers(), ["stranger"; 3]);
 }
 
-fn with_egress(fields: &Value, more: &Value) -> Value {
-    let mut fields = fields.clone();
-    fields["egressAllow"] = more["egressAllow"].clone();
-    fields
-}
 #[test]
 fn locked_egress_to_all_of_one_family_lets_out_nothing_of_the_other() {
     let Some(node) = Node::start() else { return };
@@ -355,3 +356,8 @@ fn locked_egress_to_all_of_one_family_lets_out_nothing_of_the_other() {
     }
 }
 
+fn with_egress(fields: &Value, more: &Value) -> Value {
+    let mut fields = fields.clone();
+    fields["egressAllow"] = more["egressAllow"].clone();
+    fields
+}

@@ -192,13 +192,19 @@ impl Resolver {
     }
 
     /// A connection to the resolver that the workload meant, on which its question was asked; or the answer that the server
-    /// failed.
+    /// failed. What would go to another resolver is refused: nobody reads what is sent on such a connection, and a locked
+    /// workload could send anything.
     pub(super) async fn transfer(
         &self,
         realm: &Realm,
         asked: &Asked,
         bytes: &[u8],
     ) -> Result<TcpStream, Vec<u8>> {
+        let resolver = this_host(asked.resolver);
+        if locked::is_beyond(&self.store.snapshot(), asked.workload, resolver) {
+            self.metrics.count(asked.transport, Outcome::Failed);
+            return Err(failure(bytes, ResponseCode::Refused).unwrap_or_default());
+        }
         let stream = match self.upstream(realm, asked, bytes).await {
             None => Err(nobody()),
             Some(upstream) => upstream.transfer(bytes).await,

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
@@ -40,6 +42,27 @@ async fn connection_for_which_there_is_no_room_is_closed_and_counted() {
     let expected = r#"mesh_dns_queries_total{transport="tcp",outcome="overloaded"} 1"#;
     let metrics = registry.encode().unwrap();
     assert!(metrics.contains(expected), "{metrics}");
+}
+
+#[tokio::test]
+async fn zone_of_a_stranger_is_refused_to_who_may_not_dial_it() {
+    let resolver = resolver(Config::default(), &mut Registry::new());
+    let realm = resolver.realm(Arc::new(Netns::current().unwrap()));
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    let name = Name::from_ascii("example.com.").unwrap();
+    question.add_query(Query::query(name, RecordType::AXFR));
+    let asked = Asked {
+        resolver: "192.0.2.1:53".parse().unwrap(),
+        // Nobody knows what it may.
+        workload: 7,
+        conn: mesh_common::conn::Conn::default(),
+        transport: Transport::Tcp,
+    };
+    let question = question.to_vec().unwrap();
+    let refused = resolver.transfer(&realm, &asked, &question).await;
+    let answer = Message::from_vec(&refused.unwrap_err()).unwrap();
+    assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+    assert_eq!(answer.metadata.id, 7);
 }
 
 #[test]
