@@ -17,8 +17,11 @@ use super::{TableError, Tables};
 const LIMIT: Duration = Duration::from_secs(2);
 /// A sender whose peer does not read must be stopped before it has sent so much.
 const MAX_QUEUED: usize = 32 << 20;
-/// Number of the service that the test's bytes are counted for; the counters are removed afterwards.
-const NO_SERVICE: u32 = u32::MAX;
+/// Number of the service that the test's bytes are counted for; the counters are removed afterwards. Numbers are given from
+/// below, and [`StatKey::GONE`] has the last one.
+const NO_SERVICE: u32 = u32::MAX - 1;
+
+const _: () = assert!(NO_SERVICE != StatKey::GONE);
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
