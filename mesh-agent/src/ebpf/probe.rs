@@ -20,9 +20,21 @@ pub(super) struct Version {
 /// Oldest kernel whose helpers the programs need (`bpf_loop`).
 pub(super) const OLDEST: Version = Version::new(5, 17, 0);
 
-/// Lines of kernels that got every fix that acceleration needs, and from which release on. Newer lines were born with
-/// them.
-const FIXED: [Version; 2] = [Version::new(6, 1, 189), Version::new(6, 12, 111)];
+/// Lines of kernels that got the fixes that acceleration needs, and from which release on: that no subflow of MPTCP is
+/// paired (else the kernel panics), that nothing is used after it is freed in `sk_msg` (CVE-2026-68284, CVE-2026-74589) and
+/// `sock_ops` (CVE-2026-53078, CVE-2026-74268), and that kernel TLS is refused on a paired socket (CVE-2026-93824).
+///
+/// 6.18 has the last of them from 53 on, and CVE-2026-74589 from 45 on, which `apply_bytes` is needed for: we never set it.
+/// 44 is what everything was measured on; the documentation says what kernel TLS may not do there. Lines that are not
+/// listed ended without the fixes.
+const FIXED: [Version; 3] = [
+    Version::new(6, 1, 189),
+    Version::new(6, 12, 111),
+    Version::new(6, 18, 44),
+];
+
+/// The first line that was born with all of them (the records of those CVEs say so of 7.2).
+const BORN_FIXED: Version = Version::new(7, 2, 0);
 
 impl Version {
     const fn new(major: u32, minor: u32, patch: u32) -> Self {
@@ -44,11 +56,8 @@ impl Version {
     /// Whether sockets may be paired on this kernel without known corruption or panics.
     pub(super) fn can_accelerate(self) -> bool {
         let line = |version: Self| (version.major, version.minor);
-        let newest = FIXED.iter().copied().map(line).max();
-        newest < Some(line(self))
-            || FIXED
-                .iter()
-                .any(|fixed| line(*fixed) == line(self) && *fixed <= self)
+        let is_fixed = |fixed: &Self| line(*fixed) == line(self) && *fixed <= self;
+        BORN_FIXED <= self || FIXED.iter().any(is_fixed)
     }
 }
 
@@ -139,8 +148,18 @@ mod tests {
             ("6.6.150", false),
             ("6.12.110", false),
             ("6.12.111", true),
+            ("6.13.12", false),
+            ("6.14.0", false),
+            ("6.17.0", false),
+            ("6.18.0", false),
+            ("6.18.43", false),
             ("6.18.44-fc", true),
-            ("7.0.0", true),
+            ("6.18.53", true),
+            ("6.19.14", false),
+            ("7.0.10", false),
+            ("7.1.9", false),
+            ("7.2.0", true),
+            ("7.3.1", true),
         ] {
             assert_eq!(version(release).can_accelerate(), expected, "{release}");
         }
