@@ -207,7 +207,8 @@ fn beyond_the_mesh<T: Tables>(tables: &T, facts: &Facts<'_>) -> (Verdict, Reason
     if facts.protocol == UDP {
         return (Verdict::Pass, Reason::NoService);
     }
-    if facts.workload.has(Workload::FAIL_CLOSED) {
+    // Whom the agent does not answer, the resolver does, over TCP as over UDP.
+    if facts.workload.has(Workload::FAIL_CLOSED) && !asks_for_names(facts) {
         match tables.liveness(facts.netns, facts.family(), Role::Outbound) {
             Liveness::Alive => {}
             Liveness::Absent => return (Verdict::Deny, Reason::AgentAbsent),

@@ -406,8 +406,12 @@ fn questions_for_names_go_to_the_agent_or_where_they_were_sent() {
     ] {
         maps.liveness = liveness;
         for resolver in ["127.0.0.53:53", "10.0.0.54:53"] {
-            let decided = asks(&maps, resolver, UDP, Workload::DNS);
-            assert_eq!(decided, (Verdict::Pass, reason));
+            for flags in [Workload::DNS, Workload::DNS | Workload::FAIL_CLOSED] {
+                for protocol in [TCP, UDP] {
+                    let decided = asks(&maps, resolver, protocol, flags);
+                    assert_eq!(decided, (Verdict::Pass, reason), "{resolver} {protocol}");
+                }
+            }
         }
     }
 }
