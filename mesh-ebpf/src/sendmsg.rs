@@ -43,6 +43,14 @@ fn send(ctx: &SockAddrContext, family: u32) -> i32 {
     // SAFETY: the kernel passes a valid context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     look_back(cookie, flags, &mut facts);
+    if let Some(conn) = &known
+        && is_connected(socket)
+        && conn.verdict == Verdict::Direct as u8
+        && conn.original == facts.destination
+    {
+        // A connected socket hears only whom it is connected to.
+        facts.endpoint = conn.endpoint;
+    }
     let mut decision = Decision::default();
     settle(&facts, &mut decision);
     let mut port = 0;

@@ -114,6 +114,25 @@ fn sockets_are_balanced_and_each_keeps_its_endpoint() {
 }
 
 #[test]
+fn a_connected_socket_that_also_says_where_to_reaches_whom_it_is_connected_to() {
+    let Some(shop) = Shop::open(3) else { return };
+    open_quotes(&shop, "RoundRobin");
+    let mut names = BTreeSet::new();
+    for number in 0..12 {
+        let to = [quotes(), quotes_v6(), mapped(quotes())][number % 3];
+        let socket = shop.client.connect_datagrams(to).unwrap();
+        socket.send("hello").unwrap();
+        let name = socket.answer_from(to);
+        for _ in 0..3 {
+            assert_eq!(socket.ask(to), name, "{to}");
+        }
+        names.insert(name);
+    }
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eventually!(shop.coverage()["direct"] == 12);
+}
+
+#[test]
 fn a_socket_moves_when_its_endpoint_goes_and_not_before() {
     let Some(shop) = Shop::open(2) else { return };
     open_quotes(&shop, "RoundRobin");
