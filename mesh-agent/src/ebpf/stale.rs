@@ -1,10 +1,11 @@
 //! Resets direct connections whose endpoint is gone, has moved, or has failed for good: their clients would wait for a
-//! dead address.
+//! dead address. Connected datagram sockets stay: of those the kernel does not tell what the hooks have stored.
 //!
 //! A socket is chosen by what the kernel remembers of its connect (verdict direct, and the number of the endpoint), never
 //! by address alone: an upstream connection of the agent, or one that was passed, may lead to the same place. The numbers
 //! of endpoints are never given twice, so what was removed while no agent ran is known too. An endpoint that gets another
-//! address keeps its number; its old connections are told by where they lead.
+//! address keeps its number; its old connections are told by where they lead. One that is known by another name now, or
+//! whose service was made anew, has another number, and its connections are as well as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,12 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::conn::{Conn, Direction};
+use mesh_common::service::TCP;
 use mesh_common::verdict::Verdict;
 
 use super::inet_diag::{self, Storages, TcpSocket, state};
 use crate::net::netns::Netns;
 use crate::state::Snapshot;
+use crate::state::endpoint::Endpoint;
 use crate::state::id::Subject;
+use crate::state::object::Kind;
 
 /// Endpoints that are dead, or were left behind at an old address, while connections still lead there.
 #[derive(Debug)]
@@ -87,15 +91,19 @@ impl Stale {
     }
 }
 
-/// Whether a connection to `remote`, made for the endpoint with a number, may go on: it may not where the endpoint is
-/// elsewhere now. To a critical one it may only where no other of its service is better.
-fn is_living(snapshot: &Snapshot, number: u32, remote: SocketAddr) -> bool {
+/// Whether a connection may go on: it may not where its endpoint is elsewhere now, unless another is there. To a critical
+/// one it may only where no other of its service is better.
+fn is_living(snapshot: &Snapshot, conn: &Conn, remote: SocketAddr) -> bool {
+    is_as_chosen(snapshot, conn.endpoint, remote)
+        .unwrap_or_else(|| has_heir(snapshot, conn.service, remote))
+}
+
+/// Whether the endpoint with a number is well; nothing, where it is not at `remote`.
+fn is_as_chosen(snapshot: &Snapshot, number: u32, remote: SocketAddr) -> Option<bool> {
     let Some(Subject::Endpoint(key, port)) = snapshot.ids.subject(number) else {
-        return false;
+        return None;
     };
-    let Some(endpoint) = snapshot.endpoints.get(key) else {
-        return false;
-    };
+    let endpoint = snapshot.endpoints.get(key)?;
     let service = endpoint.service_key();
     let ports = snapshot
         .services
@@ -104,8 +112,32 @@ fn is_living(snapshot: &Snapshot, number: u32, remote: SocketAddr) -> bool {
     let port = ports.and_then(|mut ports| ports.find(|it| it.name == *port));
     let is_there = endpoint.spec.address.to_canonical() == remote.ip().to_canonical()
         && port.is_none_or(|port| endpoint.spec.port_of(port) == remote.port());
-    is_there
-        && (!endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed()))
+    let is_well =
+        || !endpoint.has_failed() || snapshot.endpoints_of(&service).all(|it| it.has_failed());
+    is_there.then(is_well)
+}
+
+/// Whether an endpoint of the service with a number, of any if that is forgotten, serves TCP at `remote` and has not
+/// failed.
+fn has_heir(snapshot: &Snapshot, service: u32, remote: SocketAddr) -> bool {
+    let service = match snapshot.ids.subject(service) {
+        Some(Subject::Service(key)) => Some(key),
+        _ => None,
+    };
+    let serves = |endpoint: &Endpoint| {
+        let key = endpoint.service_key();
+        let ports = snapshot.services.get(&key).map(|it| it.spec.ports.iter());
+        let mut ports = ports.into_iter().flatten();
+        service.is_none_or(|service| *service == key)
+            && ports.any(|port| {
+                port.protocol.transport() == TCP && endpoint.spec.port_of(port) == remote.port()
+            })
+    };
+    snapshot
+        .holders_of(remote.ip())
+        .filter(|(kind, _)| *kind == Kind::Endpoint)
+        .filter_map(|(_, key)| snapshot.endpoints.get(key))
+        .any(|endpoint| !endpoint.has_failed() && serves(endpoint))
 }
 
 /// The sockets of a namespace that the kernel sent to an endpoint that is not living, or not there any more.
@@ -113,8 +145,8 @@ fn dead_ends(netns: &Netns, storages: Storages<'_>, snapshot: &Snapshot) -> Vec<
     let list = || -> io::Result<Vec<TcpSocket>> {
         let mut sockets = Vec::new();
         inet_diag::visit(OPEN_STATES, Some(storages), |socket| {
-            let number = endpoint_of(&socket);
-            if number.is_some_and(|number| !is_living(snapshot, number, socket.remote)) {
+            let chosen = direct(&socket);
+            if chosen.is_some_and(|conn| !is_living(snapshot, &conn, socket.remote)) {
                 sockets.push(socket);
             }
             true
@@ -132,11 +164,16 @@ fn dead_ends(netns: &Netns, storages: Storages<'_>, snapshot: &Snapshot) -> Vec<
 
 /// The endpoint that the kernel chose for a workload's socket.
 fn endpoint_of(socket: &TcpSocket) -> Option<u32> {
+    direct(socket).map(|conn| conn.endpoint)
+}
+
+/// What is known of a workload's socket for which the kernel chose an endpoint.
+fn direct(socket: &TcpSocket) -> Option<Conn> {
     let conn = socket.conn?;
     let is_direct = conn.verdict == Verdict::Direct as u8
         && conn.direction == Direction::Dialled as u8
         && !conn.has(Conn::OWN);
-    (is_direct && conn.endpoint != 0).then_some(conn.endpoint)
+    (is_direct && conn.endpoint != 0).then_some(conn)
 }
 
 fn reset(socket: &TcpSocket) -> bool {
@@ -195,7 +232,7 @@ mod tests {
             .snapshot();
         let living = |snapshot: &Snapshot| {
             [("one", "10.0.0.1:80"), ("two", "10.0.0.2:80")].map(|(name, remote)| {
-                is_living(snapshot, number(snapshot, name), remote.parse().unwrap())
+                is_living(snapshot, &conn(snapshot, name), remote.parse().unwrap())
             })
         };
         let fail = |snapshot: &mut Snapshot, name: &str| {
@@ -224,8 +261,8 @@ mod tests {
             let moved = std::mem::take(&mut fixture).endpoint("one", &["main"], &spec);
             let snapshot = moved.snapshot();
             fixture = moved;
-            let number = number(&snapshot, "one");
-            is_living(&snapshot, number, remote.parse().unwrap())
+            let conn = conn(&snapshot, "one");
+            is_living(&snapshot, &conn, remote.parse().unwrap())
         };
         let first = || json!({"service": "web", "address": "10.0.0.1"});
         let elsewhere = || json!({"service": "web", "address": "10.0.0.2", "port": 8080});
@@ -236,9 +273,62 @@ mod tests {
         assert!(living(elsewhere(), "10.0.0.2:8080"));
     }
 
-    fn number(snapshot: &Snapshot, endpoint: &str) -> u32 {
-        let key = ObjectKey::new("shop", endpoint);
-        let subject = Subject::Endpoint(key, "main".to_owned());
-        snapshot.ids.number(&subject)
+    #[test]
+    fn a_connection_is_as_well_as_who_is_there_under_another_number() {
+        let ports = |name: &str| json!({"ports": [{"name": name, "port": 80, "protocol": "tcp"}]});
+        let at = |service: &str| json!({"service": service, "address": "10.0.0.1", "port": 8080});
+        let before = Fixture::default()
+            .service("web", &ports("main"))
+            .endpoint("one", &["main"], &at("web"))
+            .snapshot();
+        let chosen = conn(&before, "one");
+        let living = |fixture: Fixture, remote: &str| {
+            let next = fixture.snapshot();
+            // Numbers are never given twice; of what was there before the service is known, if it still is.
+            let web = Subject::Service(ObjectKey::new("shop", "web"));
+            let mut conn = chosen;
+            conn.endpoint = next.ids.last() + 1;
+            conn.service = match next.ids.number(&web) {
+                0 => next.ids.last() + 2,
+                number => number,
+            };
+            is_living(&next, &conn, remote.parse().unwrap())
+        };
+        let renamed = || Fixture::default().service("web", &ports("http"));
+        let other = || renamed().service("other", &ports("main"));
+        let there = "10.0.0.1:8080";
+        assert!(living(
+            renamed().endpoint("one", &["http"], &at("web")),
+            there
+        ));
+        assert!(living(
+            renamed().endpoint("again", &["http"], &at("web")),
+            there
+        ));
+        assert!(!living(
+            renamed().endpoint("again", &["http"], &at("web")),
+            "10.0.0.1:80"
+        ));
+        assert!(!living(renamed(), there));
+        // Another service's endpoint is none of this one, while this one is known.
+        assert!(!living(
+            other().endpoint("theirs", &["main"], &at("other")),
+            there
+        ));
+        let anew = Fixture::default().service("other", &ports("main"));
+        assert!(living(
+            anew.endpoint("theirs", &["main"], &at("other")),
+            there
+        ));
+    }
+
+    fn conn(snapshot: &Snapshot, endpoint: &str) -> Conn {
+        let key = |name: &str| ObjectKey::new("shop", name);
+        let subject = Subject::Endpoint(key(endpoint), "main".to_owned());
+        Conn {
+            endpoint: snapshot.ids.number(&subject),
+            service: snapshot.ids.number(&Subject::Service(key("web"))),
+            ..Conn::default()
+        }
     }
 }
