@@ -85,6 +85,29 @@ fn a_cgroup_too_deep_for_the_kernel_is_not_told_as_enrolled() {
 }
 
 #[test]
+fn processes_of_the_cgroup_in_another_network_namespace_are_told() {
+    let Some(shop) = Shop::open(1) else { return };
+    let host = shop.node.host_pod("host", &shop.client);
+    shop.node.enrol(&host);
+    let join = format!(
+        "echo $$ > {}/cgroup.procs; exec sleep 600",
+        host.cgroup().display()
+    );
+    let mut away = Command::new("unshare")
+        .args(["--net", "sh", "-c", &join])
+        .spawn()
+        .unwrap();
+    let enrolled = || shop.reason("host", "Enrolled");
+    assert_eventually!(enrolled() == "OtherNamespace");
+    // Those that are here stay captured.
+    shop.open_cache();
+    host.connect(cache()).unwrap().echo("hello").unwrap();
+    away.kill().unwrap();
+    away.wait().unwrap();
+    assert_eventually!(enrolled() == "Enrolled");
+}
+
+#[test]
 fn processes_outside_the_hooked_cgroup_are_listed_as_bypassed() {
     let Some(shop) = Shop::open(1) else { return };
     let outside = shop.node.pod_outside("outside");

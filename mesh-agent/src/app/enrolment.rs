@@ -4,6 +4,7 @@
 //! has forgotten it. Where the agent cannot listen the kernel learns of it nevertheless, and does as its fail mode says.
 //! Everything here blocks for short whiles and runs on one blocking thread at a time.
 
+mod elsewhere;
 mod namespaces;
 mod obstacle;
 mod place;
@@ -103,6 +104,11 @@ impl Enrolment {
                     && workload.spec.dns
                 {
                     obstacles.names.insert(key.clone(), obstacle);
+                }
+                if matches!(found.place, Place::Cgroup(_))
+                    && let Some(obstacle) = elsewhere::obstacle(path, netns.inode())
+                {
+                    obstacles.enrolment.entry(key.clone()).or_insert(obstacle);
                 }
                 next.netns.insert(key.clone(), netns);
             }

@@ -22,6 +22,16 @@ pub(super) enum Obstacle {
     OutsideCgroup { path: PathBuf, root: PathBuf },
     #[error("{} is at level {levels} of the cgroup tree: the kernel looks at {CGROUP_LEVELS}", path.display())]
     TooDeep { path: PathBuf, levels: usize },
+    #[error(
+        "{count} processes of {} are in another network namespace, where nothing of them is captured: enrol that by its \
+         path, as /proc/{process}/ns/net",
+        path.display()
+    )]
+    Elsewhere {
+        path: PathBuf,
+        count: usize,
+        process: u32,
+    },
     #[error("{} is Workload {owner} already, by another path", path.display())]
     Taken { path: PathBuf, owner: ObjectKey },
     #[error("cannot listen in {}, so that its fail mode holds", path.display())]
@@ -50,6 +60,7 @@ impl Obstacle {
             Self::OwnNamespace { .. } => "OwnNamespace",
             Self::OutsideCgroup { .. } => "OutsideCgroup",
             Self::TooDeep { .. } => "TooDeep",
+            Self::Elsewhere { .. } => "OtherNamespace",
             Self::Taken { .. } => "Conflicted",
             Self::Listen { .. } | Self::Answer { .. } => "ListenFailed",
             Self::NamesOff => "Disabled",
