@@ -21,6 +21,10 @@ pub(crate) static RMEM_ALLOC: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static RCVBUF: Global<u32> = Global::new(0);
 
+/// Offset in `struct sock` of `sk_write_pending`: how many calls wait in the middle of a send.
+#[unsafe(no_mangle)]
+pub(crate) static WRITE_PENDING: Global<u32> = Global::new(0);
+
 /// Offset in `struct sock` of `__sk_common.skc_cookie`.
 #[unsafe(no_mangle)]
 pub(crate) static COOKIE: Global<u32> = Global::new(0);

@@ -5,15 +5,16 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::conn::Tuple;
-use mesh_common::redirect::Peer;
+use mesh_common::redirect::{Peer, State};
 use mesh_common::settings::Settings;
 use mesh_common::stats::Counter;
 use mesh_common::verdict::Reason;
 
-use crate::context::field;
+use crate::context::{field, stored_or_zero};
 use crate::count::bump;
-use crate::globals::HAS_OFFSETS;
-use crate::maps::{PEERS, SOCKETS};
+use crate::globals::{HAS_OFFSETS, WRITE_PENDING};
+use crate::maps::{PEERS, REDIRECTS, SOCKETS};
+use crate::sk_msg::read;
 use crate::tables::settings;
 
 /// Enters a socket as one end of a pair. The entry in `PEERS` comes last: who finds it may redirect to `SOCKETS`.
@@ -42,4 +43,21 @@ pub(crate) fn pair(ctx: &SockOpsContext, socket: *mut bpf_sock, tuple: &Tuple, s
     if PEERS.insert(tuple, peer, 0).is_err() {
         bump(service, Counter::MapFull, Reason::NoPeer);
     }
+    if waits_for_connection(tuple)
+        && let Some(state) = stored_or_zero(&REDIRECTS, socket)
+    {
+        state.state = State::Tcp as u32;
+        state.reason = Reason::NoPeer as u32;
+        bump(service, Counter::AccelerationFallback, Reason::NoPeer);
+    }
+}
+
+/// Whether a call has begun to send on the socket before its connection was there (TCP fast open without a cookie, `send`
+/// after a `connect` that did not wait). It goes on in the TCP stack, unseen; what is redirected would overtake it.
+#[inline(always)]
+fn waits_for_connection(tuple: &Tuple) -> bool {
+    // From the map, because the verifier lets nobody calculate with the socket's own pointer.
+    // SAFETY: the entry is this socket's own, removed only by it.
+    let socket = unsafe { PEERS.get(tuple) }.map(|peer| peer.socket);
+    socket.is_none_or(|socket| !matches!(read::<u32>(socket, WRITE_PENDING.load()), Ok(0)))
 }

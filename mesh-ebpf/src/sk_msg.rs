@@ -100,9 +100,9 @@ fn peer_tuple(ctx: &SkMsgContext) -> Tuple {
     )
 }
 
-/// Reads a field of the peer's `struct sock`. The socket may be gone; its memory can still be read safely.
+/// Reads a field of a `struct sock`. The socket may be gone; its memory can still be read safely.
 #[inline(always)]
-fn read<T: Default>(socket: u64, offset: u32) -> Result<T, Reason> {
+pub(crate) fn read<T: Default>(socket: u64, offset: u32) -> Result<T, Reason> {
     let mut value = T::default();
     // SAFETY: the helper checks the address that it reads, and `value` is as large as it is told.
     let failed = unsafe {

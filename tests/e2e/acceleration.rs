@@ -1,6 +1,7 @@
 //! Acceleration by `sk_msg`: the same bytes in the same order, bounded, with half-close, and counted.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use mesh_tests::assert_eventually;
 use mesh_tests::eventually::DEADLINE;
@@ -130,6 +131,51 @@ fn a_killed_agent_loses_no_byte_of_a_direct_flow() {
     assert_eq!(report.bytes, 100_000_000);
     shop.node.start_agent();
     shop.client.connect(cache()).unwrap().echo("hello").unwrap();
+}
+
+/// Sends two messages on a socket, the first as a call that waits for the connection: fast open without a cookie, or after
+/// a `connect` that did not wait.
+const EARLY: &str = r#"
+import socket, sys
+host, port, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+with socket.socket() as it:
+    first = b"first " * 1000
+    if way == "fastopen":
+        it.sendto(first, socket.MSG_FASTOPEN, (host, port))
+    else:
+        it.setblocking(False)
+        it.connect_ex((host, port))
+        it.setblocking(True)
+        it.sendall(first)
+    it.sendall(b"second")
+    expected = first + b"second"
+    it.settimeout(20)
+    read = b""
+    while len(read) < len(expected):
+        more = it.recv(65536)
+        if not more:
+            break
+        read += more
+    sys.exit(0 if read == expected else f"{read[:20]!r} {read[-20:]!r} {len(read)}")
+"#;
+
+#[test]
+fn what_a_call_sends_that_waits_for_the_connection_comes_first() {
+    if !mesh_tests::requirements::has("python3", "python3") {
+        return;
+    }
+    let Some(shop) = open(&ServerKind::Echo, true) else {
+        return;
+    };
+    let (host, port) = (cache().ip().to_string(), cache().port().to_string());
+    for way in ["fastopen", "later"] {
+        for _ in 0..20 {
+            let mut command = Command::new("python3");
+            command.args(["-c", EARLY, &host, &port, way]);
+            let output = shop.client.run(&mut command).unwrap();
+            assert!(output.status.success(), "{way}: {output:?}");
+        }
+    }
 }
 
 #[test]

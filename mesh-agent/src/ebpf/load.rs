@@ -41,6 +41,7 @@ pub(super) fn load(directory: &Path, globals: &Globals) -> Result<Programs, Erro
         .override_global("HAS_OFFSETS", &has_offsets, true)
         .override_global("RMEM_ALLOC", &offsets.rmem_alloc, true)
         .override_global("RCVBUF", &offsets.rcvbuf, true)
+        .override_global("WRITE_PENDING", &offsets.write_pending, true)
         .override_global("COOKIE", &offsets.cookie, true);
     for name in map::ALL {
         loader.map_pin_path(name, directory.join(name));

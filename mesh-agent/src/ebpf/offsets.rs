@@ -15,6 +15,8 @@ pub(super) struct Offsets {
     pub(super) rmem_alloc: u32,
     /// Of `sk_rcvbuf`.
     pub(super) rcvbuf: u32,
+    /// Of `sk_write_pending`.
+    pub(super) write_pending: u32,
     /// Of `__sk_common.skc_cookie`.
     pub(super) cookie: u32,
 }
@@ -32,6 +34,7 @@ impl Offsets {
         Some(Self {
             rmem_alloc: types.offset(sock, &["sk_backlog", "rmem_alloc"])?,
             rcvbuf: types.offset(sock, &["sk_rcvbuf"])?,
+            write_pending: types.offset(sock, &["sk_write_pending"])?,
             cookie: types.offset(sock, &["__sk_common", "skc_cookie"])?,
         })
     }
@@ -267,6 +270,7 @@ mod tests {
         if std::path::Path::new(super::VMLINUX).exists() {
             let offsets = Offsets::of_kernel().expect("this kernel has these fields");
             assert!(offsets.rcvbuf > 0 && offsets.cookie > 0 && offsets.rmem_alloc > 0);
+            assert!(offsets.write_pending > 0);
         }
     }
 }
