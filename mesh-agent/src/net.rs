@@ -10,5 +10,6 @@ pub mod peek;
 pub mod seldom;
 pub mod slice;
 pub mod socket;
+pub mod stream;
 pub mod timers;
 pub mod tls;

@@ -84,15 +84,17 @@ pub mod map {
     pub const PEERS: &str = "PEERS";
     /// Socket to [`Redirect`](crate::redirect::Redirect).
     pub const REDIRECTS: &str = "REDIRECTS";
+    /// One count of directions that have gone back from redirection to TCP.
+    pub const FALLBACKS: &str = "FALLBACKS";
     /// Ring buffer of [`Event`](crate::event::Event)s.
     pub const EVENTS: &str = "EVENTS";
     /// [`StatKey`](crate::stats::StatKey) to a count per CPU.
     pub const STATS: &str = "STATS";
 
     /// All of them.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 22] = [
         SETTINGS, WORKLOADS, CGROUPS, IDENTITIES, SERVICES, SLOTS, ENDPOINTS, OPEN, CURSORS,
         POLICY, CONN, PENDING, REPLIES, QUERIES, EGRESS, LISTENERS, SOCKETS, PEERS, REDIRECTS,
-        EVENTS, STATS,
+        FALLBACKS, EVENTS, STATS,
     ];
 }

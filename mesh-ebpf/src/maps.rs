@@ -3,7 +3,7 @@
 //! "Agent" is the agent of the node. Maps are pinned and outlive it. Names, keys and values are those of
 //! `mesh_common::names::map`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SockHash};
@@ -115,6 +115,11 @@ pub(crate) static PEERS: HashMap<Tuple, Peer> =
 /// full.
 #[btf_map]
 pub(crate) static REDIRECTS: SkStorage<Redirect> = SkStorage::new();
+
+/// Written by `sk_msg`, mapped by the agent: directions that have gone back from redirection to TCP. One entry, counted
+/// before the first byte goes by TCP.
+#[map]
+pub(crate) static FALLBACKS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Bytes of `EVENTS`.
 pub(crate) const EVENTS_BYTES: u32 = 1 << 20;

@@ -15,7 +15,7 @@ use mesh_common::verdict::Reason;
 use crate::context::{field, pair_of_addresses, stored, stored_or_zero};
 use crate::count::{add, add_to, bump};
 use crate::globals::{COOKIE, HAS_OFFSETS, RCVBUF, RMEM_ALLOC};
-use crate::maps::{CONN, PEERS, REDIRECTS, SOCKETS};
+use crate::maps::{CONN, FALLBACKS, PEERS, REDIRECTS, SOCKETS};
 use crate::tables::settings;
 
 /// A message is about to be sent. Whatever happens here, it is: redirected, or through the TCP stack.
@@ -45,6 +45,12 @@ fn send(ctx: &SkMsgContext, socket: *mut bpf_sock, state: &mut Redirect) {
             add(service, Counter::AcceleratedMessages as u16, 0, 1);
         }
         Err(reason) => {
+            if state.state == State::Redirect as u32
+                && let Some(fallbacks) = FALLBACKS.get_ptr_mut(0)
+            {
+                // The reader of what was redirected is to look whether more has come by TCP.
+                add_to(fallbacks, 1);
+            }
             state.state = State::Tcp as u32;
             state.reason = reason as u32;
             bump(service, Counter::AccelerationFallback, reason);

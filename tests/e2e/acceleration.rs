@@ -178,6 +178,59 @@ fn what_a_call_sends_that_waits_for_the_connection_comes_first() {
     }
 }
 
+/// Asks once, says so in a file, waits for another file, and sends a head and at once a body that does not fit behind it.
+const TWO_WRITES: &str = r#"
+import http.client, os, socket, sys, time
+host, port, files = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+def note(name):
+    open(os.path.join(files, name), "w").close()
+def answer():
+    response = http.client.HTTPResponse(it)
+    response.begin()
+    response.read()
+    return response.status
+body = b"x" * 150 * 1024
+with socket.create_connection((host, port)) as it:
+    it.settimeout(15)
+    it.sendall(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n")
+    answer()
+    note("asked")
+    while not os.path.exists(os.path.join(files, "go")):
+        time.sleep(0.01)
+    it.sendall(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: %d\r\n\r\n" % len(body))
+    it.sendall(body)
+    note("sent")
+    status = answer()
+    sys.exit(0 if status == 200 else str(status))
+"#;
+
+#[test]
+fn a_body_that_comes_by_tcp_with_a_head_that_does_not_is_read() {
+    let fields = json!({ "acceleration": true });
+    let Some(mut shop) = Shop::open_with(1, &fields) else {
+        return;
+    };
+    if !mesh_tests::requirements::has("python3", "python3") || !is_enabled(&shop) {
+        return;
+    }
+    shop.open_web();
+    let files = tempfile::tempdir().unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", TWO_WRITES, "240.240.0.10", "80"]);
+    let mut client = shop.client.spawn(command.arg(files.path())).unwrap();
+    let is_there = |name: &str| files.path().join(name).exists();
+    assert_eventually!(is_there("asked"), DEADLINE);
+    assert_eventually!(accelerated_bytes(&shop) > 0.0);
+    let before = accelerated_bytes(&shop);
+    // Both are there before it looks.
+    shop.node.agent().freeze();
+    std::fs::write(files.path().join("go"), "").unwrap();
+    assert_eventually!(is_there("sent"));
+    shop.node.agent().thaw();
+    assert!(client.wait().unwrap().success());
+    assert!(accelerated_bytes(&shop) > before, "the head came by TCP");
+}
+
 #[test]
 fn who_did_not_ask_for_it_is_not_accelerated() {
     let fields = json!({ "acceleration": true });

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 
 use mesh_common::conn::Conn;
 use mesh_common::flow::{Query, QueryKey};
@@ -22,6 +23,10 @@ impl ConnTable for Datapath {
             .conn
             .insert(&socket.as_raw_fd(), conn)
             .map_err(to_io_error)
+    }
+
+    fn fallbacks(&self) -> &'static AtomicU64 {
+        self.tables().fallbacks
     }
 }
 

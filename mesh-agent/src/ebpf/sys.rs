@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use aya::Pod;
 use aya_obj::generated::bpf_cmd;
@@ -354,4 +355,24 @@ pub(super) fn next_key<K: Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Resu
     let mut attributes = element(map, key, &raw mut next, 0);
     let result = bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes);
     found(result, ()).map(|found| found.map(|()| next))
+}
+
+/// The first value of an array of `u64` that was made to be mapped (`BPF_F_MMAPABLE`).
+pub(super) fn map_counter(map: BorrowedFd<'_>) -> io::Result<&'static AtomicU64> {
+    // SAFETY: a mapping where the kernel likes, of a page, which every such array has.
+    let address = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<u64>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            map.as_raw_fd(),
+            0,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: begins with a page and is never unmapped; the kernel writes the value whole.
+    Ok(unsafe { AtomicU64::from_ptr(address.cast()) })
 }

@@ -1,6 +1,8 @@
 //! Every map that the agent reads or writes.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use mesh_common::address::Address;
 use mesh_common::conn::{Conn, Tuple};
@@ -15,8 +17,8 @@ use mesh_common::settings::Settings;
 use mesh_common::stats::StatKey;
 use mesh_common::workload::Workload;
 
-use super::Error;
 use super::table::{PerCpuTable, Table, TableError};
+use super::{Error, sys};
 use crate::state::report::MapReport;
 
 /// The maps; `mesh-ebpf/src/maps.rs` says who writes and reads each.
@@ -60,6 +62,8 @@ pub struct Tables {
     pub peers: Table<Tuple, Peer>,
     /// By file descriptor of the socket.
     pub redirects: Table<i32, Redirect>,
+    /// Directions that have gone back from redirection to TCP: the one value of its map, as the kernel counts it.
+    pub fallbacks: &'static AtomicU64,
     /// Counters.
     pub stats: PerCpuTable<StatKey>,
 }
@@ -87,6 +91,7 @@ impl Tables {
             sockets: Table::open(directory, map::SOCKETS)?,
             peers: Table::open(directory, map::PEERS)?,
             redirects: Table::open(directory, map::REDIRECTS)?,
+            fallbacks: counter(directory, map::FALLBACKS)?,
             stats: PerCpuTable::open(directory, map::STATS)?,
         })
     }
@@ -117,6 +122,15 @@ impl Tables {
             },
         ])
     }
+}
+
+/// The value of a map that has one, to be read without a call. It stays mapped for as long as the process runs.
+fn counter(directory: &Path, name: &'static str) -> Result<&'static AtomicU64, Error> {
+    let table = Table::<u32, u64>::open(directory, name)?;
+    sys::map_counter(table.as_fd()).map_err(|source| Error::Pin {
+        path: directory.join(name),
+        source,
+    })
 }
 
 fn report<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> Result<MapReport, TableError> {

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicU64;
 
 use mesh_common::conn::Conn;
 use mesh_common::flow::{Query, QueryKey};
+use tokio::net::TcpStream;
+
+use super::stream::Stream;
 
 /// What the kernel remembers about connections. `ebpf` implements it; tests bring their own.
 pub trait ConnTable: Send + Sync {
@@ -14,6 +18,21 @@ pub trait ConnTable: Send + Sync {
     /// Writes what the hooks shall know of a socket of the agent, before it connects. `conn.flags` holds
     /// [`Conn::OWN`].
     fn mark(&self, socket: BorrowedFd<'_>, conn: &Conn) -> io::Result<()>;
+
+    /// How many directions of accelerated connections of this node have gone back to TCP; none, where nothing is accelerated.
+    fn fallbacks(&self) -> &'static AtomicU64 {
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        &NONE
+    }
+
+    /// A connection of which `conn` is known.
+    fn stream(&self, tcp: TcpStream, conn: &Conn) -> Stream {
+        if conn.has(Conn::ACCELERATED) {
+            Stream::accelerated(tcp, self.fallbacks())
+        } else {
+            tcp.into()
+        }
+    }
 }
 
 /// What the kernel remembers about datagrams that ask for names. `ebpf` implements it; tests bring their own.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use mesh_common::conn::{Conn, Direction};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use super::caller::Caller;
@@ -13,6 +13,7 @@ use super::view::{Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
 use crate::net::socket;
+use crate::net::stream::Stream;
 use crate::traffic::outlier::Reason;
 
 /// Connects to `endpoint` for `caller`. A refusal puts the endpoint aside for a while.
@@ -21,7 +22,7 @@ pub(crate) async fn dial(
     caller: &Caller,
     port: &ServicePort,
     endpoint: &Endpoint,
-) -> Result<TcpStream, Error> {
+) -> Result<Stream, Error> {
     let result = dial_once(worker, caller, port, endpoint).await;
     match &result {
         Ok(_) => endpoint.live.accepted(),
@@ -41,16 +42,17 @@ async fn dial_once(
     caller: &Caller,
     port: &ServicePort,
     endpoint: &Endpoint,
-) -> Result<TcpStream, Error> {
+) -> Result<Stream, Error> {
     let failed = |source: io::Error| Error::Connect {
         endpoint: endpoint.address,
         source,
     };
     let socket =
         socket::dial(&caller.netns, endpoint.address, caller.bound).map_err(Error::Socket)?;
+    let conn = own(caller, port, endpoint);
     worker
         .table
-        .mark(socket.as_fd(), &own(caller, port, endpoint))
+        .mark(socket.as_fd(), &conn)
         .map_err(Error::ConnTable)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     worker.metrics.pool_dialled.inc();
@@ -60,7 +62,8 @@ async fn dial_once(
     )
     .await
     {
-        Ok(result) => result.map_err(failed),
+        Ok(Ok(stream)) => Ok(worker.table.stream(stream, &conn)),
+        Ok(Err(source)) => Err(failed(source)),
         Err(_) => Err(Error::ConnectTimeout(endpoint.address)),
     }
 }

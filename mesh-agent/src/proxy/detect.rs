@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::caller::Caller;
@@ -17,6 +16,7 @@ use super::error::Error;
 use super::tcp::{self, Dialled};
 use super::view::{Learned, ServicePort};
 use super::worker::Worker;
+use crate::net::stream::Stream;
 use crate::state::service::Protocol;
 
 pub(crate) mod client_hello;
@@ -44,7 +44,7 @@ pub(crate) async fn detect(
     caller: &Caller,
     port: &ServicePort,
     ahead: Option<&Arc<ServicePort>>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
 ) -> Result<Detected, Error> {
     match port.protocol {
         // What is declared is what the endpoints speak; a client may speak the other version.
@@ -96,7 +96,7 @@ pub(crate) async fn detect(
 }
 
 /// Waits for the first bytes of a client of HTTP, as long as it may be silent, and tells its version.
-async fn version(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Error> {
+async fn version(worker: &Worker, stream: &mut Stream) -> Result<Detected, Error> {
     let timeouts = &worker.config.timeouts;
     let is_heard = tokio::select! {
         heard = timeout(timeouts.first_byte, stream.readable()) => {
@@ -117,7 +117,7 @@ async fn version(worker: &Worker, stream: &mut TcpStream) -> Result<Detected, Er
 }
 
 /// Tells what the first bytes are, where no service is there to be asked: for an error in the client's language.
-pub(crate) async fn detect_orphan(worker: &Worker, stream: &mut TcpStream) -> Detected {
+pub(crate) async fn detect_orphan(worker: &Worker, stream: &mut Stream) -> Detected {
     let patience = worker.config.timeouts.detect;
     match read_first(stream, patience).await {
         Ok((first, Sniff::Http1)) => Detected::Http1(first),
@@ -138,7 +138,7 @@ async fn who_speaks(
     caller: &Caller,
     port: &ServicePort,
     ahead: Option<&Arc<ServicePort>>,
-    stream: &TcpStream,
+    stream: &Stream,
 ) -> Result<Speaker, Error> {
     let timeouts = &worker.config.timeouts;
     let is_http = port.memory.learned() == Learned::Http;
@@ -209,7 +209,7 @@ enum Greeting {
     Closed,
 }
 
-async fn greeting(endpoint: &TcpStream) -> io::Result<Greeting> {
+async fn greeting(endpoint: &Stream) -> io::Result<Greeting> {
     let mut first = [0; sniff::GREETING];
     let length = endpoint.peek(&mut first).await?;
     let first = first.get(..length).unwrap_or_default();
@@ -220,7 +220,7 @@ async fn greeting(endpoint: &TcpStream) -> io::Result<Greeting> {
     })
 }
 
-async fn wait(stream: &TcpStream, patience: Duration) -> Result<(), Error> {
+async fn wait(stream: &Stream, patience: Duration) -> Result<(), Error> {
     timeout(patience, stream.readable())
         .await
         .ok()
@@ -229,7 +229,7 @@ async fn wait(stream: &TcpStream, patience: Duration) -> Result<(), Error> {
 }
 
 /// Reads until the protocol is clear, the client has closed, or `patience` is over since the first byte.
-async fn read_first(stream: &mut TcpStream, patience: Duration) -> Result<(Bytes, Sniff), Error> {
+async fn read_first(stream: &mut Stream, patience: Duration) -> Result<(Bytes, Sniff), Error> {
     let mut first = BytesMut::with_capacity(sniff::ENOUGH);
     let mut deadline = None;
     loop {

@@ -30,7 +30,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::caller::Caller;
@@ -42,6 +41,7 @@ use crate::net::gather::Gathering;
 use crate::net::peek::Prefixed;
 use crate::net::seldom::{Bell, Either};
 use crate::net::socket::{self, Watched};
+use crate::net::stream;
 use crate::traffic::admission::Lane;
 use body::Reply;
 use headers::LastHost;
@@ -54,10 +54,10 @@ const RESERVED_HTTP1: usize = 32 * 1024;
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 });
 
 /// The bytes of a client.
-pub(crate) type Stream = Beating<Gathering<Prefixed<TcpStream>>>;
+pub(crate) type Stream = Beating<Gathering<Prefixed<stream::Stream>>>;
 
 impl Stream {
-    fn socket(&self) -> &TcpStream {
+    fn socket(&self) -> &stream::Stream {
         self.get_ref().0.get_ref()
     }
 }
@@ -115,7 +115,7 @@ impl Connection {
 pub(crate) fn serve(
     worker: Arc<Worker>,
     caller: Box<Caller>,
-    stream: Prefixed<TcpStream>,
+    stream: Prefixed<stream::Stream>,
     is_http2: bool,
 ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> {
     let reserved = if is_http2 {

@@ -22,6 +22,7 @@ use crate::net::clock;
 use crate::net::netns::Netns;
 use crate::net::peek::Prefixed;
 use crate::net::socket;
+use crate::net::stream::Stream;
 
 /// What is left of the life of a connection once it is known what it is.
 type Rest = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -68,6 +69,7 @@ async fn begin(
             return None;
         }
     };
+    let stream = worker.table.stream(stream, &caller.conn);
     // 2. Which service is that?
     let port = service_port(&worker, &caller).await;
     // 3. What does it speak? 4. Forward: per request for HTTP, else once per connection.
@@ -89,7 +91,7 @@ async fn forward(
     worker: &Arc<Worker>,
     caller: Box<Caller>,
     port: Arc<ServicePort>,
-    mut stream: TcpStream,
+    mut stream: Stream,
 ) -> Result<Rest, Error> {
     let way = Way::of(worker, &caller, &port);
     let detecting = detect::detect(worker, &caller, &port, way.ahead(), &mut stream);
@@ -128,7 +130,7 @@ async fn forward(
 }
 
 /// The client learns that this was no orderly end. The connection is closing either way.
-fn reset(stream: &TcpStream, error: Error) -> Error {
+fn reset(stream: &Stream, error: Error) -> Error {
     drop(socket::reset_on_close(stream));
     error
 }
@@ -137,7 +139,7 @@ fn reset(stream: &TcpStream, error: Error) -> Error {
 async fn turn_away(
     worker: &Arc<Worker>,
     mut caller: Box<Caller>,
-    stream: TcpStream,
+    stream: Stream,
     error: Error,
 ) -> Result<Rest, Error> {
     caller.is_turned_away = true;
@@ -148,7 +150,7 @@ async fn turn_away(
 async fn explain(
     worker: &Arc<Worker>,
     caller: Box<Caller>,
-    mut stream: TcpStream,
+    mut stream: Stream,
     error: Error,
 ) -> Result<Rest, Error> {
     match detect::detect_orphan(worker, &mut stream).await {
@@ -161,7 +163,7 @@ async fn explain(
 fn serve_http(
     worker: &Arc<Worker>,
     caller: Box<Caller>,
-    stream: TcpStream,
+    stream: Stream,
     first: Bytes,
     is_http2: bool,
 ) -> Rest {
@@ -189,7 +191,7 @@ fn refuse(worker: &Worker, stream: &TcpStream, error: &Error, peer: SocketAddr) 
 }
 
 /// A connection that ends before its protocol is known.
-fn end(worker: &Worker, caller: &Caller, stream: &TcpStream, error: Error) -> Error {
+fn end(worker: &Worker, caller: &Caller, stream: &Stream, error: Error) -> Error {
     worker.metrics.refused(error.reason());
     worker.metrics.failed(error.reason());
     tracing::debug!(original = %caller.original, workload = %caller.workload.key, "connection reset");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
@@ -12,6 +11,7 @@ use super::detect::client_hello::{self, Hello};
 use super::error::Error;
 use super::view::ServicePort;
 use super::worker::Worker;
+use crate::net::stream::Stream;
 use crate::traffic::route::stream::StreamRoute;
 
 /// Where a connection goes.
@@ -79,7 +79,7 @@ impl Way {
         self,
         worker: &Worker,
         (caller, port): (&Caller, &Arc<ServicePort>),
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         first: Bytes,
     ) -> (Bytes, Result<Routed, Error>) {
         match self {
@@ -118,7 +118,7 @@ fn pick(
 /// Reads on until the name that the client asks for is known.
 async fn name(
     worker: &Worker,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     first: &mut BytesMut,
 ) -> Result<Option<String>, Error> {
     let timeouts = &worker.config.timeouts;

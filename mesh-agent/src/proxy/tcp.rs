@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::caller::Caller;
@@ -32,6 +31,7 @@ use crate::net::copy::{self, Counts, End, Watch};
 use crate::net::pace::Paced;
 use crate::net::peek::Prefixed;
 use crate::net::socket;
+use crate::net::stream::Stream;
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
 use crate::traffic::retry::budget::Extra;
@@ -41,7 +41,7 @@ use record::Record;
 #[derive(Debug)]
 pub(crate) struct Dialled {
     /// The connection.
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// The service port that it is an endpoint of: the one wanted, or one that took over.
     pub(crate) port: Arc<ServicePort>,
     /// The endpoint, where it counts.
@@ -180,7 +180,7 @@ async fn dial_one(
     caller: &Caller,
     (policy, port): (&Policy, &ServicePort),
     endpoint: &Endpoint,
-) -> Result<TcpStream, Error> {
+) -> Result<Stream, Error> {
     let mut visit = Visit::enter(worker, policy, port, endpoint)?;
     let result = connect::dial(worker, caller, port, endpoint).await;
     let evidence = evidence(&result);
@@ -305,7 +305,7 @@ pub(crate) fn refuse(worker: &Worker, caller: &Caller, port: &ServicePort, error
 async fn paced<S>(
     record: &mut Record<'_>,
     stream: &mut S,
-    endpoint: &mut TcpStream,
+    endpoint: &mut Stream,
     meter: &Meter,
 ) -> Result<(), Error>
 where

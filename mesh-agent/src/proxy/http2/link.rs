@@ -13,7 +13,6 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{Method, Request, Response};
 use http_body::Body as _;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +22,7 @@ use super::tunnel::Tunnel;
 use super::{MAX_RESET_STREAMS, SEND_BUFFER};
 use crate::net::gather::Gathering;
 use crate::net::seldom::{Bell, Either};
+use crate::net::stream;
 use crate::proxy::http::Connection as Client;
 use crate::proxy::http::body::Outgoing;
 use crate::proxy::http::received::Received;
@@ -62,7 +62,7 @@ struct Streams {
 /// answered. `place` is held for as long as the connection lives.
 pub(crate) async fn open(
     worker: &Worker,
-    stream: TcpStream,
+    stream: stream::Stream,
     place: Option<Arc<Place>>,
 ) -> Result<Link, h2::Error> {
     let header_bytes = worker.config.limits.header_bytes;
@@ -93,7 +93,7 @@ pub(crate) async fn open(
 
 /// Moves the frames of a connection to its end. Tells once when the peer has said how many streams it allows.
 async fn drive(
-    mut connection: Connection<Gathering<TcpStream>, Bytes>,
+    mut connection: Connection<Gathering<stream::Stream>, Bytes>,
     streams: &Streams,
     tell: oneshot::Sender<Result<(), h2::Error>>,
 ) {

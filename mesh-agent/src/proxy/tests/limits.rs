@@ -186,14 +186,14 @@ fn an_opaque_connection_costs_little_memory() {
             Arc<crate::proxy::worker::Worker>,
             Box<crate::proxy::caller::Caller>,
             crate::proxy::streams::Routed,
-            crate::net::peek::Prefixed<tokio::net::TcpStream>,
+            crate::net::peek::Prefixed<crate::net::stream::Stream>,
             crate::proxy::tcp::Opened,
         ) -> F,
     ) -> usize {
         size_of::<F>()
     }
     // The allocator's classes are of 768 and of 224 bytes.
-    let size = size(crate::proxy::tcp::serve::<tokio::net::TcpStream>);
+    let size = size(crate::proxy::tcp::serve::<crate::net::stream::Stream>);
     assert!(size <= 768, "{size} bytes");
     let size = size_of::<crate::proxy::caller::Caller>();
     assert!(size <= 224, "{size} bytes");
