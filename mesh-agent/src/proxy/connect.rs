@@ -1,7 +1,9 @@
 //! Dials an endpoint from the caller's network namespace, within a deadline.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use mesh_common::conn::{Conn, Direction};
 use tokio::net::TcpSocket;
@@ -12,18 +14,37 @@ use super::error::Error;
 use super::view::{Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
+use crate::net::netns::Netns;
 use crate::net::socket;
 use crate::net::stream::Stream;
 use crate::traffic::outlier::Reason;
 
-/// Connects to `endpoint` for `caller`. A refusal puts the endpoint aside for a while.
-pub(crate) async fn dial(
-    worker: &Worker,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-) -> Result<Stream, Error> {
-    let result = dial_once(worker, caller, port, endpoint).await;
+/// A connection that is to be made. Holds nothing of its caller, who may be gone before it stands.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    /// Where it leads.
+    pub(crate) endpoint: Arc<Endpoint>,
+    netns: Arc<Netns>,
+    bound: Option<IpAddr>,
+    own: Conn,
+}
+
+impl Dial {
+    /// One to `endpoint` for `caller`.
+    pub(crate) fn new(caller: &Caller, port: &ServicePort, endpoint: &Arc<Endpoint>) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            netns: Arc::clone(&caller.netns),
+            bound: caller.bound,
+            own: own(caller, port, endpoint),
+        }
+    }
+}
+
+/// Connects to an endpoint. A refusal puts it aside for a while.
+pub(crate) async fn dial(worker: &Worker, dial: &Dial) -> Result<Stream, Error> {
+    let result = dial_once(worker, dial).await;
+    let endpoint = &dial.endpoint;
     match &result {
         Ok(_) => endpoint.live.accepted(),
         Err(error) if error.blames_endpoint() => {
@@ -37,22 +58,16 @@ pub(crate) async fn dial(
     result
 }
 
-async fn dial_once(
-    worker: &Worker,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-) -> Result<Stream, Error> {
+async fn dial_once(worker: &Worker, dial: &Dial) -> Result<Stream, Error> {
+    let endpoint = &dial.endpoint;
     let failed = |source: io::Error| Error::Connect {
         endpoint: endpoint.address,
         source,
     };
-    let socket =
-        socket::dial(&caller.netns, endpoint.address, caller.bound).map_err(Error::Socket)?;
-    let conn = own(caller, port, endpoint);
+    let socket = socket::dial(&dial.netns, endpoint.address, dial.bound).map_err(Error::Socket)?;
     worker
         .table
-        .mark(socket.as_fd(), &conn)
+        .mark(socket.as_fd(), &dial.own)
         .map_err(Error::ConnTable)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     worker.metrics.pool_dialled.inc();
@@ -62,7 +77,7 @@ async fn dial_once(
     )
     .await
     {
-        Ok(Ok(stream)) => Ok(worker.table.stream(stream, &conn)),
+        Ok(Ok(stream)) => Ok(worker.table.stream(stream, &dial.own)),
         Ok(Err(source)) => Err(failed(source)),
         Err(_) => Err(Error::ConnectTimeout(endpoint.address)),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::policy::Policy;
-use super::policy::breaker::Guard;
+use super::policy::breaker::{Guard, Limit, Slot};
 use super::view::{Endpoint, ServicePort};
 use super::worker::Worker;
 use crate::net::clock;
@@ -33,6 +33,31 @@ pub(crate) fn guards_beyond<'a>(
         !passed.any(|other| Arc::ptr_eq(other, guard))
     };
     port.policy.guards.iter().filter(is_new)
+}
+
+/// One of what is limited from each guard on the way, or none of any.
+pub(crate) fn take(
+    worker: &Worker,
+    policy: &Policy,
+    port: &ServicePort,
+    what: Limit,
+) -> Result<Vec<Slot>, Error> {
+    take_of(worker, guards(policy, port), what)
+}
+
+/// The same of these guards.
+pub(crate) fn take_of(
+    worker: &Worker,
+    guards: impl Iterator<Item = impl Borrow<Arc<Guard>>>,
+    what: Limit,
+) -> Result<Vec<Slot>, Error> {
+    let slots = guards.map(|guard| guard.borrow().take(what));
+    let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
+    let slots = slots.map_err(|what| {
+        worker.metrics.overflow(what);
+        Error::Overflow(what.as_str())
+    })?;
+    Ok(slots.into_iter().flatten().collect())
 }
 
 /// The breakers of services and routes that were passed. Dropped without an end, it says nothing about them.

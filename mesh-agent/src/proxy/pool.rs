@@ -3,7 +3,7 @@
 //! The lock is never contended (one thread) and never held across an await; it only makes the pool `Sync`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{Either, FutureExt as _, TryFutureExt as _};
@@ -24,8 +24,9 @@ use super::view::{Endpoint, Table, View};
 use super::worker::Worker;
 
 mod dial;
+mod open;
 
-pub(crate) use dial::{Queued, at_hand, crowded, http1, http2};
+pub(crate) use dial::{Queued, Wanted, at_hand, crowded, http1, http2};
 
 /// What a connection belongs to. Two workloads never share one: the endpoint sees the caller's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,14 +65,16 @@ struct Entry {
     dialling: Arc<Dialling>,
 }
 
-/// One dials HTTP/2; the others wait and share what comes of it.
+/// One connection of HTTP/2 is dialled at a time; all who want one wait for it and share it.
 #[derive(Debug)]
 struct Dialling {
-    turn: Semaphore,
-    /// There is a connection.
-    opened: Notify,
+    turn: Arc<Semaphore>,
+    /// There is a connection, or a stream of one is free where there may be no further connection.
+    opened: Arc<Notify>,
     /// When it last took longer than it may; zero: never.
     timed_out_ns: AtomicU64,
+    /// Connections of HTTP/1 that are still dialled though who wanted them is gone.
+    outlived: AtomicUsize,
 }
 
 impl Default for Entry {
@@ -80,9 +83,10 @@ impl Default for Entry {
             idle: Vec::new(),
             shared: Vec::new(),
             dialling: Arc::new(Dialling {
-                turn: Semaphore::new(1),
-                opened: Notify::new(),
+                turn: Arc::new(Semaphore::new(1)),
+                opened: Arc::default(),
                 timed_out_ns: AtomicU64::new(0),
+                outlived: AtomicUsize::new(0),
             }),
         }
     }
@@ -187,6 +191,10 @@ impl Pool {
         links
             .find_map(|shared| shared.link.stream())
             .map(Lease::Http2)
+    }
+
+    fn dialling(&self, key: Key) -> Arc<Dialling> {
+        Arc::clone(&self.entries().entry(key).or_default().dialling)
     }
 
     /// Takes a connection back when its response has ended.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::caller::Caller;
-use super::connect;
+use super::connect::{self, Dial};
 use super::error::Error;
 use super::http::{admit, attempts};
 use super::metrics::Shaping;
@@ -179,10 +179,10 @@ async fn dial_one(
     worker: &Worker,
     caller: &Caller,
     (policy, port): (&Policy, &ServicePort),
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
 ) -> Result<Stream, Error> {
     let mut visit = Visit::enter(worker, policy, port, endpoint)?;
-    let result = connect::dial(worker, caller, port, endpoint).await;
+    let result = connect::dial(worker, &Dial::new(caller, port, endpoint)).await;
     let evidence = evidence(&result);
     visit.leave(worker, endpoint, evidence);
     let outcome = match evidence {

@@ -27,6 +27,7 @@ use super::headers::is_idempotent;
 use super::received::Received;
 use crate::net::clock;
 use crate::proxy::error::Error;
+use crate::proxy::passage;
 use crate::proxy::policy::Policy;
 use crate::proxy::policy::breaker::Limit;
 use crate::proxy::select::Selection;
@@ -320,7 +321,7 @@ impl<'a> Attempts<'a> {
     /// Whether there may be one more attempt than there must be. If so it counts until the request is answered.
     fn may_spend(&mut self, extra: Extra) -> bool {
         let worker = &self.connection.worker;
-        let slots = guards::take(worker, &self.policy, self.selection.port(), Limit::Retries);
+        let slots = passage::take(worker, &self.policy, self.selection.port(), Limit::Retries);
         let Ok(slots) = slots else {
             worker.metrics.retry_refused("limit");
             return false;

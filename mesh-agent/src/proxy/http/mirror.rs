@@ -21,7 +21,7 @@ use super::body::Outgoing;
 use super::guarded::Broken;
 use super::headers::{self, Wish};
 use crate::proxy::error::Error;
-use crate::proxy::pool::{self, Queued};
+use crate::proxy::pool::{self, Queued, Wanted};
 use crate::proxy::select::Selection;
 use crate::proxy::view::ServicePort;
 use crate::traffic::route::filter::{Filters, Mirror};
@@ -253,10 +253,18 @@ impl Copy {
         selection.begin(&worker.metrics);
         let endpoint = active.endpoint();
         let queued = Queued::default();
+        let wanted = Wanted {
+            worker,
+            caller,
+            policy: None,
+            port: selection.port(),
+            endpoint,
+            queued: &queued,
+        };
         let mut lease = if self.is_http2 {
-            pool::http2(worker, caller, selection.port(), endpoint, &queued).await?
+            pool::http2(wanted).await?
         } else {
-            pool::http1(worker, caller, selection.port(), endpoint, &queued).await?
+            pool::http1(wanted).await?
         };
         let failed = |source| Error::Upstream {
             endpoint: endpoint.address,

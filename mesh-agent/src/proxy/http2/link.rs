@@ -13,7 +13,7 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{Method, Request, Response};
 use http_body::Body as _;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::body::Body;
@@ -50,20 +50,23 @@ pub(crate) struct Link {
 }
 
 /// The streams of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Streams {
     open: AtomicUsize,
     /// What the peer allows; nothing until it has said so.
     limit: AtomicUsize,
     is_closed: AtomicBool,
+    /// Whom to tell when a stream has ended, where no further connection may be made.
+    freed: Option<Arc<Notify>>,
 }
 
 /// Speaks HTTP/2 on a fresh connection, and waits until the peer does too: a request is lost to nobody who never
-/// answered. `place` is held for as long as the connection lives.
+/// answered. `place` is held for as long as the connection lives; `freed` tells one of those who wait when a stream ends.
 pub(crate) async fn open(
     worker: &Worker,
     stream: stream::Stream,
     place: Option<Arc<Place>>,
+    freed: Option<Arc<Notify>>,
 ) -> Result<Link, h2::Error> {
     let header_bytes = worker.config.limits.header_bytes;
     let (sender, connection) = h2::client::Builder::new()
@@ -77,7 +80,12 @@ pub(crate) async fn open(
         .max_local_error_reset_streams(Some(MAX_ERRONEOUS_STREAMS))
         .handshake(Gathering(stream))
         .await?;
-    let streams = Arc::new(Streams::default());
+    let streams = Arc::new(Streams {
+        open: AtomicUsize::new(0),
+        limit: AtomicUsize::new(0),
+        is_closed: AtomicBool::new(false),
+        freed,
+    });
     let (tell, told) = oneshot::channel();
     let driven = Arc::clone(&streams);
     worker.spawn(async move {
@@ -181,7 +189,11 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.open.fetch_sub(1, Ordering::Relaxed);
+        let Streams { open, freed, .. } = &*self.0.streams;
+        open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(freed) = freed {
+            freed.notify_one();
+        }
     }
 }
 

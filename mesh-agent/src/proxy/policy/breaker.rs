@@ -178,6 +178,7 @@ pub(crate) struct Room {
     open: AtomicU32,
     waiting: AtomicU32,
     freed: Notify,
+    wanted: Notify,
 }
 
 impl Room {
@@ -187,6 +188,7 @@ impl Room {
             open: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             freed: Notify::new(),
+            wanted: Notify::new(),
         }
     }
 
@@ -226,6 +228,14 @@ impl Place {
     pub(crate) fn is_wanted(&self) -> bool {
         self.0.is_wanted()
     }
+
+    /// Waits until somebody waits for it.
+    pub(crate) async fn wanted(&self) {
+        let wanted = self.0.wanted.notified();
+        if !self.is_wanted() {
+            wanted.await;
+        }
+    }
 }
 
 impl Drop for Place {
@@ -240,6 +250,7 @@ struct Waiter<'a>(&'a Room);
 impl<'a> Waiter<'a> {
     fn new(room: &'a Room) -> Self {
         room.waiting.fetch_add(1, Ordering::Relaxed);
+        room.wanted.notify_waiters();
         Self(room)
     }
 }

@@ -8,24 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use futures_util::future::{Either, select};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Dialling, Key, Lease, Shared};
+use super::open::{open_http1, open_http2, see_through};
+use super::{Dialling, Key, Lease};
 use crate::net::clock;
-use crate::net::gather::Gathering;
 use crate::proxy::caller::Caller;
-use crate::proxy::connect;
+use crate::proxy::connect::Dial;
 use crate::proxy::error::Error;
-use crate::proxy::http::MIN_BUFFER;
-use crate::proxy::http2;
-use crate::proxy::policy::breaker::{Limit, Place, Room};
+use crate::proxy::passage;
+use crate::proxy::policy::Policy;
+use crate::proxy::policy::breaker::{Limit, Place, Room, Slot};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::proxy::worker::Worker;
-
-/// Most HTTP/2 connections to one endpoint for one caller.
-const MAX_HTTP2: usize = 32;
 
 /// A connection that needs not be made.
 pub(crate) fn at_hand(
@@ -57,30 +53,83 @@ impl Queued {
     }
 }
 
-/// Waits for a place, or for `other`, until `deadline`. Says so in `queued`.
-async fn wait<T>(
-    worker: &Worker,
-    room: &Arc<Room>,
-    other: impl Future<Output = T>,
-    deadline: Instant,
-    queued: &Queued,
-) -> Result<Either<Place, T>, Error> {
-    let waiting = async {
-        let mut waiting = pin!(room.wait());
-        // Counted as waiting from the first poll, so that what is idle goes.
-        if let Poll::Ready(place) = poll_once(waiting.as_mut()).await {
-            return Either::Left(place);
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// The worker that makes it.
+    pub(crate) worker: &'a Arc<Worker>,
+    /// For whom.
+    pub(crate) caller: &'a Caller,
+    /// What bounds those who wait, with the policy of the port; absent for copies, which have a bound of their own.
+    pub(crate) policy: Option<&'a Policy>,
+    /// Whose endpoint it is.
+    pub(crate) port: &'a ServicePort,
+    /// To whom.
+    pub(crate) endpoint: &'a Arc<Endpoint>,
+    /// Says whether a place is waited for.
+    pub(crate) queued: &'a Queued,
+}
+
+impl Wanted<'_> {
+    fn at_hand(&self, is_http2: bool) -> Option<Lease> {
+        at_hand(self.worker, self.caller, self.endpoint, is_http2)
+    }
+
+    /// One more who waits for what others hold or make, if there may be. Whoever dials at once waits for nobody.
+    fn queue_up(&self, slots: &mut Option<Vec<Slot>>) -> Result<(), Error> {
+        if let (Some(policy), None) = (self.policy, &slots) {
+            *slots = Some(passage::take(
+                self.worker,
+                policy,
+                self.port,
+                Limit::Pending,
+            )?);
         }
-        worker.pool.make_room(worker);
-        match select(waiting, pin!(other)).await {
-            Either::Left((place, _)) => Either::Left(place),
-            Either::Right((other, _)) => Either::Right(other),
+        Ok(())
+    }
+
+    /// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
+    /// connection may take.
+    async fn place(&self) -> Result<Option<Place>, Error> {
+        let Some(room) = self.port.policy.room() else {
+            return Ok(None);
+        };
+        if let Some(place) = room.take() {
+            return Ok(Some(place));
         }
-    };
-    queued.0.store(true, Ordering::Relaxed);
-    let result = timeout_at(deadline, waiting).await.ok();
-    queued.0.store(false, Ordering::Relaxed);
-    result.ok_or_else(|| crowded(worker))
+        let mut slots = None;
+        self.queue_up(&mut slots)?;
+        let deadline = Instant::now() + self.worker.config.timeouts.connect;
+        match self.wait(room, pending::<Infallible>(), deadline).await {
+            Some(Either::Left(place)) => Ok(Some(place)),
+            None => Err(crowded(self.worker)),
+        }
+    }
+
+    /// Waits for a place, or for `other`, until `deadline`; nothing if neither has come by then.
+    async fn wait<T>(
+        &self,
+        room: &Arc<Room>,
+        other: impl Future<Output = T>,
+        deadline: Instant,
+    ) -> Option<Either<Place, T>> {
+        let waiting = async {
+            let mut waiting = pin!(room.wait());
+            // Counted as waiting from the first poll, so that what is idle goes.
+            if let Poll::Ready(place) = poll_once(waiting.as_mut()).await {
+                return Either::Left(place);
+            }
+            self.worker.pool.make_room(self.worker);
+            match select(waiting, pin!(other)).await {
+                Either::Left((place, _)) => Either::Left(place),
+                Either::Right((other, _)) => Either::Right(other),
+            }
+        };
+        self.queued.0.store(true, Ordering::Relaxed);
+        let result = timeout_at(deadline, waiting).await.ok();
+        self.queued.0.store(false, Ordering::Relaxed);
+        result
+    }
 }
 
 /// There was no place.
@@ -90,104 +139,121 @@ pub(crate) fn crowded(worker: &Worker) -> Error {
     Error::Overflow(what.as_str())
 }
 
-/// The place of a connection that is to be made, where connections are limited; waits for one for as long as a
-/// connection may take.
-async fn place(
-    worker: &Worker,
-    room: Option<&Arc<Room>>,
-    queued: &Queued,
-) -> Result<Option<Place>, Error> {
-    let Some(room) = room else { return Ok(None) };
-    if let Some(place) = room.take() {
-        return Ok(Some(place));
-    }
-    let deadline = Instant::now() + worker.config.timeouts.connect;
-    let nothing = pending::<Infallible>();
-    let Either::Left(place) = wait(worker, room, nothing, deadline, queued).await?;
-    Ok(Some(place))
-}
-
 /// Polls a future once, whatever comes of it.
 async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// A connection on which one HTTP/1.1 request can be sent.
-pub(crate) async fn http1(
-    worker: &Arc<Worker>,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-    queued: &Queued,
-) -> Result<Lease, Error> {
-    let key = Key::new(caller, endpoint);
-    if let Some(lease) = worker.pool.take_idle(worker, &key) {
-        worker.metrics.pool_reused.inc();
+pub(crate) async fn http1(wanted: Wanted<'_>) -> Result<Lease, Error> {
+    if let Some(lease) = wanted.at_hand(false) {
         return Ok(lease);
     }
-    let place = place(worker, port.policy.room(), queued).await?;
-    let place = place.map(Arc::new);
-    let stream = connect::dial(worker, caller, port, endpoint).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(worker.config.limits.header_bytes.max(MIN_BUFFER))
-        .max_header_size(worker.config.limits.header_bytes)
-        .handshake(TokioIo::new(Gathering(stream)))
-        .await
-        .map_err(|source| Error::Handshake {
-            endpoint: endpoint.address,
-            source: source.into(),
-        })?;
-    let held = place.clone();
+    let place = wanted.place().await?.map(Arc::new);
+    let Wanted {
+        worker,
+        caller,
+        port,
+        endpoint,
+        ..
+    } = wanted;
+    let key = Key::new(caller, endpoint);
+    let dialling = worker.pool.dialling(key);
+    let dial = Dial::new(caller, port, endpoint);
+    let (mut tell, told) = oneshot::channel();
+    let maker = Arc::clone(worker);
     worker.spawn(async move {
-        // How it ended the requests on it have been told.
-        drop(connection.with_upgrades().await);
-        drop(held);
+        let opening = open_http1(&maker, key, dial, place.clone());
+        let most = maker.config.limits.idle_connections;
+        let made = see_through(opening, &mut tell, place.as_deref(), || {
+            dialling.outlive(most)
+        });
+        if let Some(result) = made.await
+            && let Err(Ok(lease)) = tell.send(result)
+        {
+            maker.pool.give_back(&maker, lease);
+        }
     });
-    let key = Arc::new(key);
-    Ok(Lease::Http1 { sender, key, place })
+    told.await.unwrap_or(Err(Error::Draining))
 }
 
 /// A stream on an HTTP/2 connection, within what the peer allows. One dials with a place in hand, and the others wait for
-/// what comes of it; for a place each waits on its own, until somebody has dialled.
-pub(crate) async fn http2(
-    worker: &Arc<Worker>,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-    queued: &Queued,
-) -> Result<Lease, Error> {
-    let key = Key::new(caller, endpoint);
-    if let Some(lease) = at_hand(worker, caller, endpoint, true) {
-        return Ok(lease);
-    }
-    let dialling = Arc::clone(&worker.pool.entries().entry(key).or_default().dialling);
-    let room = port.policy.room();
+/// what comes of it; for a place each waits on its own, until somebody has dialled or a stream is free.
+pub(crate) async fn http2(wanted: Wanted<'_>) -> Result<Lease, Error> {
+    let Wanted {
+        worker, endpoint, ..
+    } = wanted;
+    let dialling = worker.pool.dialling(Key::new(wanted.caller, endpoint));
+    let room = wanted.port.policy.room();
     let asked_ns = clock::monotonic_ns();
     let deadline = Instant::now() + worker.config.timeouts.connect;
-    let mut place = None;
+    let (mut place, mut slots) = (None, None);
     loop {
-        // Never closed; whoever waits does so for one connection to be made, which has a deadline.
-        let turn = dialling.turn.acquire().await.ok().ok_or(Error::Draining)?;
-        if let Some(lease) = at_hand(worker, caller, endpoint, true) {
+        if let Some(lease) = wanted.at_hand(true) {
             return Ok(lease);
         }
+        let turn = if let Ok(turn) = Arc::clone(&dialling.turn).try_acquire_owned() {
+            turn
+        } else {
+            wanted.queue_up(&mut slots)?;
+            // Never closed; whoever waits does so for one connection to be made, which has a deadline.
+            let turn = Arc::clone(&dialling.turn).acquire_owned().await;
+            let turn = turn.ok().ok_or(Error::Draining)?;
+            if let Some(lease) = wanted.at_hand(true) {
+                return Ok(lease);
+            }
+            turn
+        };
         if dialling.timed_out_ns.load(Ordering::Relaxed) >= asked_ns {
             // It has waited as long as the one before it, and would wait as long again.
             return Err(Error::ConnectTimeout(endpoint.address));
         }
         place = place.or_else(|| room?.take());
         let (Some(room), None) = (room, &place) else {
-            let result = open(worker, caller, port, endpoint, place).await;
-            dialling.ended(&result);
-            return result;
+            return make_http2(wanted, dialling, turn, place.map(Arc::new)).await;
         };
         drop(turn);
+        wanted.queue_up(&mut slots)?;
         let opened = dialling.opened.notified();
-        place = match wait(worker, room, opened, deadline, queued).await? {
-            Either::Left(place) => Some(place),
-            Either::Right(()) => None,
+        place = match wanted.wait(room, opened, deadline).await {
+            Some(Either::Left(place)) => Some(place),
+            Some(Either::Right(())) => None,
+            // Whoever was told of a stream may have found it taken.
+            None => return wanted.at_hand(true).ok_or_else(|| crowded(worker)),
         };
     }
+}
+
+/// A stream on a connection that is made, in its turn.
+async fn make_http2(
+    wanted: Wanted<'_>,
+    dialling: Arc<Dialling>,
+    turn: OwnedSemaphorePermit,
+    place: Option<Arc<Place>>,
+) -> Result<Lease, Error> {
+    let Wanted {
+        worker,
+        caller,
+        port,
+        endpoint,
+        ..
+    } = wanted;
+    let key = Key::new(caller, endpoint);
+    let dial = Dial::new(caller, port, endpoint);
+    let (mut tell, told) = oneshot::channel();
+    let maker = Arc::clone(worker);
+    worker.spawn(async move {
+        let freed = place.is_some().then(|| Arc::clone(&dialling.opened));
+        let opening = open_http2(&maker, key, dial, place.clone(), freed);
+        // There is one at a time.
+        let made = see_through(opening, &mut tell, place.as_deref(), || Some(()));
+        if let Some(result) = made.await {
+            dialling.ended(&result);
+            drop(tell.send(result));
+        }
+        drop(turn);
+    });
+    told.await.unwrap_or(Err(Error::Draining))
 }
 
 impl Dialling {
@@ -202,50 +268,4 @@ impl Dialling {
             Err(_) => {}
         }
     }
-}
-
-/// A stream on a connection that is made, and shared from then on.
-async fn open(
-    worker: &Arc<Worker>,
-    caller: &Caller,
-    port: &ServicePort,
-    endpoint: &Endpoint,
-    place: Option<Place>,
-) -> Result<Lease, Error> {
-    let key = Key::new(caller, endpoint);
-    let is_full = worker.pool.entries().get_mut(&key).is_some_and(|entry| {
-        entry.shared.retain(|shared| !shared.link.is_closed());
-        entry.shared.len() >= MAX_HTTP2
-    });
-    if is_full {
-        return Err(Error::ConnectionLimit);
-    }
-    let place = place.map(Arc::new);
-    let stream = connect::dial(worker, caller, port, endpoint).await?;
-    // An endpoint that is too busy to read at once is not one that is gone.
-    let patience = worker.config.timeouts.header;
-    let failed = |source: h2::Error| Error::Handshake {
-        endpoint: endpoint.address,
-        source: source.into(),
-    };
-    let link = timeout(patience, http2::open(worker, stream, place.clone()))
-        .await
-        .ok()
-        .ok_or(Error::ConnectTimeout(endpoint.address))?
-        .map_err(failed)?;
-    // Unless it has been retired already, there is one.
-    let lease = link.stream().map(Lease::Http2);
-    let lease = lease.ok_or_else(|| failed(h2::Reason::REFUSED_STREAM.into()))?;
-    worker
-        .pool
-        .entries()
-        .entry(key)
-        .or_default()
-        .shared
-        .push(Shared {
-            link,
-            since: Instant::now(),
-            place,
-        });
-    Ok(lease)
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -94,6 +94,30 @@ async fn requests_wait_together_for_the_place_of_a_connection() {
 }
 
 #[tokio::test]
+async fn who_finds_no_room_for_a_connection_gets_the_next_stream_that_is_free() {
+    let (endpoint, _server) = server(|stream| async move {
+        let answer = |_: Request<Incoming>| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"in turn"))))
+        };
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(2)
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
+            .await
+            .map_err(io::Error::other)
+    })
+    .await;
+    let policy = json!({"circuitBreaker": {"maxConnections": 1}});
+    let node = Node::guarded("http2", &[endpoint], &policy);
+    let client = http2_client(&node).await;
+    // More than come to their turn while idle connections are looked for.
+    let asked = (0..40).map(|_| async { ask(client.clone()).await.status() });
+    for status in join_all(asked).await {
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn another_caller_gets_the_place_of_a_connection_that_is_idle() {
     let (one, _one) = named("one", Arc::default()).await;
     let policy = json!({"circuitBreaker": {"maxConnections": 1}});
@@ -110,6 +134,54 @@ async fn another_caller_gets_the_place_of_a_connection_that_is_idle() {
         assert_eq!(body(ask(first.clone()).await).await, "one");
     }
     assert_eq!(node.metric(&["mesh_proxy_pool_dialled"], 5).await, 5);
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_longer_than_an_attempt_may_comes_to_stand_all_the_same() {
+    let dials = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dials);
+    let (endpoint, _server) = server(move |stream| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let answer = |_: Request<Incoming>| {
+                std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::new()))))
+            };
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
+                .await
+                .map_err(io::Error::other)
+        }
+    })
+    .await;
+    let policy = json!({"retries": {"on": [], "perTryTimeout": "150ms"}});
+    let node = Node::guarded("http2", &[endpoint], &policy);
+    let client = http2_client(&node).await;
+    let mut refused = 0;
+    while ask(client.clone()).await.status() != StatusCode::OK {
+        refused += 1;
+        assert!(refused < 20, "no connection");
+    }
+    assert!(refused > 0, "it has come too soon");
+    assert_eq!(dials.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_waits_for_gives_its_place_to_who_does() {
+    let (hung, _hung) = server(|stream| async move {
+        tokio::time::sleep(super::fixture::PATIENCE).await;
+        drop(stream);
+        Ok(())
+    })
+    .await;
+    let (one, _one) = named("one", Arc::default()).await;
+    let policy = json!({"circuitBreaker": {"maxConnections": 1},
+        "retries": {"on": ["timeout"], "perTryTimeout": "500ms"}});
+    let node = Node::guarded("http2", &[hung, one], &policy);
+    let client = http2_client(&node).await;
+    for _ in 0..2 {
+        assert_eq!(body(ask(client.clone()).await).await, "one");
+    }
 }
 
 #[tokio::test]

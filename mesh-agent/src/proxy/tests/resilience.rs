@@ -614,10 +614,24 @@ async fn who_finds_no_room_for_a_connection_waits_for_one() {
     let policy = json!({"circuitBreaker": {"maxConnections": 1, "maxPending": 0}});
     node.guard("http", &[slow], &policy);
     let response = node.raw(GET).await;
-    assert!(
-        response.contains("x-mesh-error: overflow") || response.ends_with("slow"),
-        "{response}"
-    );
+    assert!(response.ends_with("slow"), "{response}");
+}
+
+#[tokio::test]
+async fn where_nobody_may_wait_for_a_connection_one_is_dialled_all_the_same() {
+    let (slow, _slow) = slow(Duration::from_millis(500)).await;
+    let policy = json!({"circuitBreaker": {"maxConnections": 1, "maxPending": 0}});
+    let node = Node::guarded("http", &[slow], &policy);
+    let first = async { node.raw(GET).await };
+    let second = async {
+        node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
+        node.raw(GET).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.ends_with("slow"), "{first}");
+    assert!(second.contains("x-mesh-error: overflow"), "{second}");
+    node.metric(&["mesh_breaker_overflows_total", "pending"], 1)
+        .await;
 }
 
 /// A gRPC server that answers the first call with UNAVAILABLE, and tells what time it was given.

@@ -47,7 +47,8 @@ pub struct CircuitBreaker {
     /// Connections to all endpoints, 1 or more. Of a Service only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
-    /// Requests that wait for a connection.
+    /// Requests that wait for a connection: for room for one, or for one that others dial. Those that dial one at once do not
+    /// wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_pending: Option<u32>,
     /// Requests under way, 1 or more.

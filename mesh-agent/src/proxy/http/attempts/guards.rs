@@ -1,7 +1,5 @@
 //! Limits and circuit breakers on the way of a request.
 
-use std::borrow::Borrow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
@@ -11,36 +9,12 @@ use super::{Target, answer};
 use crate::proxy::error::Error;
 use crate::proxy::http::admit;
 use crate::proxy::http::exchange::Exchange;
-use crate::proxy::passage::{Passage, guards, guards_beyond};
+use crate::proxy::passage::{Passage, guards, guards_beyond, take, take_of};
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::{Guard, Limit, Slot};
+use crate::proxy::policy::breaker::Limit;
 use crate::proxy::view::ServicePort;
 use crate::proxy::worker::Worker;
 use crate::traffic::breaker::Evidence;
-
-/// One of what is limited from each guard, or none of any.
-pub(super) fn take(
-    worker: &Worker,
-    policy: &Policy,
-    port: &ServicePort,
-    what: Limit,
-) -> Result<Vec<Slot>, Error> {
-    take_of(worker, guards(policy, port), what)
-}
-
-fn take_of(
-    worker: &Worker,
-    guards: impl Iterator<Item = impl Borrow<Arc<Guard>>>,
-    what: Limit,
-) -> Result<Vec<Slot>, Error> {
-    let slots = guards.map(|guard| guard.borrow().take(what));
-    let slots: Result<Vec<Option<Slot>>, Limit> = slots.collect();
-    let slots = slots.map_err(|what| {
-        worker.metrics.overflow(what);
-        Error::Overflow(what.as_str())
-    })?;
-    Ok(slots.into_iter().flatten().collect())
-}
 
 /// What a request has passed.
 #[derive(Debug, Default)]

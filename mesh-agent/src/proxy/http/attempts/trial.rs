@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::Asked;
 use super::answer::Answer;
-use super::guards;
 use crate::net::clock;
 use crate::proxy::error::{Cause, Error};
 use crate::proxy::http::Connection;
@@ -19,8 +18,7 @@ use crate::proxy::http::exchange::Deadline;
 use crate::proxy::outliers;
 use crate::proxy::passage::Visit;
 use crate::proxy::policy::Policy;
-use crate::proxy::policy::breaker::Limit;
-use crate::proxy::pool::{self, Lease, Queued, Unanswered};
+use crate::proxy::pool::{self, Lease, Queued, Unanswered, Wanted};
 use crate::proxy::view::{Endpoint, ServicePort};
 use crate::traffic::breaker::Evidence;
 use crate::traffic::hedge::After;
@@ -233,19 +231,20 @@ impl Trial {
         }
     }
 
-    /// A connection that is made, if there may be one more who waits.
+    /// A connection that is made.
     async fn lease(&self, is_http2: bool) -> Result<Lease, Error> {
-        let Connection { worker, caller, .. } = &*self.connection;
-        let (port, endpoint) = (&*self.port, &*self.endpoint);
-        let is_guarded = !self.policy.guards.is_empty() || !port.policy.guards.is_empty();
-        let mut _pending = Vec::new();
-        if is_guarded {
-            _pending = guards::take(worker, &self.policy, port, Limit::Pending)?;
-        }
+        let wanted = Wanted {
+            worker: &self.connection.worker,
+            caller: &self.connection.caller,
+            policy: Some(&self.policy),
+            port: &self.port,
+            endpoint: &self.endpoint,
+            queued: &self.queued,
+        };
         if is_http2 {
-            pool::http2(worker, caller, port, endpoint, &self.queued).await
+            pool::http2(wanted).await
         } else {
-            pool::http1(worker, caller, port, endpoint, &self.queued).await
+            pool::http1(wanted).await
         }
     }
 
