@@ -318,9 +318,13 @@ impl<'a> Attempts<'a> {
         guards::evidence(result, self.exchange.is_grpc)
     }
 
-    /// Whether there may be one more attempt than there must be. If so it counts until the request is answered.
+    /// Whether there may be one more attempt than there must be. If so it counts until the next one or the answer.
     fn may_spend(&mut self, extra: Extra) -> bool {
         let worker = &self.connection.worker;
+        if extra == Extra::Retry {
+            // Those before it have ended.
+            self.exchange.retry_slots.clear();
+        }
         let slots = passage::take(worker, &self.policy, self.selection.port(), Limit::Retries);
         let Ok(slots) = slots else {
             worker.metrics.retry_refused("limit");

@@ -70,7 +70,7 @@ pub(crate) struct Exchange {
     pub(crate) reason: Option<&'static str>,
     /// What it holds of what is limited.
     pub(crate) slots: Vec<Slot>,
-    /// The same of retries and hedges, until it is answered.
+    /// The same of its last retry or hedge, until it is answered.
     pub(crate) retry_slots: Vec<Slot>,
     deadline: Option<Deadline>,
     expiry: Option<Pin<Box<Sleep>>>,

@@ -634,6 +634,24 @@ async fn where_nobody_may_wait_for_a_connection_one_is_dialled_all_the_same() {
         .await;
 }
 
+#[tokio::test]
+async fn retries_that_have_ended_take_no_place_from_the_next() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let (endpoint, _server) = http1_server(move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) < 2 {
+            failing(503)
+        } else {
+            text("good")
+        }
+    })
+    .await;
+    let policy = json!({"retries": {"on": ["503"], "attempts": 3},
+        "circuitBreaker": {"maxRetries": 1}});
+    let node = Node::guarded("http", &[endpoint], &policy);
+    let response = node.raw(GET).await;
+    assert!(response.ends_with("good"), "{response}");
+}
+
 /// A gRPC server that answers the first call with UNAVAILABLE, and tells what time it was given.
 async fn grpc_server(
     calls: Arc<AtomicUsize>,
