@@ -136,7 +136,7 @@ async fn dial_some(
     for attempt in 0..=most {
         let enter =
             |wanted: &_, port: &_| passed.take_over((worker, caller), policy, (wanted, port));
-        let active = match selection.next_unbroken(worker, caller, policy, enter) {
+        let mut active = match selection.next_unbroken(worker, caller, policy, enter) {
             Ok(active) => active,
             Err(error) if attempt > 0 && error.is_for_want_of_endpoints() => break,
             Err(error) => return Err(error),
@@ -151,6 +151,7 @@ async fn dial_some(
         }
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
+            active.restart(clock::monotonic_ns());
         }
         selection.begin(&worker.metrics);
         let route = (policy, &**selection.port());

@@ -149,14 +149,18 @@ impl<'a> Attempts<'a> {
         let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
         loop {
             let wait = mem::take(&mut self.passed.wait);
-            self.exchange.pause(wait).await?;
+            if !wait.is_zero() {
+                self.exchange.pause(wait).await?;
+                active.restart(clock::monotonic_ns());
+            }
             self.exchange.attempts += 1;
             let result = self.attempt(active, request).await;
             match self.judge(result) {
                 Step::Done(result) => return result,
-                Step::Again(next, again, wait) => {
+                Step::Again(mut next, again, wait) => {
                     if !wait.is_zero() {
                         sleep(wait).await;
+                        next.restart(clock::monotonic_ns());
                     }
                     (active, request) = (next, again);
                 }

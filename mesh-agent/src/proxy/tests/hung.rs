@@ -9,7 +9,8 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, http1_server, server, snapshot, text};
+use super::fixture::{DIALLED, Node, http1_server, server, snapshot, text};
+use crate::net::clock;
 use crate::state::http_route::HttpRoute;
 use crate::state::traffic_policy::TrafficPolicy;
 use crate::traffic::fixture::Fixture;
@@ -58,6 +59,31 @@ async fn an_endpoint_that_never_answers_is_the_slowest_of_all() {
     }
     let asked = count.load(Ordering::Relaxed);
     assert!(asked <= 3, "{asked}");
+}
+
+#[tokio::test]
+async fn a_wait_before_a_retry_makes_no_endpoint_slow() {
+    let (bad, _bad) = http1_server(|_| {
+        let mut response = text("bad");
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        response
+    })
+    .await;
+    let (good, _good) = http1_server(|_| text("good")).await;
+    let policy = json!({"loadBalancing": {"algorithm": "PeakEwma"},
+        "retries": {"on": ["503"], "backoff": {"base": "400ms", "max": "400ms"}, "budget": {"percent": 100}}});
+    let node = Node::guarded("http", &[bad, good], &policy);
+    while node.metric_now(&["mesh_proxy_retries_total"]) < 8 {
+        let answer = node.raw(GET).await;
+        assert!(answer.ends_with("good"), "{answer}");
+    }
+    let views = node.proxy().shared.views.load();
+    let port = views.port(&DIALLED.into()).expect("a service");
+    let cost_ns = port.endpoints[1]
+        .live
+        .latency
+        .cost(0, 1.0, clock::monotonic_ns());
+    assert!(cost_ns < 100e6, "{cost_ns}");
 }
 
 #[tokio::test]

@@ -186,6 +186,11 @@ impl Active {
         &self.endpoint
     }
 
+    /// It is asked only now: that it had to wait until then says nothing about how slow it is.
+    pub(crate) const fn restart(&mut self, now_ns: u64) {
+        self.started_ns = now_ns;
+    }
+
     /// The response has begun: now it is known how slow the endpoint is, and what follows is a stream.
     pub(crate) fn answered(&mut self, now_ns: u64) {
         if self.begun.is_none() {
