@@ -19,7 +19,6 @@ pub(crate) mod silence;
 pub(crate) mod upgrade;
 
 use std::convert::Infallible;
-use std::future::ready;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -111,21 +110,22 @@ impl Connection {
     }
 }
 
-/// Serves a connection to its end.
+/// Buffers to be set aside for a connection before it is served.
+pub(crate) const fn reserved(is_http2: bool) -> usize {
+    if is_http2 {
+        Serving::RESERVED
+    } else {
+        RESERVED_HTTP1
+    }
+}
+
+/// Serves a connection to its end. Its buffers are set aside.
 pub(crate) fn serve(
     worker: Arc<Worker>,
     caller: Box<Caller>,
     stream: Prefixed<stream::Stream>,
     is_http2: bool,
 ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> {
-    let reserved = if is_http2 {
-        Serving::RESERVED
-    } else {
-        RESERVED_HTTP1
-    };
-    if let Err(error) = caller.permit.reserve(reserved) {
-        return Box::pin(ready(Err(error)));
-    }
     let pulse = Arc::new(Pulse::new(timeouts(&worker, &caller), is_http2));
     let lane = worker.places.lane(caller.workload.number);
     let connection = Arc::new(Connection {

@@ -190,7 +190,7 @@ impl Metrics {
         );
         registry.register(
             "mesh_refused_connections",
-            "Connections that the proxy refused before it knew the protocol, by reason",
+            "Connections that the proxy refused before it read a request of them, by reason",
             self.refused.clone(),
         );
         registry.register(

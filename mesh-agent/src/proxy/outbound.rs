@@ -103,8 +103,8 @@ async fn forward(
         }
     };
     match detected {
-        Detected::Http1(first) => Ok(serve_http(worker, caller, stream, first, false)),
-        Detected::Http2(first) => Ok(serve_http(worker, caller, stream, first, true)),
+        Detected::Http1(first) => serve_http(worker, caller, stream, first, false),
+        Detected::Http2(first) => serve_http(worker, caller, stream, first, true),
         Detected::Opaque(first, dialled) => {
             let (first, routed) = way
                 .follow(worker, (&caller, &port), &mut stream, first)
@@ -154,8 +154,8 @@ async fn explain(
     error: Error,
 ) -> Result<Rest, Error> {
     match detect::detect_orphan(worker, &mut stream).await {
-        Detected::Http1(first) => Ok(serve_http(worker, caller, stream, first, false)),
-        Detected::Http2(first) => Ok(serve_http(worker, caller, stream, first, true)),
+        Detected::Http1(first) => serve_http(worker, caller, stream, first, false),
+        Detected::Http2(first) => serve_http(worker, caller, stream, first, true),
         Detected::Opaque(..) | Detected::Nothing => Err(end(worker, &caller, &stream, error)),
     }
 }
@@ -166,9 +166,16 @@ fn serve_http(
     stream: Stream,
     first: Bytes,
     is_http2: bool,
-) -> Rest {
+) -> Result<Rest, Error> {
+    if let Err(error) = caller.permit.reserve(http::reserved(is_http2)) {
+        if let Some(left_out) = worker.refusals.admit(clock::monotonic_ns()) {
+            let (original, workload) = (caller.original, &caller.workload.key);
+            tracing::warn!(%original, %workload, reason = error.reason(), %error, left_out, "connection refused");
+        }
+        return Err(end(worker, &caller, &stream, error));
+    }
     let stream = Prefixed::new(first, stream);
-    http::serve(Arc::clone(worker), caller, stream, is_http2)
+    Ok(http::serve(Arc::clone(worker), caller, stream, is_http2))
 }
 
 async fn service_port(worker: &Worker, caller: &Caller) -> Option<Arc<ServicePort>> {
@@ -190,7 +197,7 @@ fn refuse(worker: &Worker, stream: &TcpStream, error: &Error, peer: SocketAddr) 
     drop(socket::reset_on_close(stream));
 }
 
-/// A connection that ends before its protocol is known.
+/// A connection that ends before a request of it is read.
 fn end(worker: &Worker, caller: &Caller, stream: &Stream, error: Error) -> Error {
     worker.metrics.refused(error.reason());
     worker.metrics.failed(error.reason());

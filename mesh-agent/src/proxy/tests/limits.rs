@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fixture::{Node, eventually, http1_server, server, text, within};
+use super::fixture::{Node, eventually, http1_server, http2_client, server, text, within};
 use crate::proxy::Config;
 
 #[tokio::test]
@@ -26,6 +28,22 @@ async fn connections_beyond_the_limit_of_a_workload_are_reset() {
     eventually("one connection", || node.proxy().connections() == 1).await;
     let _third = node.connect().await;
     eventually("two connections", || node.proxy().connections() == 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_buffers_is_reset_and_counted() {
+    let (endpoint, _server) = http1_server(|_| text("reached")).await;
+    let mut config = Config::default();
+    config.limits.workload_buffered_bytes = 1024 * 1024;
+    let node = Node::start_with("http2", &[endpoint], config);
+    let _first = http2_client::<Full<Bytes>>(&node).await;
+    node.metric(&["mesh_proxy_buffered_bytes"], 1024 * 1024)
+        .await;
+    assert!(node.resets(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await);
+    for series in ["mesh_refused_connections_total", "mesh_proxy_errors_total"] {
+        let parts = [series, r#"reason="buffer-limit""#];
+        assert_eq!(node.metric(&parts, 1).await, 1);
+    }
 }
 
 #[tokio::test]
