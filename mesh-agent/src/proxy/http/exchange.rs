@@ -282,6 +282,19 @@ impl Exchange {
         self.connection.worker.metrics.failed("upstream");
     }
 
+    /// Why the proxy has ended it; nothing where the client has.
+    fn cut(&self, is_due: bool) -> Option<Error> {
+        if is_due && self.is_overdue_in(Duration::ZERO) {
+            Some(Error::Deadline)
+        } else if self.connection.worker.closing.is_cancelled() {
+            Some(Error::Draining)
+        } else if self.connection.pulse.is_idle() {
+            Some(Error::Idle)
+        } else {
+            None
+        }
+    }
+
     const fn protocol(&self) -> &'static str {
         if self.is_grpc { "grpc" } else { "http" }
     }
@@ -344,8 +357,8 @@ impl Drop for Exchange {
             self.connection.pulse.answer.set_due(None);
         }
         if !self.is_complete && self.reason.is_none() {
-            if is_due && self.is_overdue_in(Duration::ZERO) {
-                self.failed(&Error::Deadline);
+            if let Some(error) = self.cut(is_due) {
+                self.failed(&error);
             } else {
                 self.flags = "DC";
                 self.reason = Some("downstream");

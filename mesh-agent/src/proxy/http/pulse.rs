@@ -44,6 +44,8 @@ pub(crate) struct Pulse {
     heads_come: AtomicU32,
     /// A request has come or ended.
     has_served: AtomicBool,
+    /// Requests are under way, and no byte has moved for too long.
+    is_idle: AtomicBool,
     /// The connection has reached its age.
     is_aged: AtomicBool,
     /// The connection is no longer HTTP.
@@ -96,6 +98,7 @@ impl Pulse {
             is_head_open: AtomicBool::new(false),
             heads_come: AtomicU32::new(0),
             has_served: AtomicBool::new(false),
+            is_idle: AtomicBool::new(false),
             is_aged: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_between: AtomicBool::new(true),
@@ -123,6 +126,11 @@ impl Pulse {
     /// Requests under way.
     pub(crate) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection ends because no byte of its requests has moved for too long.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is old enough to be replaced by another.
@@ -184,6 +192,7 @@ impl Pulse {
             return Verdict::Overdue;
         }
         if !is_unoccupied && now - last.moved > self.timeouts.idle {
+            self.is_idle.store(true, Ordering::Relaxed);
             return Verdict::Overdue;
         }
         let is_mute = self.is_untouched() && now - self.opened > self.timeouts.first_byte;

@@ -65,16 +65,17 @@ pub(crate) async fn tunnel(mut exchange: Box<Exchange>, client: End, endpoint: E
     };
     let permit = &connection.caller.permit;
     let end = tokio::select! {
-        end = copy::both_ways(&mut client, &mut endpoint, permit, &counts, watch) => end,
-        () = connection.worker.closing.cancelled() => Ended::Idle,
+        end = copy::both_ways(&mut client, &mut endpoint, permit, &counts, watch) => Some(end),
+        () = connection.worker.closing.cancelled() => None,
     };
     let (received, sent) = counts.load();
     exchange.fate.get_or_insert_default().add(received);
     exchange.add_response_bytes(sent);
     match end {
-        Ended::Finished => exchange.complete(),
-        Ended::Idle => exchange.failed(&Error::Idle),
-        Ended::Left(error) => exchange.failed(&Error::Downstream(error)),
-        Ended::Right(error) => exchange.failed(&Error::UpstreamIo(error)),
+        Some(Ended::Finished) => exchange.complete(),
+        Some(Ended::Idle) => exchange.failed(&Error::Idle),
+        Some(Ended::Left(error)) => exchange.failed(&Error::Downstream(error)),
+        Some(Ended::Right(error)) => exchange.failed(&Error::UpstreamIo(error)),
+        None => exchange.failed(&Error::Draining),
     }
 }

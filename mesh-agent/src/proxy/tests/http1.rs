@@ -402,6 +402,24 @@ async fn websocket_and_connect_become_tunnels() {
 }
 
 #[tokio::test]
+async fn a_tunnel_that_the_deadline_of_a_drain_cuts_is_told_so() {
+    let (endpoint, _server) = server(switch).await;
+    let node = Node::start("http", &[endpoint]);
+    let mut stream = node.connect().await;
+    let request = b"CONNECT db.shop:5432 HTTP/1.1\r\nHost: db.shop:5432\r\n\r\n";
+    stream.write_all(request).await.expect("writes");
+    response(&mut stream).await;
+    stream.write_all(b"ping").await.expect("writes");
+    let mut echo = [0; 4];
+    within(stream.read_exact(&mut echo)).await.expect("reads");
+    within(node.proxy().drain(Duration::from_millis(50))).await;
+    node.metric(&["istio_requests_total", r#"response_flags="LR""#], 1)
+        .await;
+    node.metric(&["mesh_proxy_errors_total", r#"reason="draining""#], 1)
+        .await;
+}
+
+#[tokio::test]
 async fn a_switch_that_nobody_asked_for_is_an_error() {
     let (endpoint, _server) = server(switch).await;
     let node = Node::start("http", &[endpoint]);

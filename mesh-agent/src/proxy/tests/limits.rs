@@ -1,5 +1,6 @@
 //! Bounds, back-pressure, and the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,8 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
-use super::fixture::{Node, eventually, http1_server, http2_client, server, text, within};
+use super::fixture::{
+    Node, PATIENCE, eventually, http1_server, http2_client, server, text, within,
+};
 use crate::proxy::Config;
 
 #[tokio::test]
@@ -173,6 +178,52 @@ async fn a_drain_ends_at_its_deadline() {
     eventually("no connection", || node.proxy().connections() == 0).await;
 }
 
+/// A server that begins an answer which does not end.
+async fn endless() -> (SocketAddr, JoinHandle<()>) {
+    server(async |mut stream| {
+        stream.read_buf(&mut Vec::with_capacity(1024)).await?;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc";
+        stream.write_all(head).await?;
+        tokio::time::sleep(PATIENCE).await;
+        Ok(())
+    })
+    .await
+}
+
+/// Sends a request, and waits for the begin of the answer.
+async fn begin(node: &Node) -> TcpStream {
+    let mut stream = node.connect().await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request).await.expect("writes");
+    within(stream.read_u8()).await.expect("reads");
+    stream
+}
+
+#[tokio::test]
+async fn a_request_that_the_deadline_of_a_drain_cuts_is_not_put_down_to_its_client() {
+    let (endpoint, _server) = endless().await;
+    let node = Node::start("http", &[endpoint]);
+    let _stream = begin(&node).await;
+    within(node.proxy().drain(Duration::from_millis(50))).await;
+    node.metric(&["istio_requests_total", r#"response_flags="LR""#], 1)
+        .await;
+    node.metric(&["mesh_proxy_errors_total", r#"reason="draining""#], 1)
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_idle_for_too_long_is_not_put_down_to_its_client() {
+    let (endpoint, _server) = endless().await;
+    let mut config = Config::default();
+    config.timeouts.idle = Duration::from_millis(200);
+    let node = Node::start_with("http", &[endpoint], config);
+    let _stream = begin(&node).await;
+    node.metric(&["istio_requests_total", r#"response_flags="SI""#], 1)
+        .await;
+    node.metric(&["mesh_proxy_errors_total", r#"reason="idle""#], 1)
+        .await;
+}
+
 #[tokio::test]
 async fn the_heart_beats() {
     let node = Node::start("http", &[]);
@@ -185,9 +236,9 @@ fn a_connection_costs_little_memory_while_it_waits() {
     fn size<F: Future>(
         _: impl FnOnce(
             Arc<crate::proxy::worker::Worker>,
-            tokio::net::TcpStream,
+            TcpStream,
             Arc<crate::net::netns::Netns>,
-            std::net::SocketAddr,
+            SocketAddr,
         ) -> F,
     ) -> usize {
         size_of::<F>()
