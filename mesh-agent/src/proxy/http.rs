@@ -223,11 +223,8 @@ macro_rules! drive {
                     }
                     if is_ending {
                         serving.as_mut().graceful_shutdown();
-                        let patience = connection.worker.config.timeouts.header;
-                        // A peer that does not answer the PING of a GOAWAY would keep it for ever.
-                        if ending.get_or_insert_with(Instant::now).elapsed() > patience
-                            && pulse.is_unoccupied()
-                        {
+                        let since = *ending.get_or_insert_with(Instant::now);
+                        if pulse.is_forsaken(since) {
                             break Course::Over;
                         }
                     } else if verdict == Verdict::Resting {

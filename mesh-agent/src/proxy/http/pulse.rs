@@ -173,6 +173,18 @@ impl Pulse {
         self.heads_come.store(come, Ordering::Relaxed);
     }
 
+    /// Whether a connection that was asked to end at `since` waits in vain for its client, who may take its answers slowly, but
+    /// would keep it for ever if it did not answer the PING of a GOAWAY. To be asked after a look.
+    pub(crate) fn is_forsaken(&self, since: Instant) -> bool {
+        let Timeouts { header, idle, .. } = self.timeouts;
+        // Full buffers of the kernel take nothing until the client has read a good part of them.
+        let is_flushed = self.is_flushed.load(Ordering::Relaxed);
+        let patience = if is_flushed { header } else { idle };
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still = last.moved.max(since).elapsed() > patience;
+        self.is_unoccupied() && (is_still || since.elapsed() > idle)
+    }
+
     /// Compares with the last look.
     pub(crate) fn look(&self) -> Verdict {
         let now = Instant::now();

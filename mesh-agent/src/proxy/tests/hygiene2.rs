@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, http2_client, server, text, within};
+use super::fixture::{Node, http1_server, http2_client, server, text, within};
 use crate::proxy::Config;
 use crate::proxy::config::Timeouts;
 use crate::traffic::path::Mode;
@@ -862,6 +862,54 @@ async fn an_old_or_idle_connection_ends_though_its_client_does_not_answer() {
         // The PING that comes with GOAWAY is not answered.
         assert_eq!(raw.end().await, Some(0));
     }
+}
+
+#[tokio::test]
+async fn a_drain_leaves_slow_clients_the_whole_answer() {
+    // What a client takes that says nothing of its windows, and what it takes in steps.
+    const AT_ONCE: usize = 65_535;
+    const STEPS: usize = 25;
+    const STEP: usize = 400;
+    let body = "x".repeat(AT_ONCE + STEPS * STEP);
+    let (address, _server) = http1_server(move |_| text(body.clone())).await;
+    let config = Config {
+        timeouts: Timeouts {
+            header: Duration::from_secs(1),
+            ..Timeouts::default()
+        },
+        ..Config::default()
+    };
+    let node = Node::start_with("http", &[address], config);
+    let mut raw = Raw::connect(&node).await;
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request(&[])))
+        .await;
+    // Its last part waits in the proxy.
+    node.metric(&["istio_requests_total", r#"response_code="200""#], 1)
+        .await;
+    let reading = async {
+        let mut came = 0;
+        for step in 0..=STEPS {
+            while came < AT_ONCE + step * STEP {
+                let (kind, _, _, payload) = raw.receive().await.expect("the whole answer");
+                if kind == DATA {
+                    came += payload.len();
+                }
+            }
+            // In all more than twice as long as a client is waited for that takes nothing.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let more = u32::try_from(STEP).expect("small").to_be_bytes();
+            raw.send(
+                &[
+                    frame(WINDOW_UPDATE, 0, 0, &more),
+                    frame(WINDOW_UPDATE, 0, 1, &more),
+                ]
+                .concat(),
+            )
+            .await;
+        }
+    };
+    let drain = node.proxy().drain(super::fixture::PATIENCE);
+    within(async { tokio::join!(drain, reading) }).await;
 }
 
 #[tokio::test]

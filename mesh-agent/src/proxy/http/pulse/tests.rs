@@ -1,10 +1,11 @@
 //! Time limits on a paused clock, and what makes a connection ambiguous.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-use tokio::time::advance;
+use tokio::time::{Instant, advance, timeout};
 
 use super::{Beating, Pulse, Verdict};
 use crate::proxy::config::Timeouts;
@@ -52,6 +53,32 @@ async fn a_connection_without_requests_is_retired_after_a_while() {
         pulse.has_read();
         assert_eq!(watch(&pulse, |_| ()).await, (Verdict::Retire, 101));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_to_end_waits_for_a_client_that_takes_its_time() {
+    let pulse = Arc::new(pulse(true));
+    let (near, mut far) = duplex(10);
+    let mut near = Beating::new(near, Arc::clone(&pulse));
+    let since = Instant::now();
+    let is_forsaken_in = async |seconds| {
+        for _ in 0..seconds {
+            advance(Duration::from_secs(1)).await;
+            pulse.look();
+        }
+        pulse.is_forsaken(since)
+    };
+    let mut sending = pin!(async {
+        near.write_all(&[0; 20]).await.expect("writes");
+        near.flush().await.expect("flushes");
+    });
+    let second = Duration::from_secs(1);
+    assert!(timeout(second, sending.as_mut()).await.is_err());
+    assert!(!is_forsaken_in(20).await, "bytes wait");
+    far.read_exact(&mut [0; 10]).await.expect("reads");
+    timeout(second, sending).await.expect("has room");
+    assert!(!is_forsaken_in(10).await, "bytes have moved");
+    assert!(is_forsaken_in(2).await);
 }
 
 #[tokio::test(start_paused = true)]
