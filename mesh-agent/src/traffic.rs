@@ -8,6 +8,7 @@ pub mod concurrency;
 pub mod deadline;
 pub mod ejection;
 pub mod fault;
+pub mod fields;
 pub mod health;
 pub mod hedge;
 pub mod limit;

@@ -8,6 +8,7 @@ mod failover;
 mod fixture;
 mod health;
 mod http1;
+mod hosts;
 mod http2;
 mod hung;
 mod hygiene1;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
+use http::header;
 
 use crate::state::route::NameMatch;
 use crate::state::traffic_policy::resilience::grpc_failure;
 use crate::state::traffic_policy::shaping::{self, FaultSource};
-use crate::traffic::route::condition::field;
+use crate::traffic::fields::Fields;
 use crate::traffic::route::text::TextMatch;
 
 /// Faults of one target, in order.
@@ -69,12 +70,12 @@ impl Faults {
     /// `random` gives numbers that are evenly distributed.
     pub fn draw(
         &self,
-        headers: &HeaderMap,
+        fields: &Fields<'_>,
         source: &Source<'_>,
         mut random: impl FnMut() -> u32,
     ) -> Injection {
         let mut injection = Injection::default();
-        for fault in self.0.iter().filter(|it| it.matches(headers, source)) {
+        for fault in self.0.iter().filter(|it| it.matches(fields, source)) {
             if let Some((delay, percent)) = fault.delay
                 && is_drawn(percent, random())
             {
@@ -113,18 +114,27 @@ impl Fault {
         })
     }
 
-    fn matches(&self, headers: &HeaderMap, source: &Source<'_>) -> bool {
+    fn matches(&self, fields: &Fields<'_>, source: &Source<'_>) -> bool {
         let from = self.sources.is_empty() || self.sources.iter().any(|it| is_from(it, source));
-        from && self
-            .headers
-            .iter()
-            .all(|(name, wanted)| field(headers, name).is_some_and(|value| wanted.is_match(&value)))
+        let mut headers = self.headers.iter();
+        from && headers.all(|(name, wanted)| {
+            fields
+                .get(name)
+                .is_some_and(|value| wanted.is_match(&value))
+        })
     }
 }
 
 fn compile_header(from: &NameMatch) -> Option<(HeaderName, TextMatch)> {
     let name = HeaderName::try_from(&from.name).ok()?;
     let wanted = TextMatch::new(from.kind, &from.value).ok()?;
+    // Hosts are compared in their one spelling.
+    let is_host = name == header::HOST;
+    let wanted = if is_host {
+        wanted.in_small_letters()
+    } else {
+        wanted
+    };
     Some((name, wanted))
 }
 
@@ -142,6 +152,7 @@ fn is_drawn(percent: u32, random: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use serde_json::{Value, json};
 
     use super::*;
@@ -163,6 +174,13 @@ mod tests {
         headers
     }
 
+    fn of(headers: &HeaderMap) -> Fields<'_> {
+        Fields {
+            headers,
+            authority: None,
+        }
+    }
+
     #[test]
     fn the_share_of_requests_is_as_told() {
         let faults = faults(json!([
@@ -174,7 +192,8 @@ mod tests {
             let mut draws = [index % 100, index / 100]
                 .map(|it| it * (u32::MAX / 100))
                 .into_iter();
-            let injection = faults.draw(&HeaderMap::new(), &CLIENT, || draws.next().unwrap());
+            let headers = HeaderMap::new();
+            let injection = faults.draw(&of(&headers), &CLIENT, || draws.next().unwrap());
             delayed += u32::from(injection.delay == Duration::from_secs(2));
             aborted += u32::from(injection.abort == Some(Abort::Status(503)));
         }
@@ -197,7 +216,7 @@ mod tests {
         }]));
         let mut matching = headers("x-test", "yes");
         matching.insert("x-user", "bbb".parse().unwrap());
-        let touched = |headers: &HeaderMap, source| faults.draw(headers, &source, || 0).abort;
+        let touched = |headers: &HeaderMap, source| faults.draw(&of(headers), &source, || 0).abort;
         assert_eq!(touched(&matching, CLIENT), Some(Abort::Grpc(14)));
         let elsewhere = Source {
             namespace: "bank",
@@ -215,12 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_what_the_request_names_in_whatever_letters() {
+        let host = json!({"name": "Host", "value": "Web.Shop:80"});
+        let faults = faults(json!([{"headers": [host], "abort": {"status": 503}}]));
+        let headers = HeaderMap::new();
+        for (authority, is_touched) in [("web.shop:80", true), ("web.shop", false)] {
+            let fields = Fields {
+                authority: Some(authority),
+                ..of(&headers)
+            };
+            let abort = faults.draw(&fields, &CLIENT, || 0).abort;
+            assert_eq!(abort.is_some(), is_touched, "{authority}");
+        }
+    }
+
+    #[test]
     fn delays_add_up_and_the_first_abort_holds() {
         let faults = faults(json!([
             {"delay": {"fixed": "1s"}, "abort": {"status": 500}},
             {"delay": {"fixed": "500ms"}, "abort": {"status": 501}},
         ]));
-        let injection = faults.draw(&HeaderMap::new(), &CLIENT, || 0);
+        let injection = faults.draw(&of(&HeaderMap::new()), &CLIENT, || 0);
         assert_eq!(injection.delay, Duration::from_millis(1500));
         assert_eq!(injection.abort, Some(Abort::Status(500)));
     }

@@ -28,11 +28,13 @@ pub mod text;
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 use http::{HeaderMap, Method};
 
 /// The head of a request, as routing sees it: after the path has been normalised.
 #[derive(Clone, Copy, Debug)]
+use super::fields::Fields;
+
 pub struct Request<'a> {
     /// The host that it names, without a port.
     pub host: Option<&'a str>,
@@ -51,12 +53,12 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The value of a field, several combined. That of `host` is the authority, which HTTP/2 sends in another place.
+    /// The value of a field, several combined.
     fn field(&self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-        if *name == header::HOST {
-            return self.authority.map(|it| Cow::Borrowed(it.as_bytes()));
-        }
-        condition::field(self.headers, name)
+        let Self {
+            headers, authority, ..
+        } = *self;
+        Fields { headers, authority }.get(name)
     }
 }
 

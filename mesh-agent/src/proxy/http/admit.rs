@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::sleep;
 
@@ -20,6 +21,7 @@ use crate::proxy::policy::concurrency::Running;
 use crate::proxy::policy::limits::Limit;
 use crate::proxy::view::ServicePort;
 use crate::proxy::worker::Worker;
+use crate::traffic::fields::Fields;
 
 /// What an admitted request holds until its response has ended, and what its client is told of limits.
 #[derive(Debug, Default)]
@@ -99,7 +101,7 @@ pub(crate) async fn request(
     exchange: &mut Exchange,
     policy: &Policy,
     backend: &ServicePort,
-    headers: &HeaderMap,
+    fields: Fields<'_>,
 ) -> Result<(), Error> {
     let connection = Arc::clone(&exchange.connection);
     if connection.caller.is_turned_away {
@@ -115,7 +117,7 @@ pub(crate) async fn request(
             &limits,
             worker,
             &connection.caller,
-            Some(headers),
+            Some(fields),
             "requests",
         );
         let is_refused = quota.as_ref().is_some_and(|quota| quota.is_refused);
@@ -129,7 +131,7 @@ pub(crate) async fn request(
     if entered.is_err() {
         // Who is shed has not had what the limits let through.
         for limit in &limits {
-            limit.give_back(&connection.caller, Some(headers));
+            limit.give_back(&connection.caller, Some(fields));
         }
         exchange.admitted.quota = None;
     }
@@ -150,9 +152,13 @@ pub(crate) fn take_over(
     let (quota, delay) = if limits.is_empty() {
         (None, Duration::ZERO)
     } else {
-        let headers = original.headers();
+        let head = original.head();
+        let fields = head.as_ref().map(|(headers, authority)| Fields {
+            headers,
+            authority: authority.as_ref().map(Authority::as_str),
+        });
         let Connection { worker, caller, .. } = &*exchange.connection;
-        take(&limits, worker, caller, headers.as_deref(), "requests")
+        take(&limits, worker, caller, fields, "requests")
     };
     let is_refused = quota.as_ref().is_some_and(|quota| quota.is_refused);
     exchange.admitted.note(quota);
@@ -291,14 +297,14 @@ fn take(
     limits: &[&Arc<Limit>],
     worker: &Worker,
     caller: &Caller,
-    headers: Option<&HeaderMap>,
+    fields: Option<Fields<'_>>,
     what: &'static str,
 ) -> (Option<Box<Quota>>, Duration) {
     let now_ns = clock::monotonic_ns();
     let mut quota: Option<Quota> = None;
     let mut longest = (0, None);
     for (index, limit) in limits.iter().enumerate() {
-        match limit.take(now_ns, caller, headers) {
+        match limit.take(now_ns, caller, fields) {
             Ok(granted) => {
                 if granted.delay_ns > longest.0 {
                     longest = (granted.delay_ns, Some(*limit));
@@ -317,7 +323,7 @@ fn take(
             }
             Err(refused) => {
                 for taken in limits.iter().take(index) {
-                    taken.give_back(caller, headers);
+                    taken.give_back(caller, fields);
                 }
                 worker
                     .metrics

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::exchange::Exchange;
 use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
 use crate::traffic::fault::{Abort, Source};
+use crate::traffic::fields::Fields;
 
 /// Longest delay of all faults together; one is at most as long.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -16,7 +17,7 @@ const LONGEST: Duration = Duration::from_mins(1);
 pub(crate) async fn inject(
     exchange: &Exchange,
     policy: &Policy,
-    headers: &HeaderMap,
+    fields: &Fields<'_>,
 ) -> Result<(), Error> {
     if policy.faults.0.is_empty() {
         return Ok(());
@@ -31,7 +32,7 @@ pub(crate) async fn inject(
     };
     let (mut delay, mut abort) = (Duration::ZERO, None);
     for level in &policy.faults.0 {
-        let drawn = level.faults.draw(headers, &source, rand::random);
+        let drawn = level.faults.draw(fields, &source, rand::random);
         if !drawn.delay.is_zero() {
             metrics.fault(&level.policy, "delay");
             delay = delay.saturating_add(drawn.delay).min(LONGEST);

@@ -106,8 +106,9 @@ async fn answer(
         wish.forgo_upgrade()?;
     }
     exchange.limit_time(&routed.policy, &parts.headers);
-    faults::inject(exchange, &routed.policy, &parts.headers).await?;
-    admit::request(exchange, &routed.policy, &routed.port, &parts.headers).await?;
+    let fields = wish.fields(&parts.headers);
+    faults::inject(exchange, &routed.policy, &fields).await?;
+    admit::request(exchange, &routed.policy, &routed.port, fields).await?;
     let origin = match &routed.ruled {
         Some(ruled) => filters::origin(ruled, parts),
         None => None,

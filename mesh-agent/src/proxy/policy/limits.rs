@@ -4,13 +4,14 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 
 use crate::net::clock;
 use crate::proxy::caller::Caller;
 use crate::state::object::ObjectKey;
 use crate::state::traffic_policy::TrafficPolicy;
 use crate::state::traffic_policy::shaping::{RateLimit, RateLimitMode};
+use crate::traffic::fields::Fields;
 use crate::traffic::limit::keyed::Keyed;
 use crate::traffic::limit::{Bucket, Granted, Rate, Refused, nanos};
 
@@ -159,17 +160,17 @@ impl Limit {
         &self,
         now_ns: u64,
         caller: &Caller,
-        headers: Option<&HeaderMap>,
+        fields: Option<Fields<'_>>,
     ) -> Result<Granted, Refused> {
-        self.take_for(self.key(caller, headers), now_ns, 1, self.patience_ns)
+        self.take_for(self.key(caller, fields), now_ns, 1, self.patience_ns)
     }
 
     /// Gives one token back.
-    pub(crate) fn give_back(&self, caller: &Caller, headers: Option<&HeaderMap>) {
+    pub(crate) fn give_back(&self, caller: &Caller, fields: Option<Fields<'_>>) {
         match &self.buckets {
             Buckets::One(bucket) => bucket.give_back(&self.rate, 1),
             Buckets::ByKey { shards, .. } => {
-                let key = self.key(caller, headers);
+                let key = self.key(caller, fields);
                 if let Some(shard) = shards.get(shard(key)) {
                     let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
                     shard.give_back(&self.rate, key, 1);
@@ -191,7 +192,7 @@ impl Limit {
     }
 
     /// What tells the caller's bucket from others.
-    pub(crate) fn key(&self, caller: &Caller, headers: Option<&HeaderMap>) -> u64 {
+    pub(crate) fn key(&self, caller: &Caller, fields: Option<Fields<'_>>) -> u64 {
         let Buckets::ByKey { parts, hasher, .. } = &self.buckets else {
             return 0;
         };
@@ -204,8 +205,13 @@ impl Limit {
                     hasher.write_u8(b'/');
                     hasher.write(caller.workload.service_account.as_bytes());
                 }
+                Part::Header(name) if *name == header::HOST => {
+                    // Each host has one spelling, whatever the version of HTTP.
+                    let authority = fields.and_then(|it| it.authority);
+                    hasher.write(authority.unwrap_or_default().as_bytes());
+                }
                 Part::Header(name) => {
-                    for value in headers.into_iter().flat_map(|it| it.get_all(name)) {
+                    for value in fields.into_iter().flat_map(|it| it.headers.get_all(name)) {
                         hasher.write(value.as_bytes());
                         // No byte of a value.
                         hasher.write_u8(0);

@@ -85,7 +85,7 @@ impl Algorithm {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HashOn {
-    /// Value of a request header.
+    /// Value of a request header; of `host` the host and port that the endpoint is asked for, by whatever version of HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
     /// Value of a cookie.

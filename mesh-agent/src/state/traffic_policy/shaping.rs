@@ -25,8 +25,9 @@ pub struct RateLimit {
     /// How many may come at once after a pause; absent: `requests`, `connections` or `bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u64>,
-    /// What has a bucket of its own: `sourceWorkload`, `sourceIdentity`, `header:NAME`; absent: one for all. At most
-    /// 10,000 buckets of a limit are kept; beyond that those are forgotten that are nearest to full.
+    /// What has a bucket of its own: `sourceWorkload`, `sourceIdentity`, `header:NAME` (of `host`: the host and port
+    /// that a request names, by whatever version of HTTP); absent: one for all. At most 10,000 buckets of a limit are kept;
+    /// beyond that those are forgotten that are nearest to full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<String>,
     /// What happens to what is too much.

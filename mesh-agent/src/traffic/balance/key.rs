@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{COOKIE, HeaderName, HeaderValue};
+use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Uri};
 
 use super::hash;
@@ -11,7 +11,7 @@ use crate::state::traffic_policy::balancing::HashOn;
 /// What of a request's head can be hashed.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
-    /// Its path and query.
+    /// Its path and query; of HTTP/2 also the host that it names.
     pub uri: &'a Uri,
     /// Its headers.
     pub headers: &'a HeaderMap,
@@ -20,7 +20,8 @@ pub struct Head<'a> {
 /// What is hashed, ready for use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// Value of a header; of several the first.
+    /// Value of a header; of several the first. That of `host` is the host that the endpoint is asked for, by whatever
+    /// version of HTTP.
     Header(HeaderName),
     /// Value of a cookie.
     Cookie(String),
@@ -64,6 +65,7 @@ impl Key {
         }
         let head = head?;
         match self {
+            Self::Header(name) if *name == HOST => host(head),
             Self::Header(name) => head.headers.get(name).map(HeaderValue::as_bytes),
             Self::Cookie(name) => cookie(head.headers, name),
             Self::Query(name) => query(head.uri.query()?, name).map(str::as_bytes),
@@ -72,6 +74,12 @@ impl Key {
         }
         .map(hash::of)
     }
+}
+
+/// What the authority of HTTP/2 says, or `host` of HTTP/1.1.
+fn host(head: Head<'_>) -> Option<&[u8]> {
+    let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
+    authority.or_else(|| Some(head.headers.get(HOST)?.as_bytes()))
 }
 
 /// The value of a cookie (RFC 6265, section 5.4: pairs separated by semicolons); of several the first. HTTP/2 may spread
@@ -150,6 +158,15 @@ mod tests {
         check(json!({"query": "flag"}), &head, Some(""));
         check(json!({"query": "use"}), &head, None);
         check(json!({"path": true}), &head, Some("/a/b"));
+    }
+
+    #[test]
+    fn a_host_is_the_same_by_whatever_version() {
+        let on = json!({"header": "Host"});
+        let first = head("/a", &[("host", "web")]);
+        check(on.clone(), &first, Some("web"));
+        check(on.clone(), &head("http://web/a", &[]), Some("web"));
+        check(on, &head("/a", &[]), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, Method};
+use http::Method;
+use http::header::HeaderName;
 
 use super::Request;
 use super::text::TextMatch;
@@ -50,23 +50,6 @@ impl Conditions {
 fn has_header(request: &Request<'_>, name: &HeaderName, wanted: &TextMatch) -> bool {
     let value = request.field(name);
     value.is_some_and(|value| wanted.is_match(&value))
-}
-
-/// The value of a field; several are combined (RFC 9110, 5.2; for cookies RFC 9113, 8.2.3).
-#[must_use]
-pub fn field<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    let Some(second) = values.next() else {
-        return Some(Cow::Borrowed(first.as_bytes()));
-    };
-    let separator: &[u8] = if name == header::COOKIE { b"; " } else { b", " };
-    let mut combined = first.as_bytes().to_vec();
-    for value in std::iter::once(second).chain(values) {
-        combined.extend_from_slice(separator);
-        combined.extend_from_slice(HeaderValue::as_bytes(value));
-    }
-    Some(Cow::Owned(combined))
 }
 
 fn has_parameter(query: Option<&str>, name: &str, wanted: &TextMatch) -> bool {
@@ -125,18 +108,5 @@ mod tests {
         assert_eq!(find("a=%zz%4", "a").as_deref(), Some("%zz%4"));
         assert_eq!(find("a=1+1", "a").as_deref(), Some("1+1"));
         assert_eq!(find("ab=1", "a"), None);
-    }
-
-    #[test]
-    fn several_values_of_a_field_are_combined() {
-        let mut headers = HeaderMap::new();
-        headers.append("x-a", HeaderValue::from_static("1"));
-        headers.append("x-a", HeaderValue::from_static("2"));
-        headers.append("cookie", HeaderValue::from_static("a=1"));
-        headers.append("cookie", HeaderValue::from_static("b=2"));
-        let name = HeaderName::from_static("x-a");
-        assert_eq!(field(&headers, &name).as_deref(), Some(&b"1, 2"[..]));
-        let cookies = field(&headers, &header::COOKIE);
-        assert_eq!(cookies.as_deref(), Some(&b"a=1; b=2"[..]));
     }
 }

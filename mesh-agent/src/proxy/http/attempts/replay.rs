@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Frame, SizeHint};
 
@@ -48,13 +50,14 @@ impl Original {
         }
     }
 
-    /// The fields of the request, as long as it is here.
-    pub(crate) fn headers(&self) -> Option<Cow<'_, HeaderMap>> {
+    /// The fields of the request, as long as it is here, and the host that it names.
+    pub(crate) fn head(&self) -> Option<(Cow<'_, HeaderMap>, Option<Authority>)> {
         if let Some(first) = &self.first {
-            return Some(Cow::Borrowed(first.headers()));
+            return Some((Cow::Borrowed(first.headers()), authority(first)));
         }
         let spare = self.spare.as_ref()?.request()?;
-        Some(Cow::Owned(spare.into_parts().0.headers))
+        let authority = authority(&spare);
+        Some((Cow::Owned(spare.into_parts().0.headers), authority))
     }
 
     /// The request as it came.
@@ -147,6 +150,12 @@ fn next<'t>(rest: &mut &'t [u8]) -> Option<&'t [u8]> {
     let (text, after) = after.split_at_checked(usize::from_ne_bytes(*length))?;
     *rest = after;
     Some(text)
+}
+
+/// The host that a clean request names: HTTP/2 has it in another place.
+fn authority<B>(request: &Request<B>) -> Option<Authority> {
+    let of_target = request.uri().authority().cloned();
+    of_target.or_else(|| Authority::try_from(request.headers().get(HOST)?.as_bytes()).ok())
 }
 
 fn is_short(body: &Upload, max: usize) -> bool {

@@ -13,6 +13,7 @@ use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
 use crate::proxy::view::ServicePort;
 use crate::proxy::view::routes::HttpRoutes;
+use crate::traffic::fields::Fields;
 use crate::traffic::path;
 
 /// What a request asks for, once its head has been found sound.
@@ -36,6 +37,14 @@ impl Wish {
     /// The host that it names, without the port.
     pub(crate) fn host(&self) -> Option<&str> {
         self.authority.as_ref().map(authority::host)
+    }
+
+    /// Its fields, as policies name them.
+    pub(crate) fn fields<'a>(&'a self, headers: &'a HeaderMap) -> Fields<'a> {
+        Fields {
+            headers,
+            authority: self.authority.as_ref().map(Authority::as_str),
+        }
     }
 
     /// Whether it may turn the connection into a tunnel. Such a connection serves no other request, whatever the answer.
