@@ -1,5 +1,6 @@
 //! Makes requests wait or fail because a traffic policy says so, for tests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -7,19 +8,24 @@ use http::StatusCode;
 use super::exchange::Exchange;
 use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
+use crate::proxy::policy::faults::Level;
+use crate::proxy::view::ServicePort;
 use crate::traffic::fault::{Abort, Source};
 use crate::traffic::fields::Fields;
 
 /// Longest delay of all faults together; one is at most as long.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// Does to a request what the faults of `policy` draw for it.
+/// Does to a request what the faults of `policy` draw for it, the policy of the rule that chose it, and those of `backend`,
+/// whose endpoints it is for.
 pub(crate) async fn inject(
     exchange: &Exchange,
     policy: &Policy,
+    backend: &ServicePort,
     fields: &Fields<'_>,
 ) -> Result<(), Error> {
-    if policy.faults.0.is_empty() {
+    let (levels, others) = (&policy.faults.0, &backend.policy.faults.0);
+    if levels.is_empty() && others.is_empty() {
         return Ok(());
     }
     let connection = &exchange.connection;
@@ -31,7 +37,8 @@ pub(crate) async fn inject(
         workload: &workload.key.name,
     };
     let (mut delay, mut abort) = (Duration::ZERO, None);
-    for level in &policy.faults.0 {
+    let is_new = |other: &&Arc<Level>| !levels.iter().any(|it| Arc::ptr_eq(it, other));
+    for level in levels.iter().chain(others.iter().filter(is_new)) {
         let drawn = level.faults.draw(fields, &source, rand::random);
         if !drawn.delay.is_zero() {
             metrics.fault(&level.policy, "delay");

@@ -107,7 +107,7 @@ async fn answer(
     }
     exchange.limit_time(&routed.policy, &parts.headers);
     let fields = wish.fields(&parts.headers);
-    faults::inject(exchange, &routed.policy, &fields).await?;
+    faults::inject(exchange, &routed.policy, &routed.port, &fields).await?;
     admit::request(exchange, &routed.policy, &routed.port, fields).await?;
     let origin = match &routed.ruled {
         Some(ruled) => filters::origin(ruled, parts),

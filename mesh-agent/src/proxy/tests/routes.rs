@@ -121,6 +121,32 @@ async fn a_request_goes_where_its_rule_sends_it() {
 }
 
 #[tokio::test]
+async fn the_faults_of_both_services_hold_for_a_request() {
+    let (web, _web) = named("web").await;
+    let (canary, _canary) = named("canary").await;
+    let rules = json!([{"backendRefs": to("canary")}]);
+    let registry = registry(web, &[("canary", canary)], &[("r", rules)]);
+    let fault = |service: &str, header: &str, status: u16| {
+        json!({"target": {"kind": "Service", "name": service},
+            "faults": [{"headers": [{"name": header, "value": "1"}], "abort": {"status": status}}]})
+    };
+    let registry = Fixture::from(registry)
+        .object::<TrafficPolicy>("asked", &fault("web", "x-a", 418))
+        .object::<TrafficPolicy>("sent", &fault("canary", "x-b", 451));
+    let node = node(registry.snapshot()).await;
+    for (header, status) in [("x-a", 418), ("x-b", 451), ("x-c", 200)] {
+        let response = get(&node, "/", &format!("{header}: 1\r\n")).await;
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(response.starts_with(&expected), "{response}");
+    }
+    for policy in ["asked", "sent"] {
+        let name = format!("policy_name=\"{policy}\"");
+        let injected = ["mesh_proxy_faults_total", &name];
+        assert_eq!(node.metric(&injected, 1).await, 1, "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn calls_without_a_route_or_backend_fail_in_their_own_words() {
     let (web, _web) = named("web").await;
     let rules = json!([{"matches": [{"path": {"value": "/gone"}}], "backendRefs": to("gone")}]);

@@ -89,6 +89,9 @@ impl Traffic {
             (Scope::Connections, requests || opaque),
             (Scope::Opaque, opaque),
             (Scope::Requests, requests),
+            (Scope::Dialled, dials(is_for_connections)),
+            (Scope::DialledRequests, dials(has_requests)),
+            (Scope::Dials, dials(is_for_connections)),
         ];
         let found = found.into_iter().filter(|(_, is_there)| *is_there);
         Self(found.map(|(scope, _)| scope).collect())
@@ -107,6 +110,9 @@ impl Traffic {
             () if !self.has(Scope::Connections) => {
                 format!("Service {key} is headless: who dials it passes the proxy by")
             }
+            () if !self.has(Scope::Dialled) => format!(
+                "Service {key} is headless: for who is sent there by a route holds what is said of the Service that was dialled"
+            ),
             () if self.has(Scope::Requests) => format!("every port of Service {key} speaks HTTP"),
             () => format!("no port of Service {key} speaks HTTP"),
         }

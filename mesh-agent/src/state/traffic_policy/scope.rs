@@ -20,6 +20,12 @@ pub enum Scope {
     Opaque,
     /// Requests.
     Requests,
+    /// Connections that pass the proxy because somebody has dialled the service, and the requests on them.
+    Dialled,
+    /// Requests of those who have dialled the service.
+    DialledRequests,
+    /// Whatever has dialled the service; it need not pass the proxy for this.
+    Dials,
 }
 
 impl Scope {
@@ -32,7 +38,7 @@ impl Scope {
     /// Whether it acts on opaque connections, and only the proxy can do it.
     #[must_use]
     pub const fn is_for_opaque(self) -> bool {
-        matches!(self, Self::Connections | Self::Opaque)
+        matches!(self, Self::Connections | Self::Opaque | Self::Dialled)
     }
 }
 
@@ -73,15 +79,15 @@ impl TrafficPolicySpec {
             (
                 "timeouts",
                 timeouts.as_ref().is_some_and(has_deadline),
-                Scope::Requests,
+                Scope::DialledRequests,
             ),
-            ("hedging", hedging.is_some(), Scope::Requests),
+            ("hedging", hedging.is_some(), Scope::DialledRequests),
             (
                 "adaptiveConcurrency",
                 adaptive_concurrency.is_some(),
                 Scope::Requests,
             ),
-            ("priority", priority.is_some(), Scope::Requests),
+            ("priority", priority.is_some(), Scope::DialledRequests),
             ("faults", !faults.is_empty(), Scope::Requests),
         ];
         parts.extend(said(whole));
@@ -193,13 +199,16 @@ fn of_breaker(spec: &CircuitBreaker) -> impl Iterator<Item = Part> + use<> {
     ])
 }
 
-/// Of opaque connections only that is tried again which no endpoint has taken.
+/// Those of the service that was dialled hold, wherever a route has led. Of opaque connections only that is tried again which
+/// no endpoint has taken; that nothing is holds for all.
 fn of_retries(spec: &Retries) -> Part {
-    let is_for_all = spec.attempts > 0 && spec.on.iter().any(|it| it == "connect-failure");
-    let scope = if is_for_all {
-        Scope::Connections
+    let is_for_all = spec.on.iter().any(|it| it == "connect-failure");
+    let scope = if spec.attempts == 0 {
+        Scope::Dials
+    } else if is_for_all {
+        Scope::Dialled
     } else {
-        Scope::Requests
+        Scope::DialledRequests
     };
     (Cow::Borrowed("retries"), scope)
 }

@@ -54,6 +54,12 @@ fn what_speaks_of_requests_needs_a_port_with_requests() {
     // A connection that was refused is tried again.
     let spec = json!({"retries": {}, "outlierDetection": {"consecutiveLocalFailures": 1}});
     assert_eq!(told(&store, "Accepted", &spec), accepted(""));
+    // Or is not: a route would else lead through a proxy that does so.
+    let spec = json!({"retries": {"attempts": 0}});
+    assert_eq!(told(&store, "Accepted", &spec), accepted(""));
+    let spec = json!({"retries": {"on": ["5xx"]}});
+    let expected = idle(&format!("spec.retries: {why}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
 
     put_service(&store, "web", &[("http", 80, "http")]);
     told(&store, "Accepted", &json!({"faults": faults}));
@@ -109,16 +115,28 @@ fn headless_service_is_checked_and_guarded_where_somebody_sends_to_it() {
         store.apply(change).expect("it is there");
     };
     put(&store, Kind::HttpRoute, "r", &route);
-    assert_eq!(said(&store, "Accepted"), accepted(""));
+    let not_dialled = "no effect, Service shop/web is headless: for who is sent there by a route holds what is said of the \
+         Service that was dialled";
+    let but_retries = accepted(&format!("spec.retries: {not_dialled}"));
+    assert_eq!(said(&store, "Accepted"), but_retries);
     delete(Kind::HttpRoute, "r");
     assert_eq!(said(&store, "Accepted"), nothing);
 
     let failover = json!({"target": {"kind": "Service", "name": "front"},
         "loadBalancing": {"failover": [{"service": "web"}]}});
     put(&store, Kind::TrafficPolicy, "front", &failover);
-    assert_eq!(said(&store, "Accepted"), accepted(""));
+    assert_eq!(said(&store, "Accepted"), but_retries);
     delete(Kind::TrafficPolicy, "front");
     assert_eq!(said(&store, "Accepted"), nothing);
+
+    put(&store, Kind::HttpRoute, "r", &route);
+    let spec = json!({"retries": {}, "timeouts": {"request": "1s"}, "hedging": {"after": "p95"},
+        "priority": "High"});
+    let fields = "spec.retries, spec.timeouts, spec.hedging, spec.priority";
+    let expected = idle(&format!("{fields}: {not_dialled}"));
+    assert_eq!(told(&store, "Accepted", &spec), expected);
+    let spec = json!({"faults": [{"abort": {"status": 503}}], "rateLimits": [{"requests": 1}]});
+    assert_eq!(told(&store, "Accepted", &spec), accepted(""));
 }
 
 #[test]
