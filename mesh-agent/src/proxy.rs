@@ -10,6 +10,7 @@ pub mod explain;
 
 pub(crate) mod access_log;
 pub(crate) mod breakers;
+pub(crate) mod budget;
 pub(crate) mod caller;
 pub(crate) mod connect;
 pub(crate) mod detect;

@@ -43,9 +43,14 @@ impl Dial {
 
 /// Connects to an endpoint. A refusal puts it aside for a while.
 pub(crate) async fn dial(worker: &Worker, dial: &Dial) -> Result<Stream, Error> {
-    let result = dial_once(worker, dial).await;
-    let endpoint = &dial.endpoint;
-    match &result {
+    let result = reach(worker, dial).await;
+    judge(worker, &dial.endpoint, &result);
+    result
+}
+
+/// What came of a connection says whether others should leave the endpoint alone for a while.
+pub(crate) fn judge<T>(worker: &Worker, endpoint: &Endpoint, result: &Result<T, Error>) {
+    match result {
         Ok(_) => endpoint.live.accepted(),
         Err(error) if error.blames_endpoint() => {
             if endpoint.live.vitals.refused() {
@@ -55,10 +60,10 @@ pub(crate) async fn dial(worker: &Worker, dial: &Dial) -> Result<Stream, Error> 
         }
         Err(_) => {}
     }
-    result
 }
 
-async fn dial_once(worker: &Worker, dial: &Dial) -> Result<Stream, Error> {
+/// Connects to an endpoint; what comes of it is left to the caller to [`judge`], who has more to say to the endpoint.
+pub(crate) async fn reach(worker: &Worker, dial: &Dial) -> Result<Stream, Error> {
     let endpoint = &dial.endpoint;
     let failed = |source: io::Error| Error::Connect {
         endpoint: endpoint.address,

@@ -240,13 +240,13 @@ impl Error {
     #[must_use]
     pub fn is_failure_of_service(&self) -> bool {
         match self {
-            Self::Upstream { .. } | Self::Handshake { .. } | Self::ResponseTimeout(_) => true,
+            Self::Upstream { .. } | Self::ResponseTimeout(_) => true,
             _ => self.blames_endpoint(),
         }
     }
 
-    /// Whether the endpoint is to blame, so that others should leave it alone for a while: it refused, or is not
-    /// there. A route that the caller's namespace lacks says nothing about the endpoint.
+    /// Whether the endpoint is to blame, so that others should leave it alone for a while: it refused, is not there,
+    /// or speaks another protocol. A route that the caller's namespace lacks says nothing about the endpoint.
     #[must_use]
     pub fn blames_endpoint(&self) -> bool {
         match self {
@@ -257,7 +257,7 @@ impl Error {
                     | io::ErrorKind::TimedOut
                     | io::ErrorKind::HostUnreachable
             ),
-            Self::ConnectTimeout(_) => true,
+            Self::ConnectTimeout(_) | Self::Handshake { .. } => true,
             _ => false,
         }
     }

@@ -102,6 +102,11 @@ impl Selection {
         }
     }
 
+    /// The service port whose endpoints are wanted.
+    pub(crate) const fn wanted(&self) -> &Arc<ServicePort> {
+        &self.wanted
+    }
+
     /// The service port that the last choice was made for.
     pub(crate) fn port(&self) -> &Arc<ServicePort> {
         self.substitute.as_ref().unwrap_or(&self.wanted)

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::budget;
 use super::caller::Caller;
 use super::connect::{self, Dial};
 use super::error::Error;
@@ -34,7 +35,6 @@ use crate::net::socket;
 use crate::net::stream::Stream;
 use crate::traffic::breaker::Evidence;
 use crate::traffic::retry::Outcome;
-use crate::traffic::retry::budget::Extra;
 use record::Record;
 
 /// A connection to an endpoint.
@@ -52,8 +52,8 @@ pub(crate) struct Dialled {
     pub(crate) places: Vec<Place>,
 }
 
-/// Connects to an endpoint of `port` that takes the connection; where one refuses another is tried. `policy` is that of
-/// the service that was dialled, and holds as well.
+/// Connects to an endpoint of `port` that takes the connection; where one refuses another is tried as `policy` says, that of
+/// the service that was dialled. Its guards hold beside those of `port`.
 pub(crate) async fn dial(
     worker: &Worker,
     caller: &Caller,
@@ -122,17 +122,14 @@ async fn dial_some(
     (policy, port): (&Policy, &Arc<ServicePort>),
     passed: &mut Passed,
 ) -> Result<Dialled, Error> {
-    let plan = attempts::plan(&port.policy);
-    if let Some(spending) = &port.policy.extra.budget {
-        spending.budget.request(clock::monotonic_ns());
-    }
+    let plan = attempts::plan(policy);
     let most = if plan.wants(Outcome::ConnectFailure, false) {
         plan.attempts
     } else {
         0
     };
     let mut selection = Selection::of_connection(Arc::clone(port), caller);
-    let mut last = Error::NoEndpoint;
+    let mut failed: Option<(Arc<Endpoint>, Error)> = None;
     for attempt in 0..=most {
         let enter =
             |wanted: &_, port: &_| passed.take_over((worker, caller), policy, (wanted, port));
@@ -141,13 +138,16 @@ async fn dial_some(
             Err(error) if attempt > 0 && error.is_for_want_of_endpoints() => break,
             Err(error) => return Err(error),
         };
+        let endpoint = active.endpoint();
         let mut wait = mem::take(&mut passed.wait);
-        if attempt > 0 {
-            if !may_spend(worker, port) {
+        if let Some((before, error)) = &failed {
+            if !budget::may_connect(worker, (policy, port), before, endpoint) {
                 break;
             }
-            worker.metrics.retried(last.reason());
+            worker.metrics.retried(error.reason());
             wait = wait.max(plan.backoff.wait(attempt - 1, rand::random()));
+        } else {
+            budget::of(policy, port).request(active.started_ns());
         }
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -155,7 +155,7 @@ async fn dial_some(
         }
         selection.begin(&worker.metrics);
         let route = (policy, &**selection.port());
-        match dial_one(worker, caller, route, active.endpoint()).await {
+        match dial_one(worker, caller, route, endpoint).await {
             Ok(stream) => {
                 active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
@@ -167,13 +167,13 @@ async fn dial_some(
                 });
             }
             Err(error) if error.is_retryable() || matches!(error, Error::BreakerOpen) => {
-                selection.avoid(active.endpoint());
-                last = error;
+                selection.avoid(endpoint);
+                failed = Some((Arc::clone(endpoint), error));
             }
             Err(error) => return Err(error),
         }
     }
-    Err(last)
+    Err(failed.map_or(Error::NoEndpoint, |(_, error)| error))
 }
 
 async fn dial_one(
@@ -201,18 +201,6 @@ fn evidence<T>(result: &Result<T, Error>) -> Evidence {
         Err(error) if error.blames_endpoint() => Evidence::Failure,
         Err(_) => Evidence::Nothing,
     }
-}
-
-/// Whether the budget, if there is one, has room for another attempt.
-fn may_spend(worker: &Worker, port: &ServicePort) -> bool {
-    let Some(spending) = &port.policy.extra.budget else {
-        return true;
-    };
-    let is_within = spending.budget.take(Extra::Retry, clock::monotonic_ns());
-    if !is_within {
-        worker.metrics.retry_refused("budget");
-    }
-    is_within
 }
 
 /// An opaque connection that is about to carry bytes.

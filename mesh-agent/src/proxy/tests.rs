@@ -1,14 +1,15 @@
 //! The whole proxy on real sockets, without root: the kernel's answers are fixed.
 
 mod balancing;
+mod budgets;
 mod crowded;
 mod ends;
 mod explain;
 mod failover;
 mod fixture;
 mod health;
-mod http1;
 mod hosts;
+mod http1;
 mod http2;
 mod hung;
 mod hygiene1;

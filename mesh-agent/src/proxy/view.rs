@@ -32,6 +32,7 @@ use crate::telemetry::access_log::Known;
 use crate::traffic::authz;
 use crate::traffic::balance::plan::Plan;
 use crate::traffic::hedge::{self, Usual};
+use crate::traffic::retry::budget::Budget;
 use crate::traffic::route::split::{Stranger, Target};
 use crate::traffic::route::stream::StreamTable;
 use crate::traffic::session;
@@ -218,6 +219,8 @@ pub(crate) struct ServicePort {
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     learned: AtomicU8,
+    /// What retries are taken out of where no policy speaks of them.
+    pub(crate) budget: Budget,
     /// Series of what failed before an endpoint was chosen, by caller.
     series: Handles<SeriesKey, Series>,
     /// Counters of choices; none where there are too many.

@@ -26,6 +26,7 @@ use super::exchange::Exchange;
 use super::headers::is_idempotent;
 use super::received::Received;
 use crate::net::clock;
+use crate::proxy::budget;
 use crate::proxy::error::Error;
 use crate::proxy::passage;
 use crate::proxy::policy::Policy;
@@ -142,10 +143,8 @@ impl<'a> Attempts<'a> {
 
     /// Attempt, look at what came of it, attempt again.
     async fn run(&mut self) -> Result<Response<Received>, Error> {
-        if let Some(spending) = &self.policy.extra.budget {
-            spending.budget.request(clock::monotonic_ns());
-        }
         let mut active = self.pick()?;
+        budget::of(&self.policy, self.selection.wanted()).request(active.started_ns());
         let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
         loop {
             let wait = mem::take(&mut self.passed.wait);
@@ -283,7 +282,8 @@ impl<'a> Attempts<'a> {
             Err(Error::NoEndpoint) => return self.end(last, self.retries > 0),
             Err(error) => return Step::Done(Err(error)),
         };
-        if !self.may_spend(Extra::Retry) {
+        let is_free = outcome == Outcome::ConnectFailure && self.is_free(&active);
+        if !self.may_spend(Extra::Retry, is_free) {
             return self.end(last, true);
         }
         // Not before: this cuts off who still sends the body, whose answer may be the last.
@@ -323,7 +323,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether there may be one more attempt than there must be. If so it counts until the next one or the answer.
-    fn may_spend(&mut self, extra: Extra) -> bool {
+    fn may_spend(&mut self, extra: Extra, is_free: bool) -> bool {
         let worker = &self.connection.worker;
         if extra == Extra::Retry {
             // Those before it have ended.
@@ -335,10 +335,7 @@ impl<'a> Attempts<'a> {
             return false;
         };
         // Last, because it is not given back.
-        if let Some(spending) = &self.policy.extra.budget
-            && !spending.budget.take(extra, clock::monotonic_ns())
-        {
-            worker.metrics.retry_refused("budget");
+        if !is_free && !budget::take(worker, &self.policy, self.selection.wanted(), extra) {
             return false;
         }
         self.exchange.retry_slots.extend(slots);

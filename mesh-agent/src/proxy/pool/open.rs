@@ -116,18 +116,20 @@ pub(super) async fn open_http2(
     if is_full {
         return Err(Error::ConnectionLimit);
     }
-    let stream = connect::dial(worker, &dial).await?;
-    // An endpoint that is too busy to read at once is not one that is gone.
-    let patience = worker.config.timeouts.header;
     let failed = |source: h2::Error| Error::Handshake {
         endpoint: dial.endpoint.address,
         source: source.into(),
     };
-    let link = timeout(patience, http2::open(worker, stream, place.clone(), freed))
-        .await
-        .ok()
-        .ok_or(Error::ConnectTimeout(dial.endpoint.address))?
-        .map_err(failed)?;
+    let opening = async {
+        let stream = connect::reach(worker, &dial).await?;
+        let patience = worker.config.timeouts.header;
+        let opened = timeout(patience, http2::open(worker, stream, place.clone(), freed)).await;
+        opened.ok().transpose().map_err(failed)
+    };
+    let opened = opening.await;
+    connect::judge(worker, &dial.endpoint, &opened);
+    // An endpoint that is too busy to read at once is not one that is gone.
+    let link = opened?.ok_or(Error::ConnectTimeout(dial.endpoint.address))?;
     // Unless it has been retired already, there is one.
     let lease = link.stream().map(Lease::Http2);
     let lease = lease.ok_or_else(|| failed(h2::Reason::REFUSED_STREAM.into()))?;

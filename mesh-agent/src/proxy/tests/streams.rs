@@ -203,6 +203,32 @@ async fn the_limits_of_both_services_hold_for_a_connection() {
 }
 
 #[tokio::test]
+async fn the_retries_of_the_service_that_was_dialled_hold_where_a_route_leads_elsewhere() {
+    let (web, _web) = named("web").await;
+    let (a, _a) = named("a").await;
+    let gone = nobody().await;
+    for (service, resets) in [("web", 1), ("a", 0)] {
+        let shares = json!([{"name": "a", "port": 80}]);
+        let ports = json!([{"name": "main", "port": 80, "protocol": "tcp"}]);
+        let in_turn =
+            json!({"addresses": ["240.0.0.2"], "ports": ports, "balancing": "RoundRobin"});
+        let dead = json!({"service": "a", "address": gone.ip(), "ports": {"main": gone.port()}});
+        let once = of(service, json!({"retries": {"attempts": 0}}));
+        let registry = registry("tcp", web, &[("a", a)])
+            .service("a", &in_turn)
+            .endpoint("a-1", &["main"], &dead)
+            .object::<TcpRoute>("r", &route(&[], shares))
+            .object::<TrafficPolicy>("p", &once);
+        let node = node(registry.snapshot()).await;
+        let mut found = 0;
+        for _ in 0..4 {
+            found += u32::from(node.resets(b"x").await);
+        }
+        assert_eq!(found, resets, "{service}");
+    }
+}
+
+#[tokio::test]
 async fn the_breakers_of_the_service_that_was_dialled_hold_where_a_route_leads_elsewhere() {
     let (web, _web) = named("web").await;
     let gone = nobody().await;

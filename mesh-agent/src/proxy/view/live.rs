@@ -191,6 +191,11 @@ impl Active {
         self.started_ns = now_ns;
     }
 
+    /// When it was chosen.
+    pub(crate) const fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+
     /// The response has begun: now it is known how slow the endpoint is, and what follows is a stream.
     pub(crate) fn answered(&mut self, now_ns: u64) {
         if self.begun.is_none() {

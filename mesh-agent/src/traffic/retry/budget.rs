@@ -38,6 +38,13 @@ pub enum Extra {
     Hedge,
 }
 
+impl Default for Budget {
+    /// The budget where nobody has set one.
+    fn default() -> Self {
+        Self::new(Spec::default())
+    }
+}
+
 impl Budget {
     /// A budget as a policy describes it, with nothing counted.
     #[must_use]

@@ -1,6 +1,7 @@
 //! The endpoint of the next attempt.
 
 use super::Attempts;
+use crate::proxy::budget;
 use crate::proxy::error::Error;
 use crate::proxy::http::Connection;
 use crate::proxy::view::Active;
@@ -11,6 +12,12 @@ impl Attempts<'_> {
         if let Some(active) = &self.exchange.active {
             self.selection.avoid(active.endpoint());
         }
+    }
+
+    /// Whether it costs nothing to ask this one instead of the last, which has taken no connection.
+    pub(super) fn is_free(&self, next: &Active) -> bool {
+        let failed = self.exchange.active.as_ref();
+        failed.is_some_and(|it| budget::is_free(&self.policy, it.endpoint(), next.endpoint()))
     }
 
     /// An endpoint that was not tried yet, whose breaker lets the request through.

@@ -114,7 +114,7 @@ fn better(worker: &Arc<Worker>, early: Result, is_second: bool, late: Result) ->
 fn second(attempts: &mut Attempts<'_>) -> Option<(Active, Trial)> {
     attempts.avoid_last();
     let active = attempts.pick().ok()?;
-    if !attempts.may_spend(Extra::Hedge) {
+    if !attempts.may_spend(Extra::Hedge, false) {
         return None;
     }
     let trial = Trial::new(
