@@ -10,6 +10,7 @@ use mesh_common::verdict::Verdict;
 use tokio::net::TcpStream;
 
 use super::error::Error;
+use super::http::admit::Quota;
 use super::limits::Permit;
 use super::metrics::End;
 use super::view::Workload;
@@ -34,8 +35,8 @@ pub(crate) struct Caller {
     pub(crate) source_port: u16,
     /// The right to this connection.
     pub(crate) permit: Permit,
-    /// Whether a rate limit of its service refuses the connection. HTTP is told so.
-    pub(crate) is_turned_away: bool,
+    /// What is left of the rate limit of its service that refuses the connection, if one does. HTTP is told so.
+    pub(crate) turned_away: Option<Box<Quota>>,
     /// How the access log has it.
     pub(crate) logged: Known,
 }
@@ -77,7 +78,7 @@ impl Caller {
             bound,
             source_port: peer.port(),
             permit,
-            is_turned_away: false,
+            turned_away: None,
             logged: Known::default(),
         })
     }

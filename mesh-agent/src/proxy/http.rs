@@ -149,7 +149,7 @@ pub(crate) fn serve(
 /// A connection that is one too many closes when its client has been told so.
 fn timeouts(worker: &Worker, caller: &Caller) -> Timeouts {
     let mut timeouts = worker.config.timeouts;
-    if caller.is_turned_away {
+    if caller.turned_away.is_some() {
         timeouts.keep_alive = Duration::ZERO;
     }
     timeouts

@@ -14,6 +14,7 @@ use super::caller::Caller;
 use super::detect::{self, Detected};
 use super::error::Error;
 use super::http;
+use super::http::admit::Quota;
 use super::streams::Way;
 use super::tcp;
 use super::view::ServicePort;
@@ -78,11 +79,11 @@ async fn begin(
         // And does it take new connections?
         match http::admit::connection(&worker, &caller, &port).await {
             Ok(()) => forward(&worker, caller, port, stream).await,
-            Err(error) => turn_away(&worker, caller, stream, error).await,
+            Err(quota) => turn_away(&worker, caller, &port, stream, quota).await,
         }
     } else {
         let error = Error::NoService(original);
-        explain(&worker, caller, stream, error).await
+        explain(&worker, caller, None, stream, error).await
     };
     Some((original, rest))
 }
@@ -98,7 +99,7 @@ async fn forward(
     let detected = match detecting.await {
         Ok(detected) => detected,
         Err(error) => {
-            let error = tcp::refuse(worker, &caller, &port, error);
+            let error = tcp::refuse(worker, &caller, Some(&port), error);
             return Err(reset(&stream, error));
         }
     };
@@ -120,7 +121,7 @@ async fn forward(
                     )))
                 }
                 Err(error) => {
-                    let error = tcp::refuse(worker, &caller, &port, error);
+                    let error = tcp::refuse(worker, &caller, Some(&port), error);
                     Err(reset(&stream, error))
                 }
             }
@@ -139,24 +140,28 @@ fn reset(stream: &Stream, error: Error) -> Error {
 async fn turn_away(
     worker: &Arc<Worker>,
     mut caller: Box<Caller>,
+    port: &ServicePort,
     stream: Stream,
-    error: Error,
+    quota: Box<Quota>,
 ) -> Result<Rest, Error> {
-    caller.is_turned_away = true;
-    explain(worker, caller, stream, error).await
+    caller.turned_away = Some(quota);
+    explain(worker, caller, Some(port), stream, Error::RateLimited).await
 }
 
 /// What stands against a connection is reported in the client's language, if that is HTTP.
 async fn explain(
     worker: &Arc<Worker>,
     caller: Box<Caller>,
+    port: Option<&ServicePort>,
     mut stream: Stream,
     error: Error,
 ) -> Result<Rest, Error> {
     match detect::detect_orphan(worker, &mut stream).await {
         Detected::Http1(first) => serve_http(worker, caller, stream, first, false),
         Detected::Http2(first) => serve_http(worker, caller, stream, first, true),
-        Detected::Opaque(..) | Detected::Nothing => Err(end(worker, &caller, &stream, error)),
+        Detected::Opaque(..) | Detected::Nothing => {
+            Err(end((worker, &caller), port, &stream, error))
+        }
     }
 }
 
@@ -172,7 +177,7 @@ fn serve_http(
             let (original, workload) = (caller.original, &caller.workload.key);
             tracing::warn!(%original, %workload, reason = error.reason(), %error, left_out, "connection refused");
         }
-        return Err(end(worker, &caller, &stream, error));
+        return Err(end((worker, &caller), None, &stream, error));
     }
     let stream = Prefixed::new(first, stream);
     Ok(http::serve(Arc::clone(worker), caller, stream, is_http2))
@@ -197,11 +202,13 @@ fn refuse(worker: &Worker, stream: &TcpStream, error: &Error, peer: SocketAddr) 
     drop(socket::reset_on_close(stream));
 }
 
-/// A connection that ends before a request of it is read.
-fn end(worker: &Worker, caller: &Caller, stream: &Stream, error: Error) -> Error {
+/// A connection that ends before a request of it is read; `port` is what was dialled, where that is known.
+fn end(
+    (worker, caller): (&Worker, &Caller),
+    port: Option<&ServicePort>,
+    stream: &Stream,
+    error: Error,
+) -> Error {
     worker.metrics.refused(error.reason());
-    worker.metrics.failed(error.reason());
-    tracing::debug!(original = %caller.original, workload = %caller.workload.key, "connection reset");
-    drop(socket::reset_on_close(stream));
-    error
+    reset(stream, tcp::refuse(worker, caller, port, error))
 }

@@ -284,9 +284,17 @@ where
     }
 }
 
-/// Ends a connection to `port` that goes nowhere.
-pub(crate) fn refuse(worker: &Worker, caller: &Caller, port: &ServicePort, error: Error) -> Error {
-    Record::new(worker, caller, port, &Counts::default()).close(Some(&error));
+/// Ends a connection that goes nowhere; `port` is what was dialled, if that is there.
+pub(crate) fn refuse(
+    worker: &Worker,
+    caller: &Caller,
+    port: Option<&ServicePort>,
+    error: Error,
+) -> Error {
+    match port {
+        Some(port) => Record::new(worker, caller, port, &Counts::default()).close(Some(&error)),
+        None => record::astray(worker, caller, &error),
+    }
     error
 }
 

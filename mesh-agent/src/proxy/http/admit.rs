@@ -34,7 +34,7 @@ pub(crate) struct Admitted {
 }
 
 /// What is left of a limit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Quota {
     limit: Arc<Limit>,
     remaining: u64,
@@ -104,7 +104,8 @@ pub(crate) async fn request(
     fields: Fields<'_>,
 ) -> Result<(), Error> {
     let connection = Arc::clone(&exchange.connection);
-    if connection.caller.is_turned_away {
+    if let Some(quota) = &connection.caller.turned_away {
+        exchange.admitted.quota = Some(quota.clone());
         return Err(Error::RateLimited);
     }
     let worker = &connection.worker;
@@ -235,12 +236,12 @@ async fn take_place(exchange: &mut Exchange, policy: &Policy) -> Result<(), Erro
     }
 }
 
-/// Admits a new connection to a service; waits where it is smoothed.
+/// Admits a new connection to a service; waits where it is smoothed. What refuses it is told.
 pub(crate) async fn connection(
     worker: &Worker,
     caller: &Caller,
     port: &ServicePort,
-) -> Result<(), Error> {
+) -> Result<(), Box<Quota>> {
     let limits: Vec<_> = port.policy.limits.connections.iter().collect();
     connect(worker, caller, &limits).await
 }
@@ -254,7 +255,8 @@ pub(crate) async fn routed(
 ) -> Result<(), Error> {
     let passed = &asked.policy.limits.connections;
     let limits: Vec<_> = beyond(&port.policy.limits.connections, [passed]).collect();
-    connect(worker, caller, &limits).await
+    let admitted = connect(worker, caller, &limits).await;
+    admitted.map_err(|_quota| Error::RateLimited)
 }
 
 /// The same where the service of `port` takes over for the one of `wanted`; tells how long the connection is to wait.
@@ -266,10 +268,14 @@ pub(crate) fn substituted(
 ) -> Result<Duration, Error> {
     let passed = [policy, &wanted.policy].map(|it| &it.limits.connections);
     let limits: Vec<_> = beyond(&port.policy.limits.connections, passed).collect();
-    take_connection(worker, caller, &limits)
+    take_connection(worker, caller, &limits).map_err(|_quota| Error::RateLimited)
 }
 
-async fn connect(worker: &Worker, caller: &Caller, limits: &[&Arc<Limit>]) -> Result<(), Error> {
+async fn connect(
+    worker: &Worker,
+    caller: &Caller,
+    limits: &[&Arc<Limit>],
+) -> Result<(), Box<Quota>> {
     let delay = take_connection(worker, caller, limits)?;
     if !delay.is_zero() {
         sleep(delay).await;
@@ -281,13 +287,13 @@ fn take_connection(
     worker: &Worker,
     caller: &Caller,
     limits: &[&Arc<Limit>],
-) -> Result<Duration, Error> {
+) -> Result<Duration, Box<Quota>> {
     if limits.is_empty() {
         return Ok(Duration::ZERO);
     }
     let (quota, delay) = take(limits, worker, caller, None, "connections");
-    if quota.is_some_and(|quota| quota.is_refused) {
-        return Err(Error::RateLimited);
+    if let Some(quota) = quota.filter(|quota| quota.is_refused) {
+        return Err(quota);
     }
     Ok(delay)
 }

@@ -123,7 +123,7 @@ impl Exchange {
 
     /// Whether its connection is one too many.
     pub(crate) fn is_turned_away(&self) -> bool {
-        self.connection.caller.is_turned_away
+        self.connection.caller.turned_away.is_some()
     }
 
     /// Sets the deadline: that of a policy, or that of a gRPC client, if it is sooner.

@@ -1,6 +1,7 @@
 //! What is counted and logged of an opaque connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -103,5 +104,29 @@ impl<'a> Record<'a> {
             };
             self.worker.config.access_log.write(line.to_json());
         }
+    }
+}
+
+/// A connection to what is no service has ended: logged, and counted by its reason alone.
+pub(super) fn astray(worker: &Worker, caller: &Caller, error: &Error) {
+    worker.metrics.failed(error.reason());
+    if worker.config.access_log.is_enabled() {
+        let line = access_log::Line {
+            caller,
+            port: None,
+            endpoint: None,
+            protocol: "tcp",
+            head: None,
+            route: None,
+            status: None,
+            grpc_status: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            duration: Duration::ZERO,
+            attempts: 0,
+            flags: error.flags(),
+            reason: Some(error.reason()),
+        };
+        worker.config.access_log.write(line.to_json());
     }
 }

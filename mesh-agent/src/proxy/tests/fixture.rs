@@ -32,6 +32,7 @@ use crate::proxy::{Config, Listeners, Proxy};
 use crate::state::Snapshot;
 use crate::state::id::{Ids, Subject};
 use crate::state::object::ObjectKey;
+use crate::telemetry::AccessLog;
 
 /// What every test waits for at most.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -228,6 +229,27 @@ impl Drop for Node {
         if let Some(proxy) = self.proxy.take() {
             proxy.stop();
         }
+    }
+}
+
+/// An access log, and what is written to it.
+pub(super) fn access_log() -> (AccessLog, std::sync::mpsc::Receiver<String>) {
+    let (sender, lines) = std::sync::mpsc::channel();
+    (AccessLog::to(Lines(sender)), lines)
+}
+
+/// Sends what is written to it.
+struct Lines(std::sync::mpsc::Sender<String>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        self.0.send(text).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

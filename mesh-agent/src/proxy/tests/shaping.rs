@@ -230,6 +230,12 @@ async fn a_connection_too_many_is_told_so_in_its_own_language() {
         "and it is closed"
     );
     assert_eq!(field(&answer, "connection"), Some("close"));
+    let wait: u32 = field(&answer, "retry-after").unwrap().parse().unwrap();
+    assert!((3000..=3600).contains(&wait), "{wait}");
+    let policy = Some("\"tight\";q=1;w=3600");
+    assert_eq!(field(&answer, "ratelimit-policy"), policy);
+    let left = field(&answer, "ratelimit").unwrap();
+    assert!(left.starts_with("\"tight\";r=0;t=3"), "{left}");
 
     let (endpoint, _server) = server(async |mut stream| stream.write_all(b"hello").await).await;
     let tcp = node("tcp", endpoint, &spec);

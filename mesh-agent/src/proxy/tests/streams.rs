@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 
-use super::fixture::{Node, PATIENCE, eventually, nobody, server, snapshot, within};
+use super::fixture::{Node, PATIENCE, access_log, eventually, nobody, server, snapshot, within};
+use crate::proxy::Config;
 use crate::proxy::detect::client_hello::tests::hello;
 use crate::state::Snapshot;
 use crate::state::stream_route::{TcpRoute, TlsRoute};
@@ -187,7 +188,13 @@ async fn the_limits_of_both_services_hold_for_a_connection() {
         let registry = registry("tcp", web, &[("a", a)])
             .object::<TcpRoute>("r", &route(&[], shares))
             .object::<TrafficPolicy>("p", &of(service, spec.clone()));
-        let node = node(registry.snapshot()).await;
+        let (access_log, lines) = access_log();
+        let config = Config {
+            access_log,
+            ..Config::default()
+        };
+        let node = Node::start_with("tls", &[nobody().await], config);
+        node.change(registry.snapshot());
         let mut first = node.connect().await;
         eventually("it is there", || {
             node.metric_now(&["istio_tcp_connections_opened_total"]) == 1
@@ -199,6 +206,15 @@ async fn the_limits_of_both_services_hold_for_a_connection() {
         let mut told = String::new();
         within(first.read_to_string(&mut told)).await.unwrap();
         assert_eq!(told, "a 1");
+        drop(first);
+        let flags = if reason == "overflow" { "UO" } else { "RL" };
+        let flags = format!("response_flags=\"{flags}\"");
+        let closed = ["istio_tcp_connections_closed_total", &flags];
+        assert_eq!(node.metric(&closed, 1).await, 1, "{service} {spec}");
+        eventually("no connection", || node.proxy().connections() == 0).await;
+        drop(node);
+        let refused = lines.iter().filter(|line| line.contains(reason)).count();
+        assert_eq!(refused, 1, "{service} {spec}");
     }
 }
 

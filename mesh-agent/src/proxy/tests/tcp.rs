@@ -7,8 +7,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fixture::{
-    DIALLED, Node, PATIENCE, eventually, http1_server, nobody, server, snapshot, text, within,
+    DIALLED, Node, PATIENCE, access_log, eventually, http1_server, nobody, server, snapshot, text,
+    within,
 };
+use crate::proxy::Config;
 
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard_at_once() {
@@ -106,7 +108,7 @@ async fn a_beginning_that_could_be_http_does_not_stall() {
         stream.write_all(b"yes").await
     })
     .await;
-    let mut config = crate::proxy::Config::default();
+    let mut config = Config::default();
     config.timeouts.detect = Duration::from_millis(50);
     let node = Node::start_with("auto", &[endpoint], config);
     let mut stream = node.connect().await;
@@ -234,7 +236,12 @@ async fn who_was_not_sent_here_is_refused() {
 #[tokio::test]
 async fn a_service_that_is_gone_is_not_guessed() {
     let (endpoint, _server) = server(async |mut stream| stream.write_all(b"x").await).await;
-    let node = Node::start("tcp", &[endpoint]);
+    let (access_log, lines) = access_log();
+    let config = Config {
+        access_log,
+        ..Config::default()
+    };
+    let node = Node::start_with("tcp", &[endpoint], config);
     let mut gone = snapshot("tcp", &[endpoint]);
     gone.services.clear();
     node.change(gone);
@@ -247,6 +254,14 @@ async fn a_service_that_is_gone_is_not_guessed() {
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     assert!(response.contains("x-mesh-error: no-service"), "{response}");
     assert!(response.contains(&DIALLED.to_string()), "{response}");
+    eventually("no connection", || node.proxy().connections() == 0).await;
+    drop(node);
+    let written: Vec<_> = lines.iter().collect();
+    for protocol in ["tcp", "http"] {
+        let protocol = format!("\"protocol\":\"{protocol}\"");
+        let is_told = |line: &&String| line.contains(&protocol) && line.contains("no-service");
+        assert_eq!(written.iter().filter(is_told).count(), 1, "{written:?}");
+    }
 }
 
 #[tokio::test]
@@ -295,7 +310,7 @@ async fn a_port_where_clients_speak_http_stays_one() {
         }
     })
     .await;
-    let mut config = crate::proxy::Config::default();
+    let mut config = Config::default();
     config.timeouts.detect = Duration::from_millis(20);
     let node = Node::start_with("auto", &[endpoint], config);
     let ask = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";

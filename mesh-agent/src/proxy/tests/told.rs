@@ -6,7 +6,7 @@ use crate::proxy::Direct;
 use crate::state::id::Subject;
 use crate::state::object::ObjectKey;
 
-use super::fixture::{DIALLED, Node, eventually, http1_server, snapshot, text};
+use super::fixture::{DIALLED, Node, access_log, eventually, http1_server, snapshot, text};
 
 #[tokio::test]
 async fn a_caller_that_policy_refuses_at_an_endpoint_is_told_so() {
@@ -47,28 +47,13 @@ fn denying(protocol: &str, endpoints: &[std::net::SocketAddr]) -> crate::state::
     snapshot
 }
 
-/// Sends what is written to it.
-struct Lines(std::sync::mpsc::Sender<String>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        self.0.send(text).map_err(std::io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn each_request_and_connection_makes_one_line() {
     let (endpoint, _server) = http1_server(|_| text("hello")).await;
     for (protocol, has_status) in [("http", true), ("tcp", false)] {
-        let (sender, lines) = std::sync::mpsc::channel();
+        let (access_log, lines) = access_log();
         let config = crate::proxy::Config {
-            access_log: crate::telemetry::AccessLog::to(Lines(sender)),
+            access_log,
             ..crate::proxy::Config::default()
         };
         let node = Node::start_with(protocol, &[endpoint], config);
@@ -106,9 +91,9 @@ async fn each_request_and_connection_makes_one_line() {
 #[tokio::test]
 async fn a_client_cannot_make_long_lines() {
     let (endpoint, _server) = http1_server(|_| text("hello")).await;
-    let (sender, lines) = std::sync::mpsc::channel();
+    let (access_log, lines) = access_log();
     let config = crate::proxy::Config {
-        access_log: crate::telemetry::AccessLog::to(Lines(sender)),
+        access_log,
         ..crate::proxy::Config::default()
     };
     let node = Node::start_with("http", &[endpoint], config);
