@@ -5,6 +5,8 @@
 //! Gateway API leaves to the implementation is decided so:
 //!
 //! * A path expression goes before the prefix `/` and after every longer prefix, a longer one before a shorter one.
+//!   Among matches of gRPC routes an expression and a service without a method are compared by the characters of the service,
+//!   then of the method.
 //! * Matches of a gRPC route take gRPC calls only. Routes of one kind are in force for a port (`state::attach`), but for
 //!   callers of different namespaces; any that come here together are merged by the same precedence.
 //! * A field with several values is compared as their combination (RFC 9110, 5.2); of a repeated query parameter the
@@ -31,10 +33,10 @@ use std::borrow::Cow;
 use http::header::HeaderName;
 use http::{HeaderMap, Method};
 
-/// The head of a request, as routing sees it: after the path has been normalised.
-#[derive(Clone, Copy, Debug)]
 use super::fields::Fields;
 
+/// The head of a request, as routing sees it: after the path has been normalised.
+#[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The host that it names, without a port.
     pub host: Option<&'a str>,

@@ -29,6 +29,11 @@ impl Entry {
             .is_none_or(|conditions| conditions.hold(request))
     }
 
+    /// Whether it is for gRPC calls only.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.conditions.as_ref().is_some_and(|it| it.is_grpc)
+    }
+
     /// Smaller goes first: with a method, with more headers, with more parameters; then the order in which routes,
     /// rules and matches came.
     pub(super) fn precedence(&self) -> impl Ord + use<> {

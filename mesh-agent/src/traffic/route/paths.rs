@@ -34,8 +34,16 @@ struct Node {
 #[derive(Debug)]
 struct Expression {
     regex: Regex,
+    /// The larger goes first.
+    rank: (u32, u32),
     scope: usize,
     entry: Entry,
+}
+
+impl Expression {
+    fn describes(&self, request: &Request<'_>) -> bool {
+        self.regex.is_match(request.path) && self.entry.holds(request)
+    }
 }
 
 /// What matched.
@@ -78,18 +86,36 @@ impl Paths {
             && prefix.length > 0
         {
             if let Some(entry) = prefix.entries.find(request) {
-                return Some(Found::prefix(entry, prefix.length));
+                let better = self.call_before(request, prefix.length, entry);
+                return better.or_else(|| Some(Found::prefix(entry, prefix.length)));
             }
             node = prefix.parent.and_then(|parent| self.node(parent));
         }
-        let described = self.expressions.iter().find(|expression| {
-            expression.regex.is_match(request.path) && expression.entry.holds(request)
-        });
-        if let Some(Expression { entry, scope, .. }) = described {
-            return Some(Found::other(entry, *scope));
+        let mut expressions = self.expressions.iter();
+        if let Some(found) = expressions.find(|it| it.describes(request)) {
+            return Some(Found::other(&found.entry, found.scope));
         }
         let entry = self.prefixes.first()?.entries.find(request)?;
         Some(Found::prefix(entry, 0))
+    }
+
+    /// The expression that goes before `entry`, if that is for calls of a service, whatever the method: a prefix of so many
+    /// bytes. Of both that with most characters in the service holds, then in the method.
+    fn call_before(
+        &self,
+        request: &Request<'_>,
+        length: usize,
+        entry: &Entry,
+    ) -> Option<Found<'_>> {
+        if !entry.is_grpc() {
+            return None;
+        }
+        // The first byte is the slash before the service.
+        let service = u32::try_from(length.saturating_sub(1)).unwrap_or(u32::MAX);
+        let better = self.expressions.iter();
+        let mut better = better.take_while(|expression| expression.rank > (service, 0));
+        let found = better.find(|it| it.entry.is_grpc() && it.describes(request))?;
+        Some(Found::other(&found.entry, found.scope))
     }
 
     /// The longest prefix of `path` that is in the tree. The way there ends where the tree does, so that a long path
@@ -121,7 +147,7 @@ impl Paths {
 pub(super) struct Builder {
     exact: Map<Vec<Entry>>,
     prefixes: Map<Vec<Entry>>,
-    expressions: Vec<((u32, u32), Expression)>,
+    expressions: Vec<Expression>,
 }
 
 impl Builder {
@@ -131,12 +157,12 @@ impl Builder {
             PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default().push(entry),
             PathMatch::Prefix(path) => self.prefixes.entry(path.clone()).or_default().push(entry),
             PathMatch::Expression { regex, rank, scope } => {
-                let expression = Expression {
+                self.expressions.push(Expression {
                     regex: regex.clone(),
+                    rank: *rank,
                     scope: *scope,
                     entry,
-                };
-                self.expressions.push((*rank, expression));
+                });
             }
         }
     }
@@ -144,13 +170,13 @@ impl Builder {
     pub(super) fn finish(mut self) -> Paths {
         let exact = self.exact.into_iter();
         self.expressions
-            .sort_by_key(|(rank, it)| (Reverse(*rank), it.entry.precedence()));
+            .sort_by_key(|it| (Reverse(it.rank), it.entry.precedence()));
         let mut paths = Paths {
             exact: exact
                 .map(|(path, list)| (path, Entries::new(list)))
                 .collect(),
             prefixes: vec![Node::new(None, 0)],
-            expressions: self.expressions.into_iter().map(|(_, it)| it).collect(),
+            expressions: self.expressions,
         };
         for (prefix, list) in self.prefixes {
             paths.insert(&prefix, Entries::new(list));

@@ -204,6 +204,10 @@ fn calls_are_chosen_by_service_and_method() {
             json!({"method": {"service": "a.B", "method": "Get"}}),
             json!({"method": {"type": "RegularExpression", "service": "x.*", "method": "G.t"}}),
             json!({"method": {"service": "a.B", "method": "Get"}, "headers": [{"name": "x", "value": "1"}]}),
+            json!({"method": {"type": "RegularExpression", "service": "a.B", "method": "List.*"}}),
+            json!({"method": {"type": "RegularExpression", "service": "..", "method": "Listen"}}),
+            json!({"method": {"service": "long"}}),
+            json!({"method": {"type": "RegularExpression", "service": "l.*", "method": "Listen"}}),
         ]),
     );
     check(
@@ -218,6 +222,11 @@ fn calls_are_chosen_by_service_and_method() {
             (Ask::grpc("/xyz/Gooot"), "g/0"),
             (Ask::grpc("/z.Z/get"), "g/0"),
             (Ask::get("/a.B/Get"), "none"),
+            // Most characters in the service, then in the method.
+            (Ask::grpc("/a.B/ListItems"), "g/6"),
+            (Ask::grpc("/ab/Listen"), "g/7"),
+            (Ask::grpc("/long/Listen"), "g/8"),
+            (Ask::grpc("/longer/Listen"), "g/9"),
         ],
     );
 }
