@@ -358,6 +358,7 @@ fn proxy_config(settings: &Settings, access_log: AccessLog) -> proxy::Config {
             detect: wanted.detect_timeout,
             detect_race: wanted.detect_race,
             queue: wanted.queue_timeout,
+            detected: Timeouts::default().detected,
         },
         path_normalization: wanted.path_normalization,
         access_log,

@@ -121,6 +121,10 @@ pub struct Timeouts {
     pub queue: Duration,
     /// How long both sides of an unknown protocol may be silent before the endpoint is dialled too.
     pub detect_race: Duration,
+    /// How long connections to a port of unknown protocol are not looked into after its server has spoken first. Too short
+    /// makes clients of such servers wait for `detect_race` often; too long keeps routes and retries from a port that a wrong
+    /// server has served for a moment.
+    pub detected: Duration,
 }
 
 impl Default for Timeouts {
@@ -138,6 +142,7 @@ impl Default for Timeouts {
             detect: Duration::from_secs(1),
             queue: Duration::from_secs(1),
             detect_race: Duration::from_millis(20),
+            detected: Duration::from_mins(1),
         }
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn detect(
         }
         Protocol::Auto => {}
     }
-    if port.memory.learned() == Learned::ServerFirst {
+    if port.memory.learned(worker.config.timeouts.detected) == Learned::ServerFirst {
         worker.metrics.detected("learned");
         return Ok(Detected::Opaque(Bytes::new(), None));
     }
@@ -141,7 +141,7 @@ async fn who_speaks(
     stream: &Stream,
 ) -> Result<Speaker, Error> {
     let timeouts = &worker.config.timeouts;
-    let is_http = port.memory.learned() == Learned::Http;
+    let is_http = port.memory.learned(timeouts.detected) == Learned::Http;
     let head_start = if is_http {
         timeouts.detect
     } else {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use imbl::GenericHashMap;
@@ -19,6 +19,7 @@ use super::limits::Usage;
 use super::metrics::{ChoiceSeries, How, Series};
 use super::policy::Policy;
 use super::policy::balancing::Subsets;
+use crate::net::clock;
 use crate::state::Snapshot;
 use crate::state::attach;
 use crate::state::endpoint;
@@ -218,9 +219,10 @@ pub(crate) struct ServicePort {
 /// What a service port remembers across views.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    learned: AtomicU8,
     /// What retries are taken out of where no policy speaks of them.
     pub(crate) budget: Budget,
+    learned: AtomicU8,
+    server_first_ns: AtomicU64,
     /// Series of what failed before an endpoint was chosen, by caller.
     series: Handles<SeriesKey, Series>,
     /// Counters of choices; none where there are too many.
@@ -242,18 +244,28 @@ pub(crate) enum Learned {
 }
 
 impl Memory {
-    /// What has been learned.
-    pub(crate) fn learned(&self) -> Learned {
+    /// What has been learned. That the server speaks first holds for `lasting`: it may have been the wrong one, or one that
+    /// has met a silent client, and nothing is looked into as long as it holds.
+    pub(crate) fn learned(&self, lasting: Duration) -> Learned {
         match self.learned.load(Ordering::Relaxed) {
             1 => Learned::Http,
-            2 => Learned::ServerFirst,
+            2 if !self.has_lapsed(lasting) => Learned::ServerFirst,
             _ => Learned::Nothing,
         }
     }
 
+    fn has_lapsed(&self, lasting: Duration) -> bool {
+        let since_ns = self.server_first_ns.load(Ordering::Relaxed);
+        u128::from(clock::monotonic_ns().saturating_sub(since_ns)) >= lasting.as_nanos()
+    }
+
     /// Remembers evidence.
     pub(crate) fn learn(&self, what: Learned) {
-        if self.learned() != what {
+        if what == Learned::ServerFirst {
+            let now_ns = clock::monotonic_ns();
+            self.server_first_ns.store(now_ns, Ordering::Relaxed);
+        }
+        if self.learned.load(Ordering::Relaxed) != what as u8 {
             self.learned.store(what as u8, Ordering::Relaxed);
         }
     }

@@ -265,6 +265,27 @@ async fn a_service_that_is_gone_is_not_guessed() {
 }
 
 #[tokio::test]
+async fn a_port_whose_server_has_spoken_first_is_looked_into_again() {
+    let (greeter, _greeter) =
+        server(async |mut stream| stream.write_all(b"220 welcome\r\n").await).await;
+    let (right, _right) = http1_server(|_| text("right")).await;
+    let mut config = Config::default();
+    config.timeouts.detected = Duration::from_millis(300);
+    let node = Node::start_with("auto", &[greeter], config);
+    assert!(node.raw("").await.starts_with("220"));
+    node.metric(&["mesh_proxy_detected_total", "server-first"], 1)
+        .await;
+    // It was the wrong one.
+    node.change(snapshot("auto", &[right]));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while node.metric_now(&["istio_requests_total"]) == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "it stays opaque");
+        node.raw("GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn what_servers_of_http_say_to_a_silent_client_makes_no_port_opaque() {
     let greetings: [&[u8]; 2] = [
         b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
