@@ -22,6 +22,7 @@ mod patience;
 mod replay;
 mod resilience;
 mod routes;
+mod rules;
 mod shaping;
 mod streams;
 mod tcp;
