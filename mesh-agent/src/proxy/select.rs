@@ -25,7 +25,7 @@ use crate::traffic::session::{Session, Token};
 #[derive(Debug)]
 pub(crate) struct Selection {
     /// The port whose endpoints are wanted.
-    wanted: Arc<ServicePort>,
+    pub(crate) wanted: Arc<ServicePort>,
     /// The port that took over for the last choice.
     substitute: Option<Arc<ServicePort>>,
     /// Which endpoints of it the route wants.
@@ -100,11 +100,6 @@ impl Selection {
             tried: Vec::new(),
             entered: Vec::new(),
         }
-    }
-
-    /// The service port whose endpoints are wanted.
-    pub(crate) const fn wanted(&self) -> &Arc<ServicePort> {
-        &self.wanted
     }
 
     /// The service port that the last choice was made for.

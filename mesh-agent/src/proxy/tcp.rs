@@ -138,10 +138,10 @@ async fn dial_some(
             Err(error) if attempt > 0 && error.is_for_want_of_endpoints() => break,
             Err(error) => return Err(error),
         };
-        let endpoint = active.endpoint();
+        let endpoint = Arc::clone(active.endpoint());
         let mut wait = mem::take(&mut passed.wait);
         if let Some((before, error)) = &failed {
-            if !budget::may_connect(worker, (policy, port), before, endpoint) {
+            if !budget::may_connect(worker, (policy, port), before, &endpoint) {
                 break;
             }
             worker.metrics.retried(error.reason());
@@ -155,7 +155,7 @@ async fn dial_some(
         }
         selection.begin(&worker.metrics);
         let route = (policy, &**selection.port());
-        match dial_one(worker, caller, route, endpoint).await {
+        match dial_one(worker, caller, route, &endpoint).await {
             Ok(stream) => {
                 active.connected(clock::monotonic_ns());
                 return Ok(Dialled {
@@ -167,8 +167,8 @@ async fn dial_some(
                 });
             }
             Err(error) if error.is_retryable() || matches!(error, Error::BreakerOpen) => {
-                selection.avoid(endpoint);
-                failed = Some((Arc::clone(endpoint), error));
+                selection.avoid(&endpoint);
+                failed = Some((endpoint, error));
             }
             Err(error) => return Err(error),
         }

@@ -144,7 +144,7 @@ impl<'a> Attempts<'a> {
     /// Attempt, look at what came of it, attempt again.
     async fn run(&mut self) -> Result<Response<Received>, Error> {
         let mut active = self.pick()?;
-        budget::of(&self.policy, self.selection.wanted()).request(active.started_ns());
+        budget::of(&self.policy, &self.selection.wanted).request(active.started_ns());
         let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
         loop {
             let wait = mem::take(&mut self.passed.wait);
@@ -335,7 +335,7 @@ impl<'a> Attempts<'a> {
             return false;
         };
         // Last, because it is not given back.
-        if !is_free && !budget::take(worker, &self.policy, self.selection.wanted(), extra) {
+        if !is_free && !budget::take(worker, &self.policy, &self.selection.wanted, extra) {
             return false;
         }
         self.exchange.retry_slots.extend(slots);
