@@ -46,15 +46,16 @@ impl Absence {
         &self.nodes
     }
 
-    /// Whether an endpoint that is missing is kept until its node had time to come back: where it had no chance to renew its lease.
+    /// Whether an endpoint that is missing is kept until its node had time to come back: where it had no chance to renew its
+    /// lease, or has a new one and no chance to register the endpoint with that before etcd was away once more.
     pub(super) fn keeps(&mut self, key: &ObjectKey, has_lease: bool, now: Instant) -> bool {
         let Some(until) = self.doubtful_until.filter(|until| now < *until) else {
             return false;
         };
-        if has_lease {
+        if has_lease && !self.missing.contains_key(key) {
             return false;
         }
-        self.missing.entry(key.clone()).or_insert(until);
+        self.missing.insert(key.clone(), until);
         true
     }
 
@@ -106,5 +107,23 @@ mod tests {
         assert_eq!(absence.due(start + GRACE), [key("b")]);
         assert_eq!(absence.due(start + GRACE), []);
         assert!(!absence.keeps(&key("a"), false, start + GRACE));
+    }
+
+    #[test]
+    fn endpoint_that_was_missing_before_etcd_went_away_again_has_its_time_again() {
+        let mut absence = Absence::default();
+        let start = Instant::now();
+        absence.came_back(start, GRACE);
+        assert!(absence.keeps(&key("a"), false, start));
+        let again = start + 2 * GRACE;
+
+        absence.came_back(again, GRACE);
+
+        assert!(
+            absence.keeps(&key("a"), true, again),
+            "its node has a lease, and has not registered it with that"
+        );
+        assert_eq!(absence.due(again), []);
+        assert_eq!(absence.due(again + GRACE), [key("a")]);
     }
 }
