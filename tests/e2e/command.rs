@@ -43,7 +43,16 @@ fn busy_shop() -> Option<Shop> {
     shop.node
         .apply(&[policy("no-web", "Deny", ("Service", "web"), &from)]);
     assert!(shop.client.connect(web()).is_err());
+    // What is listed is the same for who asks again.
+    assert_eventually!(is_over(&shop));
     Some(shop)
+}
+
+/// Whether the agent has heard of the end of every connection.
+fn is_over(shop: &Shop) -> bool {
+    let list = shop.node.api().get("/api/v1/connections");
+    let items = list["items"].as_array().unwrap();
+    !items.is_empty() && items.iter().all(|it| it["closed"] == true)
 }
 
 #[test]

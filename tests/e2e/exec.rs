@@ -110,9 +110,10 @@ fn what_the_command_leaves_behind_is_in_the_mesh_to_its_end() {
     let Some(shop) = Shop::open(1) else { return };
     shop.open_web();
     let address = host_address(&shop);
-    let script = "for _ in $(seq 60); do \
+    // For longer than it is let be.
+    let script = "for _ in $(seq 600); do \
                     if (exec 3<>/dev/tcp/240.240.0.10/80) 2>/dev/null; then echo in; else echo out; fi; \
-                    sleep 0.05; \
+                    sleep 0.01; \
                   done &";
     let mut arguments = vec!["--workload", "job", "--address", &address, "--"];
     arguments.extend(["bash", "-c", script]);

@@ -28,6 +28,7 @@ public final class Client {
     private final String name;
     private final String address;
     private final int port;
+    private volatile boolean isLeaving;
 
     private Client(String name, String address, int port) {
         this.name = name;
@@ -83,7 +84,7 @@ public final class Client {
         while (true) {
             try {
                 HttpResponse<String> answer = put("agent/check/pass/service:" + name + "-1?note=well", "");
-                if (answer.statusCode() == 404) {
+                if (answer.statusCode() == 404 && !isLeaving) {
                     register();
                 }
                 Thread.sleep(1000);
@@ -118,6 +119,7 @@ public final class Client {
     }
 
     private void leave() {
+        isLeaving = true;
         try {
             put("agent/service/deregister/" + name + "-1", "");
             say("deregistered");

@@ -11,6 +11,7 @@ const [name, address, port, peer] = process.argv.slice(2);
 const registry = new Consul({ host: "127.0.0.1", port: 15000 });
 const sleep = (millis) => new Promise((resolve) => setTimeout(resolve, millis));
 const say = (...words) => console.log(...words);
+let isLeaving = false;
 
 async function register() {
   await registry.agent.service.register({
@@ -32,7 +33,7 @@ async function beat() {
       await registry.agent.check.pass({ id: `service:${name}-1`, note: "all is well" });
     } catch (error) {
       say("registry:", error.message);
-      if (error.statusCode === 404) await register().catch((again) => say("registry:", again.message));
+      if (error.statusCode === 404 && !isLeaving) await register().catch((again) => say("registry:", again.message));
     }
     await sleep(1000);
   }
@@ -69,6 +70,7 @@ function call(url) {
 }
 
 process.on("SIGTERM", async () => {
+  isLeaving = true;
   await registry.agent.service.deregister(`${name}-1`);
   say("deregistered");
   process.exit(0);

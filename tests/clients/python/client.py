@@ -14,6 +14,7 @@ import consul
 
 name, address, port, peer = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 registry = consul.Consul(host="127.0.0.1", port=15000)
+leaving = threading.Event()
 
 
 def say(*words):
@@ -48,7 +49,8 @@ def beat():
     """Says that all is well, also while the registry is away for a moment; registers anew should it have forgotten."""
     while True:
         try:
-            if not registry.agent.check.ttl_pass(f"service:{name}-1", "all is well"):
+            is_known = registry.agent.check.ttl_pass(f"service:{name}-1", "all is well")
+            if not is_known and not leaving.is_set():
                 register()
         except (consul.ConsulException, OSError) as error:
             say("registry:", type(error).__name__)
@@ -72,6 +74,7 @@ def find():
 
 
 def leave(*_):
+    leaving.set()
     registry.agent.service.deregister(f"{name}-1")
     say("deregistered")
     sys.exit(0)
