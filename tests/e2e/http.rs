@@ -218,7 +218,8 @@ fn a_silent_client_or_server_stalls_nobody_else() {
     let silent = shop.client.connect(web()).unwrap();
     let begin = Instant::now();
     assert_eq!(shop.client.get(WEB).status, 200);
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    // A silent client has ten seconds.
+    assert!(begin.elapsed() < Duration::from_secs(5));
     silent.close();
 }
 

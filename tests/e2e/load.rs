@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_tests::assert_eventually;
 use mesh_tests::node::Node;
 use serde_json::Value;
 
@@ -68,8 +69,11 @@ fn an_agent_that_cannot_read_its_files_leaves_nothing_in_the_kernel() {
     };
     node.start_agent_unready();
     assert_eq!(node.agent().wait(), 65);
-    let log = node.agent().log();
-    assert!(log.contains("checkCa") && log.contains(missing), "{log}");
+    // Its last lines may be read after its end.
+    assert_eventually!({
+        let log = node.agent().log();
+        log.contains("checkCa") && log.contains(missing)
+    });
     assert!(!node.pin_dir().exists());
 }
 

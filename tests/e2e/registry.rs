@@ -83,7 +83,7 @@ fn a_folder_of_files_is_a_source_and_what_is_wrong_in_it_hurts_only_itself() {
         );
         assert_eq!(client.get(WEB).status, 200);
     }
-    assert!(node.agent().log().contains("spec.ports[0].port"));
+    assert_eventually!(node.agent().log().contains("spec.ports[0].port"));
     let shown = node.command(&["status"]).output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("web.yaml:1"), "{shown}");
@@ -173,16 +173,16 @@ fn a_damaged_registry_is_refused_and_restored_from_its_last_export() {
 
     node.start_agent_unready();
     assert_eq!(node.agent().wait(), 1);
-    let log = node.agent().log();
-    assert!(
-        log.contains("registry.redb is damaged") && log.contains("--restore"),
-        "{log}"
-    );
+    // Its last lines may be read after its end.
+    assert_eventually!({
+        let log = node.agent().log();
+        log.contains("registry.redb is damaged") && log.contains("--restore")
+    });
     assert_eq!(fs::read(&registry).unwrap(), b"something else");
 
     node.set_flags(&["--restore"]);
     node.start_agent();
-    assert!(node.agent().log().contains("registry was restored"));
+    assert_eventually!(node.agent().log().contains("registry was restored"));
     assert!(revision(&node) > before, "versions go on");
     node.settle();
     assert_eventually!(client.try_get(WEB).is_ok_and(|it| it.status == 200));

@@ -72,12 +72,19 @@ fn a_bad_answer_is_tried_elsewhere() {
     let Some(mut shop) = open(2, &json!({"retries": {"on": ["5xx"]}})) else {
         return;
     };
-    for _ in 0..10 {
+    let ask_bad = || {
         let answer = ask(&shop, &[("x-only", "web-1"), ("x-status", "503")]);
         assert_eq!((answer.status, answer.header("x-server")), (200, "web-2"));
+    };
+    for _ in 0..10 {
+        ask_bad();
     }
-    assert!(count(&shop, "mesh_proxy_retries_total", &[("reason", "status")]) > 0.0);
-    assert!(count(&shop, "mesh_proxy_retries_budget", &[("service", "web")]) > 0.0);
+    // The choice is random: all may have gone to the good one, or have used up the budget of this second.
+    assert_eventually!({
+        ask_bad();
+        count(&shop, "mesh_proxy_retries_total", &[("reason", "status")]) > 0.0
+    });
+    assert_eventually!(count(&shop, "mesh_proxy_retries_budget", &[("service", "web")]) > 0.0);
     let agent = shop.node.agent();
     assert_eventually!(agent.log().contains(r#""attempts":2"#));
 }
@@ -89,16 +96,17 @@ fn a_retry_storm_is_impossible() {
         return;
     };
     let requests = 400;
+    let started = Instant::now();
     for _ in 0..requests {
         assert_eq!(ask(&shop, &[("x-status", "503")]).status, 503);
     }
+    // A fifth of the requests, and where they come slowly ten in any second that they touch.
+    let seconds = started.elapsed().as_secs_f64().ceil() + 1.0;
+    let most = 0.2 * f64::from(requests) + 10.0 * seconds;
     let retries = count(&shop, "mesh_proxy_retries_total", &[]);
-    assert!(
-        retries > 0.0 && retries < 0.25 * f64::from(requests),
-        "{retries}"
-    );
+    assert!(retries > 0.0 && retries <= most, "{retries} of {most}");
     let flagged = [("response_flags", "URX")];
-    assert!(count(&shop, "istio_requests_total", &flagged) > 0.0);
+    assert_eventually!(count(&shop, "istio_requests_total", &flagged) > 0.0);
 }
 
 #[test]
@@ -119,7 +127,7 @@ fn one_slow_server_of_three_is_hedged() {
 
 #[test]
 fn a_breaker_opens_tries_and_closes() {
-    let policy = json!({"circuitBreaker": {"failures": {"per": "Service", "consecutive": 4, "openFor": "1s"}}});
+    let policy = json!({"circuitBreaker": {"failures": {"per": "Service", "consecutive": 4, "openFor": "4s"}}});
     let Some(mut shop) = open(1, &policy) else {
         return;
     };
@@ -159,7 +167,7 @@ fn a_breaker_opens_tries_and_closes() {
 #[test]
 fn an_outlier_is_put_aside_and_comes_back() {
     let policy =
-        json!({"outlierDetection": {"consecutive5xx": 3, "baseEjection": "2s", "interval": "1s"}});
+        json!({"outlierDetection": {"consecutive5xx": 3, "baseEjection": "5s", "interval": "1s"}});
     let Some(mut shop) = open(2, &policy) else {
         return;
     };
@@ -182,9 +190,9 @@ fn an_outlier_is_put_aside_and_comes_back() {
     assert_eventually!(shop.node.agent().log().contains("endpoint put aside"));
 }
 
-/// A check that shows what it sees quickly.
+/// A check that shows what it sees quickly, and yet gives a busy machine time to answer.
 fn quick(kind: &str, check: &Value) -> Value {
-    let mut fields = json!({"interval": "100ms", "timeout": "100ms", "healthyThreshold": 1, "unhealthyThreshold": 2});
+    let mut fields = json!({"interval": "500ms", "timeout": "500ms", "healthyThreshold": 1, "unhealthyThreshold": 2});
     fields[kind] = check.clone();
     json!({"healthCheck": fields})
 }
@@ -320,7 +328,7 @@ fn deadlines_are_kept_and_passed_on() {
     let answer = call(&shop, &[("grpc-timeout", "150m"), ("x-delay-ms", "5000")]);
     assert_eq!(answer.header("grpc-status"), "4");
     assert!(started.elapsed() < Duration::from_secs(3));
-    assert!(count(&shop, "istio_requests_total", &[("response_flags", "UT")]) > 1.0);
+    assert_eventually!(count(&shop, "istio_requests_total", &[("response_flags", "UT")]) > 1.0);
     let agent = shop.node.agent();
     assert_eventually!(agent.log().matches(r#""reason":"deadline""#).count() == 2);
 }

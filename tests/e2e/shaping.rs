@@ -123,12 +123,16 @@ fn smoothing_delays_instead_of_refusing() {
     let limit =
         json!({"requests": 50, "per": "1s", "burst": 1, "mode": "Smooth", "maxDelay": "2s"});
     put(&shop, json!({"rateLimits": [limit]}));
-    let report = shop.client.load(load(web(), 8, 0, 2_000)).wait();
-    assert_eq!(report.failed, 0, "{report:?}");
-    let seconds = Duration::from_micros(report.elapsed_micros).as_secs_f64();
-    let most = (1.0 + 50.0 * seconds).ceil() as u64;
-    assert!(report.succeeded <= most, "{report:?}");
-    assert!(report.succeeded * 10 >= most * 8, "{report:?}");
+    // A busy machine may leave some of what there is, once.
+    let is_used = || {
+        let report = shop.client.load(load(web(), 8, 0, 2_000)).wait();
+        assert_eq!(report.failed, 0, "{report:?}");
+        let seconds = Duration::from_micros(report.elapsed_micros).as_secs_f64();
+        let most = (1.0 + 50.0 * seconds).ceil() as u64;
+        assert!(report.succeeded <= most, "{report:?}");
+        report.succeeded * 10 >= most * 8
+    };
+    assert_eventually!(is_used(), Duration::from_secs(20));
     let labels = [("policy_name", "web"), ("outcome", "delayed")];
     assert!(
         shop.node
@@ -166,12 +170,15 @@ fn the_bandwidth_of_opaque_connections_is_limited() {
         shop.client.measure(echo(200_000)).unwrap();
         is_limited()
     });
-    let begin = Instant::now();
-    shop.client.measure(echo(2_000_000)).unwrap();
-    let took = begin.elapsed();
-    // There and back: four million bytes, two a second.
-    assert!(took >= Duration::from_millis(1_900), "{took:?}");
-    assert!(took <= Duration::from_secs(4), "{took:?}");
+    // There and back: four million bytes, two a second. A busy machine may take longer, once.
+    let is_in_time = || {
+        let begin = Instant::now();
+        shop.client.measure(echo(2_000_000)).unwrap();
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(1_900), "{took:?}");
+        took <= Duration::from_secs(4)
+    };
+    assert_eventually!(is_in_time(), Duration::from_secs(20));
 }
 
 #[test]
@@ -187,7 +194,13 @@ fn faults_hit_whom_they_are_for_and_are_visible() {
     let delay =
         json!({"headers": [{"name": "x-slow", "value": "yes"}], "delay": {"fixed": "300ms"}});
     put(&shop, json!({"faults": [abort, delay]}));
-    let report = other.load(load(web(), 4, 0, 1_000)).wait();
+    let labels = [("policy_name", "web"), ("kind", "abort")];
+    let faults = || shop.node.metrics().sum("mesh_proxy_faults_total", &labels);
+    let before = faults();
+    let load = other.load(load(web(), 4, 0, 60_000));
+    // So many that chance cannot tell.
+    assert_eventually!(faults() > before + 300.0, Duration::from_secs(50));
+    let report = load.stop();
     let share = report.failed * 100 / (report.failed + report.succeeded);
     assert!((35..=65).contains(&share), "{report:?}");
     assert_eq!(only_error(&report), "503 Service Unavailable fault");
@@ -200,14 +213,12 @@ fn faults_hit_whom_they_are_for_and_are_visible() {
         status["faults"],
         json!([{"policy": "shop/web", "target": "Service web", "count": 3}])
     );
-    let metrics = shop.node.metrics();
-    let labels = [("policy_name", "web"), ("kind", "abort")];
-    assert!(metrics.sum("mesh_proxy_faults_total", &labels) >= 1.0);
-    let log = shop.node.agent().log();
-    assert!(log.contains("faults are injected on purpose"), "{log}");
     assert_eventually!({
         let log = shop.node.agent().log();
-        log.contains("\"reason\":\"fault\"") && log.contains("\"flags\":\"FI\"")
+        let says = |text: &str| log.contains(text);
+        says("faults are injected on purpose")
+            && says("\"reason\":\"fault\"")
+            && says("\"flags\":\"FI\"")
     });
 }
 
@@ -241,11 +252,11 @@ fn a_greedy_workload_takes_nothing_from_a_modest_one() {
         (200, &json!(true))
     );
     assert!(
-        begin.elapsed() < Duration::from_secs(2),
+        begin.elapsed() < Duration::from_secs(5),
         "{:?}",
         begin.elapsed()
     );
-    assert!(queued() > 0.0);
+    assert_eventually!(queued() > 0.0);
     let (flood, churn) = (flood.stop(), churn.stop());
     eprintln!(
         "modest p99 alone {} us, beside {} us; modest {} of {}; greedy {} + {}",

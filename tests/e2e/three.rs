@@ -1,9 +1,8 @@
 //! Three nodes that share a registry, each with a server and a client.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use mesh_tests::eventually::eventually;
+use mesh_tests::eventually::{DEADLINE, eventually};
 use mesh_tests::fleet::Fleet;
 use mesh_tests::node::Node;
 use mesh_tests::pod::Pod;
@@ -63,7 +62,7 @@ impl Three {
     /// The address of the service at a node, once the node knows it.
     pub(crate) fn address(&self, index: usize) -> SocketAddr {
         let path = "/api/v1/namespaces/shop/services/web";
-        eventually("the service is known", Duration::from_secs(5), || {
+        eventually("the service is known", DEADLINE, || {
             let answer = self.nodes[index]
                 .api()
                 .try_call("GET", path, &Value::Null)
