@@ -233,7 +233,7 @@ mod tests {
         let mut reached = (0..3).map(|_| vitals.ended(&spec, bad));
         assert!(reached.by_ref().take(2).all(|it| it.is_none()));
         assert_eq!(reached.next(), Some(Some(Reason::Consecutive5xx)));
-        let length = Duration::from_millis(300);
+        let length = Duration::from_secs(1);
         let terms = Terms {
             base: length,
             longest: length,

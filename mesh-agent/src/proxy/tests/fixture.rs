@@ -267,6 +267,17 @@ pub(super) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
+/// What the kernel keeps at most of what goes one way on a connection whose end is not read, at both ends together.
+pub(super) fn kernel_room() -> usize {
+    let most = |name: &str| {
+        let sizes = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        let sizes = sizes.expect("a setting of the kernel");
+        let most = sizes.split_whitespace().last().expect("three sizes");
+        most.parse::<usize>().expect("a number")
+    };
+    most("tcp_wmem") + most("tcp_rmem")
+}
+
 /// The registry: service `shop/web`, its endpoints `web-0`.., and the caller `shop/client`.
 pub(super) fn snapshot(protocol: &str, endpoints: &[SocketAddr]) -> Snapshot {
     let mut snapshot = Snapshot {

@@ -51,7 +51,7 @@ async fn an_endpoint_that_never_answers_is_the_slowest_of_all() {
     let (hung, count, _hung) = hung().await;
     let (good, _good) = http1_server(|_| text("good")).await;
     let policy = json!({"loadBalancing": {"algorithm": "PeakEwma"},
-        "retries": {"on": ["timeout"], "perTryTimeout": "50ms", "budget": {"percent": 100}}});
+        "retries": {"on": ["timeout"], "perTryTimeout": "1s", "budget": {"percent": 100}}});
     let node = Node::guarded("http", &[hung, good], &policy);
     for _ in 0..20 {
         let answer = node.raw(GET).await;
@@ -71,7 +71,7 @@ async fn a_wait_before_a_retry_makes_no_endpoint_slow() {
     .await;
     let (good, _good) = http1_server(|_| text("good")).await;
     let policy = json!({"loadBalancing": {"algorithm": "PeakEwma"},
-        "retries": {"on": ["503"], "backoff": {"base": "400ms", "max": "400ms"}, "budget": {"percent": 100}}});
+        "retries": {"on": ["503"], "backoff": {"base": "1s", "max": "1s"}, "budget": {"percent": 100}}});
     let node = Node::guarded("http", &[bad, good], &policy);
     while node.metric_now(&["mesh_proxy_retries_total"]) < 8 {
         let answer = node.raw(GET).await;
@@ -83,7 +83,7 @@ async fn a_wait_before_a_retry_makes_no_endpoint_slow() {
         .live
         .latency
         .cost(0, 1.0, clock::monotonic_ns());
-    assert!(cost_ns < 100e6, "{cost_ns}");
+    assert!(cost_ns < 250e6, "{cost_ns}");
 }
 
 #[tokio::test]

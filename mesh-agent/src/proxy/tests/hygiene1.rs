@@ -520,7 +520,7 @@ async fn hints_of_an_endpoint_that_was_given_up_are_dropped() {
     let (address, _server, _go) = hinting("HTTP/1.1 103 Early Hints\r\n\r\n").await;
     let config = Config {
         timeouts: Timeouts {
-            response: Duration::from_millis(50),
+            response: Duration::from_millis(500),
             ..Timeouts::default()
         },
         ..Config::default()
@@ -578,8 +578,8 @@ async fn a_body_that_falls_silent_is_given_up() {
 #[tokio::test]
 async fn silent_and_dripping_clients_are_closed() {
     let timeouts = Timeouts {
-        first_byte: Duration::from_millis(100),
-        header: Duration::from_millis(100),
+        first_byte: Duration::from_millis(500),
+        header: Duration::from_millis(500),
         ..Timeouts::default()
     };
     let (node, _server) = limited(timeouts).await;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::fixture::{
-    Node, PATIENCE, eventually, http1_server, http2_client, server, text, within,
+    Node, PATIENCE, eventually, http1_server, http2_client, kernel_room, server, text, within,
 };
 use crate::proxy::Config;
 
@@ -104,8 +104,8 @@ async fn a_reader_that_stops_stops_the_endpoint() {
             }
             last = now;
         }
-        // Sockets hold a few megabytes each way; the proxy next to nothing.
-        assert!(last < 32 << 20, "{protocol}: {last}");
+        // The sockets on both sides of the proxy hold what they may; the proxy next to nothing.
+        assert!(last < 2 * kernel_room() + (4 << 20), "{protocol}: {last}");
     }
 }
 
@@ -215,7 +215,7 @@ async fn a_request_that_the_deadline_of_a_drain_cuts_is_not_put_down_to_its_clie
 async fn a_request_that_is_idle_for_too_long_is_not_put_down_to_its_client() {
     let (endpoint, _server) = endless().await;
     let mut config = Config::default();
-    config.timeouts.idle = Duration::from_millis(200);
+    config.timeouts.idle = Duration::from_secs(1);
     let node = Node::start_with("http", &[endpoint], config);
     let _stream = begin(&node).await;
     node.metric(&["istio_requests_total", r#"response_flags="SI""#], 1)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -77,7 +78,7 @@ async fn who_only_has_said_all_gets_what_comes_soon() {
         "three",
         "end",
     ];
-    let (address, _server, _) = slow(PARTS, Duration::from_millis(200)).await;
+    let (address, _server, _) = slow(PARTS, Duration::from_millis(350)).await;
     let node = Node::start("http", &[address]);
     let mut stream = node.connect().await;
     stream.write_all(REQUEST).await.expect("writes");
@@ -113,11 +114,21 @@ async fn who_does_not_read_is_cut_off_when_the_time_of_the_request_is_over() {
     eventually("no connection", || node.proxy().connections() == 0).await;
 }
 
-/// What a client that says `request` gets until the end of the connection, and that end.
-async fn read_all(node: &Node, request: &str) -> (String, io::Result<usize>) {
+/// What a client that says `request` gets until the end of the connection, and that end; says `go` when it has `last`.
+async fn read_all(
+    node: &Node,
+    request: &str,
+    last: &str,
+    go: &Notify,
+) -> (String, io::Result<usize>) {
     let mut stream = node.connect().await;
     stream.write_all(request.as_bytes()).await.expect("writes");
     let mut bytes = Vec::new();
+    while !bytes.ends_with(last.as_bytes()) {
+        let read = within(stream.read_buf(&mut bytes)).await.expect("reads");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&bytes));
+    }
+    go.notify_one();
     let end = within(stream.read_to_end(&mut bytes)).await;
     (String::from_utf8_lossy(&bytes).into_owned(), end)
 }
@@ -136,17 +147,23 @@ async fn an_answer_that_breaks_off_does_not_look_whole_where_its_end_is_that_of_
         ("HTTP/1.1 200 OK\r\n\r\nabc", true),
         ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", true),
     ] {
-        let (address, _server) = server(move |mut stream| async move {
-            let length = stream.read(&mut [0; 1024]).await?;
-            assert!(length > 0);
-            stream.write_all(answer.as_bytes()).await?;
-            // What is sent without a pause may be lost with the reset.
-            sleep(Duration::from_millis(100)).await;
-            stream.shutdown().await
+        let go = Arc::new(Notify::new());
+        let told = Arc::clone(&go);
+        let (address, _server) = server(move |mut stream| {
+            let told = Arc::clone(&told);
+            async move {
+                let length = stream.read(&mut [0; 1024]).await?;
+                assert!(length > 0);
+                stream.write_all(answer.as_bytes()).await?;
+                // What has not been read may be lost with the reset.
+                told.notified().await;
+                stream.shutdown().await
+            }
         })
         .await;
         let node = Node::start("http", &[address]);
-        let (got, end) = read_all(&node, "GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let request = "GET / HTTP/1.0\r\nHost: a\r\n\r\n";
+        let (got, end) = read_all(&node, request, "\r\n\r\nabc", &go).await;
         assert!(got.ends_with("\r\n\r\nabc"), "{answer:?} gave {got}");
         match end {
             Ok(_) => assert!(is_whole, "{answer:?}"),

@@ -13,7 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fixture::{Node, http1_server, nobody, server, snapshot, text, within};
+use super::fixture::{Node, eventually, http1_server, nobody, server, snapshot, text, within};
+use super::shaping::slow_server;
 use crate::proxy::Config;
 use crate::state::http_route::HttpRoute;
 use crate::state::traffic_policy::TrafficPolicy;
@@ -209,7 +210,7 @@ async fn a_body_is_sent_again_up_to_a_bound() {
 async fn a_slow_attempt_is_given_up_within_the_deadline_of_the_request() {
     let (slow, _slow) = slow(Duration::from_secs(30)).await;
     let (good, _good) = http1_server(|_| text("good")).await;
-    let policy = json!({"retries": {"on": ["timeout"], "perTryTimeout": "50ms"}});
+    let policy = json!({"retries": {"on": ["timeout"], "perTryTimeout": "1s"}});
     let node = Node::guarded("http", &[slow, good], &policy);
     for _ in 0..2 {
         let response = node.raw(GET).await;
@@ -238,11 +239,7 @@ async fn a_deadline_cuts_off_a_body_that_does_not_end() {
         Ok(())
     })
     .await;
-    let node = Node::guarded(
-        "http",
-        &[endpoint],
-        &json!({"timeouts": {"request": "100ms"}}),
-    );
+    let node = Node::guarded("http", &[endpoint], &json!({"timeouts": {"request": "1s"}}));
     let response = node.raw(GET).await;
     assert!(response.ends_with("\r\n\r\nabc"), "{response}");
     node.metric(&["istio_requests_total", r#"response_flags="UT""#], 1)
@@ -251,9 +248,9 @@ async fn a_deadline_cuts_off_a_body_that_does_not_end() {
 
 #[tokio::test]
 async fn a_slow_endpoint_is_hedged_within_half_of_the_budget() {
-    let (slow, _slow) = slow(Duration::from_millis(300)).await;
+    let (slow, _slow) = slow(Duration::from_secs(1)).await;
     let (good, _good) = http1_server(|_| text("good")).await;
-    let hedging = json!({"hedging": {"after": "20ms"}, "retries": {"budget": {"percent": 100}}});
+    let hedging = json!({"hedging": {"after": "100ms"}, "retries": {"budget": {"percent": 100}}});
     let node = Node::guarded("http", &[slow, good], &hedging);
     let mut good_answers = 0;
     for _ in 0..12 {
@@ -289,7 +286,7 @@ async fn a_breaker_of_a_service_opens_tries_and_closes() {
         }
     })
     .await;
-    let policy = json!({"circuitBreaker": {"failures": {"per": "Service", "consecutive": 3, "openFor": "300ms"}}});
+    let policy = json!({"circuitBreaker": {"failures": {"per": "Service", "consecutive": 3, "openFor": "1s"}}});
     let node = Node::guarded("http", &[endpoint], &policy);
     for _ in 0..3 {
         assert!(node.raw(GET).await.starts_with("HTTP/1.1 500"));
@@ -501,7 +498,7 @@ async fn the_budget_of_a_rule_that_speaks_of_retries_itself_is_seen_by_its_name(
 
 #[tokio::test]
 async fn a_rule_without_a_limit_waits_longer_than_the_proxy_would() {
-    let (endpoint, _server) = slow(Duration::from_millis(600)).await;
+    let (endpoint, _server) = slow(Duration::from_millis(1500)).await;
     let mut config = Config::default();
     config.timeouts.response = Duration::from_millis(200);
     let node = Node::start_with("http", &[endpoint], config);
@@ -531,7 +528,7 @@ async fn an_answer_is_waited_for_from_the_end_of_the_request_on() {
     })
     .await;
     let mut config = Config::default();
-    config.timeouts.response = Duration::from_millis(400);
+    config.timeouts.response = Duration::from_secs(1);
     let node = Node::start_with("http", &[endpoint], config);
     let head = "POST / HTTP/1.1\r\nHost: web\r\nConnection: close\r\nContent-Length: 10\r\n\r\n";
     let upload = async |bytes: &[u8]| {
@@ -539,7 +536,7 @@ async fn an_answer_is_waited_for_from_the_end_of_the_request_on() {
         stream.write_all(head.as_bytes()).await.unwrap();
         let started = Instant::now();
         for byte in bytes {
-            tokio::time::sleep(Duration::from_millis(80)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             stream.write_all(&[*byte]).await.unwrap();
         }
         let mut answer = String::new();
@@ -549,7 +546,7 @@ async fn an_answer_is_waited_for_from_the_end_of_the_request_on() {
     };
     let (answer, took) = upload(b"0123456789").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(took > Duration::from_millis(500), "{took:?}");
+    assert!(took > Duration::from_millis(1250), "{took:?}");
     // It stops in the middle: nothing moves, and the endpoint says nothing.
     let (answer, took) = upload(b"012").await;
     assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
@@ -584,21 +581,30 @@ async fn an_outlier_is_put_aside() {
 
 #[tokio::test]
 async fn limits_refuse_what_is_too_much() {
-    let (slow, _slow) = slow(Duration::from_millis(300)).await;
+    let (slow, go, seen) = slow_server().await;
     let policy = json!({"circuitBreaker": {"maxRequests": 1}});
     let node = Node::guarded("http", &[slow], &policy);
-    let (first, second) = tokio::join!(node.raw(GET), node.raw(GET));
-    let answers = [first, second];
-    let refused: Vec<_> = answers
-        .iter()
-        .filter(|it| it.starts_with("HTTP/1.1 503"))
-        .collect();
-    assert_eq!(refused.len(), 1, "{answers:?}");
-    assert!(refused[0].contains("x-mesh-error: overflow"), "{answers:?}");
-    assert!(answers.iter().any(|it| it.ends_with("slow")), "{answers:?}");
+    let come = async |count: usize| {
+        eventually("a request", || seen.load(Ordering::Relaxed) == count).await;
+    };
+    let second = async {
+        come(1).await;
+        let second = node.raw(GET).await;
+        go.notify_waiters();
+        second
+    };
+    let (first, second) = tokio::join!(node.raw(GET), second);
+    assert!(first.ends_with("ok"), "{first}");
+    assert!(second.starts_with("HTTP/1.1 503"), "{second}");
+    assert!(second.contains("x-mesh-error: overflow"), "{second}");
     node.metric(&["mesh_breaker_overflows_total", "requests"], 1)
         .await;
-    assert!(node.raw(GET).await.ends_with("slow"), "there is room again");
+    let release = async {
+        come(2).await;
+        go.notify_waiters();
+    };
+    let (third, ()) = tokio::join!(node.raw(GET), release);
+    assert!(third.ends_with("ok"), "there is room again: {third}");
 }
 
 #[tokio::test]
@@ -619,16 +625,17 @@ async fn who_finds_no_room_for_a_connection_waits_for_one() {
 
 #[tokio::test]
 async fn where_nobody_may_wait_for_a_connection_one_is_dialled_all_the_same() {
-    let (slow, _slow) = slow(Duration::from_millis(500)).await;
+    let (slow, go, seen) = slow_server().await;
     let policy = json!({"circuitBreaker": {"maxConnections": 1, "maxPending": 0}});
     let node = Node::guarded("http", &[slow], &policy);
-    let first = async { node.raw(GET).await };
     let second = async {
-        node.metric(&["mesh_proxy_pool_dialled_total"], 1).await;
-        node.raw(GET).await
+        eventually("the first", || seen.load(Ordering::Relaxed) == 1).await;
+        let second = node.raw(GET).await;
+        go.notify_waiters();
+        second
     };
-    let (first, second) = tokio::join!(first, second);
-    assert!(first.ends_with("slow"), "{first}");
+    let (first, second) = tokio::join!(node.raw(GET), second);
+    assert!(first.ends_with("ok"), "{first}");
     assert!(second.contains("x-mesh-error: overflow"), "{second}");
     node.metric(&["mesh_breaker_overflows_total", "pending"], 1)
         .await;

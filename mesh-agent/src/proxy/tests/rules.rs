@@ -60,7 +60,7 @@ async fn ask(node: &Node, method: &str, path: &str) -> u16 {
 async fn a_rule_ends_its_requests_in_time() {
     let (endpoint, _server) = server(|mut stream| async move {
         stream.read_buf(&mut Vec::with_capacity(1024)).await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
         stream.write_all(answer).await
     })

@@ -1,6 +1,7 @@
 //! Opaque connections on the ways that routes give them.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,8 +119,8 @@ async fn connections_are_split_by_weight() {
             other => panic!("{other}"),
         }
     }
-    // Four standard deviations of a binomial distribution of 200 and 1/4.
-    assert!((26..=74).contains(&counts[1]), "{counts:?}");
+    // Five standard deviations of a binomial distribution of 200 and 1/4.
+    assert!((19..=81).contains(&counts[1]), "{counts:?}");
 }
 
 #[tokio::test]
@@ -236,11 +237,14 @@ async fn the_retries_of_the_service_that_was_dialled_hold_where_a_route_leads_el
             .object::<TcpRoute>("r", &route(&[], shares))
             .object::<TrafficPolicy>("p", &once);
         let node = node(registry.snapshot()).await;
+        let begin = Instant::now();
         let mut found = 0;
         for _ in 0..4 {
-            found += u32::from(node.resets(b"x").await);
+            found += u64::from(node.resets(b"x").await);
         }
-        assert_eq!(found, resets, "{service}");
+        // The dead one is tried again when a second is over.
+        let most = resets * (1 + begin.elapsed().as_secs());
+        assert!((resets..=most).contains(&found), "{service}: {found}");
     }
 }
 

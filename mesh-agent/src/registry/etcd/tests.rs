@@ -435,8 +435,11 @@ async fn endpoints_outlive_an_etcd_that_hangs_for_longer_than_leases_last() {
     let Some(fleet) = Fleet::start().await else {
         return;
     };
-    let [a, b] = [fleet.node("a").await, fleet.node("b").await];
-    let dead = fleet.node("dead").await;
+    // For so long are leases in doubt that have run out meanwhile: all must be back by then.
+    let ttl = Duration::from_secs(5);
+    let node = async |name| fleet.lasting_node(name, ttl).await;
+    let [a, b] = [node("a").await, node("b").await];
+    let dead = node("dead").await;
     a.writer
         .apply(put(Kind::Endpoint, "web-1", &endpoint("10.0.0.1")))
         .await
@@ -465,7 +468,7 @@ async fn endpoints_outlive_an_etcd_that_hangs_for_longer_than_leases_last() {
         .unwrap_err();
     assert!(matches!(refused, Refusal::Unavailable(_)), "{refused}");
     eventually("the leases have run out", || {
-        (a.etcd.report().staleness_seconds >= 4).then_some(())
+        (a.etcd.report().staleness_seconds >= 8).then_some(())
     })
     .await;
     fleet.server.thaw();
@@ -552,6 +555,8 @@ async fn endpoint_that_was_let_go_and_is_another_nodes_by_now_is_known() {
     let let_go = (link::origin("a"), delete(Kind::Endpoint, "web-1"));
     link.store.apply_all([let_go]).remove(0).unwrap();
     link.post(&name.1, Word::Delete).unwrap();
+    let known = || Some(b.etcd.link.known().values.get(&name)?.revision);
+    let before = known();
     b.writer.apply(put("10.0.0.2")).await.unwrap();
     let moved = || {
         let told = fleet.server.text("mesh/objects/Endpoint/shop/web-1")?;
@@ -559,7 +564,8 @@ async fn endpoint_that_was_let_go_and_is_another_nodes_by_now_is_known() {
         (told.node == "b").then_some(told)
     };
     let shared = eventually("it is told", moved).await;
-    let revision = b.etcd.link.known().values[&name].revision;
+    let later = || known().filter(|it| Some(*it) > before);
+    let revision = eventually("b knows of it", later).await;
 
     let heard = Step::Put {
         name: name.clone(),
@@ -612,7 +618,10 @@ async fn endpoints_that_etcd_refuses_hold_no_others_up() {
         (0..10).try_for_each(|index| b.endpoint(&format!("web-{index}")).map(drop))
     })
     .await;
-    assert_eq!(a.etcd.report().queued, 1);
+    eventually("a knows what was taken", || {
+        (a.etcd.report().queued == 1).then_some(())
+    })
+    .await;
     a.writer.apply(with_bodies(0)("huge")).await.unwrap();
     eventually("b has it as it is now", || b.endpoint("huge")).await;
 }
@@ -719,7 +728,10 @@ async fn bad_value_hurts_only_itself_and_is_told() {
         a.service("y").unwrap().status.addresses,
         written.status.addresses
     );
-    let refused = a.rejections();
+    let refused = eventually("both are told", || {
+        Some(a.rejections()).filter(|it| it.len() == 2)
+    })
+    .await;
     let keys: Vec<_> = refused.iter().map(|it| it.place.as_str()).collect();
     assert_eq!(
         keys,
@@ -740,7 +752,10 @@ async fn bad_value_hurts_only_itself_and_is_told() {
         r#"{"spec": {"ports": [{"name": "a", "port": 1}]}}"#,
     );
     eventually("it is right now", || a.service("x")).await;
-    assert_eq!(a.rejections().len(), 1);
+    eventually("it is refused no more", || {
+        (a.rejections().len() == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -919,7 +934,7 @@ async fn member_that_hangs_while_it_is_watched_is_left_for_another() {
         .unwrap();
 
     eventually("a has it", || a.service("web")).await;
-    assert!(a.etcd.report().connected, "{:?}", a.etcd.report());
+    eventually("a is connected", || a.etcd.report().connected.then_some(())).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// How long a client that has closed its sending side is served on while no byte moves. One that is gone has closed it
 /// too, and waits for nothing; one that only has said all gets what comes soon.
-const GRACE: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 10_000 });
+const GRACE: Duration = Duration::from_millis(if cfg!(test) { 1_500 } else { 10_000 });
 
 /// What is known of the answer that is waited for, or under way.
 #[derive(Debug, Default)]

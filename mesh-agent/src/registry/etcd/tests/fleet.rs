@@ -149,6 +149,17 @@ impl Fleet {
         node
     }
 
+    /// The same, with a lease that lasts that long.
+    pub(super) async fn lasting_node(&self, name: &str, ttl: Duration) -> Member {
+        let address = format!("etcd://127.0.0.1:{}", self.server.port);
+        let node = node_with(name, &address, ttl);
+        eventually("the node is connected", || {
+            node.etcd.report().connected.then_some(())
+        })
+        .await;
+        node
+    }
+
     /// A node that may never be.
     pub(super) fn node_unready(&self, name: &str) -> Member {
         node_at(
