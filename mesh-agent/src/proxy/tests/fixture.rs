@@ -20,7 +20,7 @@ use mesh_common::conn::{Conn, Direction};
 use mesh_common::verdict::Verdict;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -353,8 +353,14 @@ where
 
 /// An address where nobody listens.
 pub(super) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    listener.local_addr().expect("bound")
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(any).expect("binds");
+    let address = socket.local_addr().expect("bound");
+    assert!(TcpStream::connect(address).await.is_err());
+    // A port that were free again would soon be somebody else's: of this test, or of another.
+    std::mem::forget(socket);
+    address
 }
 
 /// A server of HTTP/1.1 whose every request is answered by `answer`.
