@@ -35,7 +35,7 @@ async fn hung() -> (SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
 #[tokio::test]
 async fn a_breaker_of_a_service_that_hangs_opens_within_deadlines() {
     let (endpoint, count, _server) = hung().await;
-    let policy = json!({"timeouts": {"request": "50ms"},
+    let policy = json!({"timeouts": {"request": "500ms"},
         "circuitBreaker": {"failures": {"per": "Service", "consecutive": 2, "openFor": "60s"}}});
     let node = Node::guarded("http", &[endpoint], &policy);
     for reason in ["deadline", "deadline", "breaker-open"] {
@@ -91,7 +91,7 @@ async fn what_a_rule_says_of_an_attempt_goes_before_what_the_service_says() {
     let (endpoint, _count, _server) = hung().await;
     let node = Node::start("http", &[endpoint]);
     let parent = json!({"group": "", "kind": "Service", "name": "web"});
-    let rule = json!({"timeouts": {"backendRequest": "50ms"}, "retry": {"attempts": 1},
+    let rule = json!({"timeouts": {"backendRequest": "500ms"}, "retry": {"attempts": 1},
         "backendRefs": [{"name": "web", "port": 80}]});
     let policy = json!({"target": {"kind": "Service", "name": "web"},
         "retries": {"on": ["5xx"], "perTryTimeout": "60s"}});

@@ -102,7 +102,7 @@ async fn who_does_not_read_is_cut_off_when_the_time_of_the_request_is_over() {
     .await;
     let node = Node::start("http", &[address]);
     let spec = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
-        "rules": [{"timeouts": {"request": "200ms"}, "backendRefs": [{"name": "web", "port": 80}]}]});
+        "rules": [{"timeouts": {"request": "1s"}, "backendRefs": [{"name": "web", "port": 80}]}]});
     let fixture = Fixture::from(snapshot("http", &[address]));
     node.change(fixture.object::<HttpRoute>("r", &spec).snapshot());
     let mut stream = node.connect().await;
