@@ -28,17 +28,17 @@ const CLIENT_PROGRAMS: &[(&str, &str)] = &[
     ("java", "default-jdk-headless"),
     ("javac", "default-jdk-headless"),
 ];
-/// Envoy is no Debian package: its venv is made by `python3`.
-const BENCH_PROGRAMS: &[(&str, &str)] = &[
+/// What puts a load on a proxy, and what answers.
+const LOAD_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("taskset", "util-linux"),
-    ("haproxy", "haproxy"),
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
-    ("python3", "python3-venv"),
 ];
+/// What is measured beside us. Envoy is no Debian package: its venv is made by `python3`.
+const PEER_PROGRAMS: &[(&str, &str)] = &[("haproxy", "haproxy"), ("python3", "python3-venv")];
 const DEMO_PROGRAMS: &[(&str, &str)] = &[("ip", "iproute2"), ("redis-server", "redis-server")];
 
 /// All of it.
@@ -98,8 +98,31 @@ pub(crate) fn client_programs() -> Result<()> {
 
 /// What the benchmark compares with and measures with; returns where Envoy is.
 pub(crate) fn bench_programs() -> Result<PathBuf> {
-    programs(BENCH_PROGRAMS)?;
+    load_programs()?;
+    programs(PEER_PROGRAMS)?;
     envoy()
+}
+
+/// What the benchmark measures with.
+pub(crate) fn load_programs() -> Result<()> {
+    programs(LOAD_PROGRAMS)
+}
+
+/// The compiler's own program that adds up counts of an agent; returns where it is.
+pub(crate) fn llvm_profdata(host: &str) -> Result<PathBuf> {
+    let sysroot = output_of("rustc", &["--print", "sysroot"]).unwrap_or_default();
+    let path = Path::new(sysroot.trim()).join(format!("lib/rustlib/{host}/bin/llvm-profdata"));
+    if !path.is_file() {
+        if !exists("rustup") {
+            bail!(
+                "{} is missing: install rustup from https://rustup.rs",
+                path.display()
+            );
+        }
+        println!("installing: llvm-tools, to read what an agent has counted");
+        run(&mut command("rustup", &["component", "add", "llvm-tools"]))?;
+    }
+    Ok(path)
 }
 
 /// Envoy as the package index of Python has it, in a place of its own below `target`.

@@ -9,6 +9,7 @@ mod ci;
 mod clippy;
 mod install;
 mod node_job;
+mod pgo;
 mod process;
 mod test;
 mod tidy;
@@ -21,10 +22,12 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   build [--release]   the agent, with the kernel programs inside
+  build --pgo         the same, released and laid out for what a load on it was seen to do; needs root
   test [FILTER]       installs what is missing, then runs every test; those of whole nodes need root
   e2e [FILTER]        only the tests of whole nodes, in network namespaces
   demo [--stay]       a node of namespaces with real traffic: shows the main job at work
-  bench [ARGUMENTS]   costs of the data path as ratios to a direct connection
+  bench [--pgo] [ARGUMENTS]
+                      costs of the data path as ratios to a direct connection, and beside other proxies
   ci                  everything that the pipeline checks
   clippy              lints, for this machine and for the kernel
   tidy                layers, sizes, first lines, names

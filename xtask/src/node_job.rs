@@ -1,12 +1,12 @@
 //! Runs the programs of the harness that need a node: the demo and the benchmark.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Result, bail};
 
-use crate::process::{self, command, is_root, root};
-use crate::{build, install};
+use crate::process::{self, command, is_root};
+use crate::{build, install, pgo};
 
 /// `demo [--stay]`, with a debug build: a release takes several times as long to build.
 pub(crate) fn demo(arguments: &[String]) -> Result<()> {
@@ -14,10 +14,15 @@ pub(crate) fn demo(arguments: &[String]) -> Result<()> {
     on_a_node("demo", false, arguments, &[])
 }
 
-/// `bench [ARGUMENTS]`.
+/// `bench [--pgo] [ARGUMENTS]`.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     let envoy = install::bench_programs()?;
-    let variables: [(&str, &Path); 1] = [("MESH_BENCH_ENVOY", &envoy)];
+    let mut variables = vec![("MESH_BENCH_ENVOY", envoy)];
+    let is_pgo = arguments.first().is_some_and(|first| first == "--pgo");
+    if is_pgo {
+        variables.push(("MESH_AGENT", pgo::agent()?));
+    }
+    let arguments = arguments.get(usize::from(is_pgo)..).unwrap_or_default();
     on_a_node("bench", true, arguments, &variables)
 }
 
@@ -25,22 +30,23 @@ fn on_a_node(
     program: &str,
     is_release: bool,
     arguments: &[String],
-    variables: &[(&str, &Path)],
+    variables: &[(&str, PathBuf)],
 ) -> Result<()> {
     if !is_root() {
         bail!(
             "`cargo xtask {program}` makes network namespaces and loads kernel programs: run it as root"
         );
     }
-    build::agent(is_release)?;
+    if !variables.iter().any(|(name, _)| *name == "MESH_AGENT") {
+        build::agent(is_release)?;
+    }
     build::harness(is_release)?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    let path = target.join(build::folder(is_release)).join(program);
+    let folder = build::folder(is_release);
+    let path = build::target().join(folder).join(program);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // Enter ends a demo that stays.
     let mut command = command(&path.to_string_lossy(), &arguments);
     command.stdin(Stdio::inherit());
-    command.envs(variables.iter().copied());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     process::run(&mut command)
 }

@@ -29,24 +29,41 @@ use outcome::Outcome;
 use registry::Size;
 
 const USAGE: &str = "\
-usage: bench [--quick] [--rounds N] [--millis N] [--connections N] [--only PART]
+usage: bench [--train | [--quick] [--rounds N] [--millis N] [--connections N] [--only PART]...]
+--train: measures nothing, but puts the loads on an agent that counts what its code does
 PART: direct, http1, http2, routes, log, latency, bulk, fairness, hedging, idle, registry";
 
 fn main() -> ExitCode {
-    let Some(effort) = Effort::from_arguments() else {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    clean_up_on_signals();
+    if arguments == ["--train"] {
+        return exit_code(train());
+    }
+    let Some(effort) = Effort::from_arguments(arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    clean_up_on_signals();
-    let (results, acceleration) = match measure(&effort) {
-        Ok(found) => found,
+    exit_code(
+        measure(&effort).map(|(results, acceleration)| show(&effort, &results, &acceleration)),
+    )
+}
+
+/// Of what did something, could not, or failed.
+fn exit_code(done: io::Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
+    }
+}
+
+/// Whether there is something to show.
+fn show(effort: &Effort, results: &[Outcome], acceleration: &Value) -> bool {
     if results.is_empty() {
-        return ExitCode::FAILURE;
+        return false;
     }
     let rows: Vec<Vec<String>> = results.iter().map(Outcome::row).collect();
     println!("\n{}", table(&Outcome::HEADINGS, &rows));
@@ -55,7 +72,7 @@ fn main() -> ExitCode {
         "{}",
         json!({ "rounds": effort.rounds, "acceleration": acceleration, "results": results })
     );
-    ExitCode::SUCCESS
+    true
 }
 
 fn measure(effort: &Effort) -> io::Result<(Vec<Outcome>, Value)> {
@@ -101,6 +118,23 @@ fn measure(effort: &Effort) -> io::Result<(Vec<Outcome>, Value)> {
     Ok((results, acceleration))
 }
 
+/// How long each load is put on an agent that counts, in milliseconds: what is done most is done a thousand times sooner.
+const TRAINING_MILLIS: u64 = 2_000;
+
+/// `false`, after saying why, where nodes cannot be made.
+fn train() -> io::Result<bool> {
+    if !process::has_two_processors() {
+        eprintln!("a load on the agent needs two processors");
+        return Ok(false);
+    }
+    for part in proxied::PARTS {
+        if !part.train(TRAINING_MILLIS)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// How much is measured.
 struct Effort {
     rounds: usize,
@@ -111,7 +145,7 @@ struct Effort {
 }
 
 impl Effort {
-    fn from_arguments() -> Option<Self> {
+    fn from_arguments(arguments: Vec<String>) -> Option<Self> {
         let mut effort = Self {
             rounds: 5,
             millis: 2_000,
@@ -119,7 +153,7 @@ impl Effort {
             registry: Size::WHOLE,
             only: Vec::new(),
         };
-        let mut arguments = std::env::args().skip(1);
+        let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
             if name == "--quick" {
                 effort = Self {

@@ -120,12 +120,7 @@ fn of_bulk(name: &str) -> Vec<Goal> {
 impl Part {
     pub(crate) fn measure(&self, rounds: usize, millis: u64) -> io::Result<Vec<Outcome>> {
         eprintln!("measuring: {}", self.title);
-        let setup = Setup {
-            log: self.log,
-            with_routes: self.with_routes,
-            ..Setup::new(self.wire, ServerKind::Discard)
-        };
-        let Some(rig) = Rig::open(&setup)? else {
+        let Some(rig) = Rig::open(&self.setup())? else {
             return Ok(Vec::new());
         };
         let rig = &rig;
@@ -142,5 +137,29 @@ impl Part {
             paths,
         };
         Ok(subject.measure(rounds))
+    }
+
+    /// Puts the load on every way, once. `false`, after saying why, where nodes cannot be made.
+    pub(crate) fn train(&self, millis: u64) -> io::Result<bool> {
+        eprintln!("training: {}", self.title);
+        let setup = Setup {
+            with_peers: false,
+            ..self.setup()
+        };
+        let Some(rig) = Rig::open(&setup)? else {
+            return Ok(false);
+        };
+        for contender in rig.contenders() {
+            rig.sample(contender, |pod, address| (self.load)(pod, address, millis))?;
+        }
+        rig.close().map(|()| true)
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
+            log: self.log,
+            with_routes: self.with_routes,
+            ..Setup::new(self.wire, ServerKind::Discard)
+        }
     }
 }

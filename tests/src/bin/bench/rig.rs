@@ -96,7 +96,7 @@ impl Rig {
         };
         rig.answer(setup.wire, &setup.opaque)?;
         rig.enrol_ours(setup, agent);
-        if !setup.with_routes {
+        if setup.with_peers && !setup.with_routes {
             rig.start_peers(setup.wire, setup.log)?;
         }
         Ok(Some(rig))
@@ -241,6 +241,14 @@ impl Rig {
         self.contenders.iter()
     }
 
+    /// Ends the agent in its own way: so it writes what it has counted.
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        match self.node.agent().stop() {
+            0 => Ok(()),
+            code => Err(io::Error::other(format!("the agent ended with {code}"))),
+        }
+    }
+
     /// Puts a load on one way, and says what the proxy on it has used for one operation.
     pub(crate) fn sample(
         &self,
@@ -277,6 +285,8 @@ pub(crate) struct Setup {
     pub(crate) log: Log,
     /// Only ours, with few routes and with many.
     pub(crate) with_routes: bool,
+    /// Others beside ours.
+    pub(crate) with_peers: bool,
 }
 
 impl Setup {
@@ -287,6 +297,7 @@ impl Setup {
             opaque,
             log: Log::Off,
             with_routes: false,
+            with_peers: true,
         }
     }
 }
