@@ -8,20 +8,21 @@ mod opaque;
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use mesh_common::service::TCP;
 
 use self::asker::Asker;
 use super::config::Config;
+use super::error;
 use super::http::filters;
+use super::http::headers::{self, LastHost, Wish};
 use super::policy::Policy;
 use super::view::routes::{Choice, HttpRoutes};
 use super::view::{ServicePort, View};
 use crate::state::object::ObjectKey;
 use crate::state::report::{BackendExplanation, RequestExplanation, RequestQuestion};
 use crate::traffic::authz;
-use crate::traffic::path;
-use crate::traffic::path::Rejected;
 use crate::traffic::route::Request;
 use crate::traffic::route::filter::Filters;
 use crate::traffic::route::split::Target;
@@ -52,15 +53,6 @@ impl Error {
     }
 }
 
-/// A request as it was asked about.
-struct Asked {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    /// With the port, in lower case.
-    authority: Option<String>,
-}
-
 /// What an explanation is made from.
 struct Scene<'a> {
     view: &'a View,
@@ -75,22 +67,20 @@ pub(super) fn explain(
     (source, destination): (&ObjectKey, SocketAddr),
     question: Option<&RequestQuestion>,
 ) -> Result<Option<RequestExplanation>, Error> {
-    let asked = question.map(Asked::parse).transpose()?;
+    let asked = question.map(parts).transpose()?;
     let Some(port) = view.port(&destination.into()) else {
         return Ok(None);
     };
     let asker = Asker::new(view, source);
     let scene = Scene { view, asker };
     let caller = scene.asker.namespace;
-    let explanation = match &asked {
-        asked if opaque::is_opaque(port, caller) => {
-            if asked.is_none() && port.stream_routes(caller).is_none() {
-                return Ok(None);
-            }
-            opaque::explain(&scene, port, asked.as_ref().and_then(Asked::host))
+    let explanation = match asked {
+        Some(asked) if !opaque::is_opaque(port, caller) => scene.request(config, port, asked),
+        None if port.stream_routes(caller).is_none() => return Ok(None),
+        asked => {
+            let wish = asked.and_then(|it| headers::check(&it, &LastHost::default()).ok());
+            opaque::explain(&scene, port, wish.as_ref().and_then(Wish::host))
         }
-        None => return Ok(None),
-        Some(asked) => scene.request(config, port, asked),
     };
     let authorization = scene.authorization(&explanation.backends);
     Ok(Some(RequestExplanation {
@@ -99,54 +89,32 @@ pub(super) fn explain(
     }))
 }
 
-impl Asked {
-    fn parse(question: &RequestQuestion) -> Result<Self, Error> {
-        let method = Method::from_str(&question.method)
-            .ok()
-            .ok_or_else(|| Error::Method(question.method.clone()))?;
-        let uri = Uri::from_str(&question.path)
-            .ok()
-            .ok_or_else(|| Error::Path(question.path.clone()))?;
-        let headers = headers(&question.headers)?;
-        let host = headers.get(http::header::HOST);
-        let host = host.and_then(|host| host.to_str().ok());
-        Ok(Self {
-            authority: host.map(str::to_ascii_lowercase),
-            method,
-            uri,
-            headers,
-        })
+/// The head of a request.
+fn parts(question: &RequestQuestion) -> Result<Parts, Error> {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = Method::from_str(&question.method)
+        .ok()
+        .ok_or_else(|| Error::Method(question.method.clone()))?;
+    parts.uri = Uri::from_str(&question.path)
+        .ok()
+        .ok_or_else(|| Error::Path(question.path.clone()))?;
+    parts.headers = fields(&question.headers)?;
+    if !parts.headers.contains_key(header::HOST) {
+        // Which a question need not name, nor a request of this version.
+        parts.version = Version::HTTP_2;
     }
-
-    /// Without the port.
-    fn host(&self) -> Option<&str> {
-        let host = self.authority.as_deref()?;
-        Some(host.rsplit_once(':').map_or(host, |(name, _)| name))
-    }
+    Ok(parts)
 }
 
 impl Scene<'_> {
-    fn request(&self, config: &Config, port: &ServicePort, asked: &Asked) -> RequestExplanation {
+    fn request(&self, config: &Config, port: &ServicePort, mut parts: Parts) -> RequestExplanation {
         let http = port.http_routes(self.asker.namespace);
+        let asked = parts.uri.path().to_owned();
         let mode = config.path_normalization;
-        let mode = mode.resolved(http.is_some_and(HttpRoutes::tells_paths_apart));
-        let path = match path::normalize(asked.uri.path(), mode) {
-            Ok(path) => path,
-            Err(rejected) => return refused(asked.uri.path(), rejected),
-        };
-        let request = Request {
-            host: asked.host(),
-            authority: asked.authority.as_deref(),
-            path: &path,
-            query: asked.uri.query(),
-            method: &asked.method,
-            headers: &asked.headers,
-            is_grpc: asked
-                .headers
-                .get(http::header::CONTENT_TYPE)
-                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
-        };
-        self.explain_to(port, http, &request)
+        match headers::judge(&mut parts, &LastHost::default(), http, mode) {
+            Ok(wish) => self.explain_to(port, http, &wish.request(&parts)),
+            Err(error) => refused(asked, &error),
+        }
     }
 
     /// The authorization policies that speak of the endpoints of `backends`.
@@ -162,23 +130,27 @@ impl Scene<'_> {
 }
 
 /// A request that does not get as far as the routes.
-fn refused(path: &str, rejected: Rejected) -> RequestExplanation {
+fn refused(path: String, error: &error::Error) -> RequestExplanation {
+    let reason = error.reason();
     RequestExplanation {
-        status: Some(400),
-        reason: format!("bad-request: {rejected}"),
-        path: path.to_owned(),
+        status: Some(error.status().as_u16()),
+        reason: match error {
+            error::Error::BadRequest(why) => format!("{reason}: {why}"),
+            _ => reason.to_owned(),
+        },
+        path,
         ..RequestExplanation::default()
     }
 }
 
-fn headers(from: &[(String, String)]) -> Result<HeaderMap, Error> {
-    let mut headers = HeaderMap::new();
+fn fields(from: &[(String, String)]) -> Result<HeaderMap, Error> {
+    let mut fields = HeaderMap::new();
     for (name, value) in from {
         let bad = || Error::Header(format!("{name}:{value}"));
         let key = HeaderName::from_str(name).ok().ok_or_else(bad)?;
-        headers.append(key, HeaderValue::from_str(value).ok().ok_or_else(bad)?);
+        fields.append(key, HeaderValue::from_str(value).ok().ok_or_else(bad)?);
     }
-    Ok(headers)
+    Ok(fields)
 }
 
 impl Scene<'_> {

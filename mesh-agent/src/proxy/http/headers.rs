@@ -19,7 +19,7 @@ use crate::proxy::error::Error;
 
 pub(crate) use authority::LastHost;
 pub(crate) use fields::{clean_trailers, remove_lookalikes};
-pub(crate) use request::{Wish, admit};
+pub(crate) use request::{Wish, admit, check, judge};
 pub(crate) use response::{After, clean_response, interim_fields, interim_head};
 pub(crate) use trace::{Additions, REQUEST_ID};
 

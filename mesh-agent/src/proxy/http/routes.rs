@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::uri::Authority;
 use http::{HeaderMap, StatusCode, header};
 
 use super::exchange::Exchange;
@@ -14,7 +13,6 @@ use crate::proxy::error::Error;
 use crate::proxy::policy::Policy;
 use crate::proxy::view::ServicePort;
 use crate::proxy::view::routes::{Choice, HttpRoutes};
-use crate::traffic::route::Request;
 use crate::traffic::route::compiled::{Backend, Rule};
 
 /// What becomes of a request.
@@ -73,15 +71,7 @@ fn choose_rule(
     (parts, wish): (&Parts, &Wish),
     dice: fn() -> u64,
 ) -> Result<Way, Error> {
-    let request = Request {
-        host: wish.host(),
-        authority: wish.authority.as_ref().map(Authority::as_str),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        method: &parts.method,
-        headers: &parts.headers,
-        is_grpc: wish.is_grpc,
-    };
+    let request = wish.request(parts);
     let choice = routes.choose(&request).ok_or(Error::NoRoute)?;
     let rule = choice.rule;
     exchange.rule = Some(Arc::clone(rule));

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::fixture::{DIALLED, Node, http1_server, nobody, snapshot, text};
 use super::routes::{registry, to};
 use super::streams;
+use crate::state::http_route::HttpRoute;
 use crate::state::object::ObjectKey;
 use crate::state::report::{BackendExplanation, RequestExplanation, RequestQuestion};
 use crate::state::stream_route::{TcpRoute, TlsRoute};
@@ -217,6 +218,55 @@ async fn tls_routes_are_told_of_by_name() {
     let mut names: Vec<_> = told.backends.iter().map(|it| it.names.clone()).collect();
     names.sort();
     assert_eq!(names, [["*.example"], ["a.example"]]);
+}
+
+#[tokio::test]
+async fn tls_routes_of_what_may_be_http_are_told_of_too() {
+    let (web, a) = (nobody().await, nobody().await);
+    let to = json!([{"name": "a", "port": 80}]);
+    let registry = streams::registry("auto", web, &[("a", a)])
+        .object::<TlsRoute>("one", &streams::route(&["a.example"], to));
+    let node = Node::start("auto", &[web]);
+    node.change(registry.snapshot());
+    let told = explain_connection(&node).expect("a route decides");
+    assert_eq!(
+        (told.reason.as_str(), shares(&told)),
+        ("opaque", vec![("shop/a:80", 1)])
+    );
+    let asked = explain(&node, ("GET", "/"), &[]);
+    assert_eq!(asked.reason, "no-routes", "it is for TLS");
+}
+
+#[tokio::test]
+async fn hosts_are_judged_as_those_of_requests() {
+    let web = nobody().await;
+    let rules = json!([{"matches": [{"path": {"value": "/"}}], "backendRefs": to("web")}]);
+    let spec = json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+        "hostnames": ["web.example"],
+        "rules": rules,
+    });
+    let routed = Fixture::from(snapshot("http", &[web])).object::<HttpRoute>("r", &spec);
+    let node = Node::start("http", &[web]);
+    node.change(routed.snapshot());
+    let told = |host: &str| {
+        let told = explain(&node, ("GET", "/"), &[("host", host)]);
+        (told.status, told.reason)
+    };
+    for host in ["web.example", "Web.Example.:80", "web.example:"] {
+        assert_eq!(told(host), (None, "route".to_owned()), "{host}");
+    }
+    assert_eq!(told("[::1]"), (Some(404), "no-route".to_owned()));
+    for host in ["web.example:http", "me@web.example"] {
+        let (status, reason) = told(host);
+        assert_eq!(status, Some(400), "{host}");
+        assert!(
+            reason.starts_with("bad-request: the host is not"),
+            "{reason}"
+        );
+    }
+    let anyone = explain(&node, ("OPTIONS", "*"), &[("host", "other")]);
+    assert_eq!(anyone.status, Some(404), "no path is needed there");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::proxy::view::ServicePort;
 use crate::proxy::view::routes::HttpRoutes;
 use crate::traffic::fields::Fields;
 use crate::traffic::path;
+use crate::traffic::route::Request;
 
 /// What a request asks for, once its head has been found sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,19 @@ impl Wish {
     /// The host that it names, without the port.
     pub(crate) fn host(&self) -> Option<&str> {
         self.authority.as_ref().map(authority::host)
+    }
+
+    /// The request with the head `parts`, as routes compare it.
+    pub(crate) fn request<'a>(&'a self, parts: &'a Parts) -> Request<'a> {
+        Request {
+            host: self.host(),
+            authority: self.authority.as_ref().map(Authority::as_str),
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            method: &parts.method,
+            headers: &parts.headers,
+            is_grpc: self.is_grpc,
+        }
     }
 
     /// Its fields, as policies name them.
@@ -97,16 +111,26 @@ pub(crate) fn admit(
             "both transfer-encoding and content-length",
         ));
     }
-    let wish = check(parts, &connection.last_host)?;
     let routes = port.and_then(|it| it.http_routes(&connection.caller.workload.key.namespace));
-    let tells_paths_apart = routes.is_some_and(HttpRoutes::tells_paths_apart);
     let mode = connection.worker.config.path_normalization;
+    judge(parts, &connection.last_host, routes, mode)
+}
+
+/// Judges a request that `routes` are for, and gives its path the one spelling.
+pub(crate) fn judge(
+    parts: &mut Parts,
+    last: &LastHost,
+    routes: Option<&HttpRoutes>,
+    mode: path::Mode,
+) -> Result<Wish, Error> {
+    let wish = check(parts, last)?;
+    let tells_paths_apart = routes.is_some_and(HttpRoutes::tells_paths_apart);
     normalize(parts, mode.resolved(tells_paths_apart))?;
     Ok(wish)
 }
 
 /// Refuses heads that two servers could read in two ways.
-pub(super) fn check(parts: &Parts, last: &LastHost) -> Result<Wish, Error> {
+pub(crate) fn check(parts: &Parts, last: &LastHost) -> Result<Wish, Error> {
     let headers = &parts.headers;
     if !fields::are_trimmed(headers) {
         return Err(Error::BadRequest("white space around the value of a field"));
