@@ -232,6 +232,8 @@ fn a_locked_workload_reaches_what_is_let_out() {
         EgressKey::network(id, 0, address("2001:db8::"), 32),
         EgressKey::network(0, 8080, address("10.0.0.9"), 128),
         EgressKey::network(id + 1, 0, Address::UNSPECIFIED, 0),
+        EgressKey::network(id, 6, Address::UNSPECIFIED, 0),
+        EgressKey::network(id, 4, address("0.0.0.0"), 96),
     ];
     let check = |destination: &str, may: bool| {
         let expected = if may {
@@ -254,6 +256,20 @@ fn a_locked_workload_reaches_what_is_let_out() {
     check("[2001:db9::1]:22", false);
     check("10.0.0.9:8080", true);
     check("10.0.0.9:8081", false);
+    // All of one family is nothing of the other.
+    for (port, is_v6) in [(4, false), (6, true)] {
+        for address in [
+            "[::1:0:0:0]",
+            "[::fffe:c000:201]",
+            "[2001:db9::1]",
+            "[ffff::1]",
+        ] {
+            check(&format!("{address}:{port}"), is_v6);
+        }
+        for address in ["0.0.0.1", "192.0.3.7", "255.255.255.255"] {
+            check(&format!("{address}:{port}"), !is_v6);
+        }
+    }
 }
 
 #[test]

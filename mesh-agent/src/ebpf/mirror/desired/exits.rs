@@ -1,6 +1,6 @@
 //! What workloads whose egress is locked may dial, though it is no virtual address of a service.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,11 +17,9 @@ pub(super) fn of_workload(id: u32, workload: &Workload) -> impl Iterator<Item = 
     let exits = exits.filter(|_| workload.spec.egress == Egress::Locked);
     exits.flat_map(move |exit| {
         let every = exit.ports.is_empty().then_some(0);
+        let (network, prefix) = network(&exit.cidr);
         let ports = exit.ports.iter().copied().chain(every);
-        ports.flat_map(move |port| {
-            let networks = networks(&exit.cidr).into_iter();
-            networks.map(move |(network, prefix)| EgressKey::network(id, port, network, prefix))
-        })
+        ports.map(move |port| EgressKey::network(id, port, network, prefix))
     })
 }
 
@@ -38,34 +36,13 @@ pub(super) fn of_service<'a>(
     })
 }
 
-/// A network as the kernel compares it, with its prefix.
-///
-/// The kernel looks for IPv4 addresses as v4-mapped ones. An IPv6 network that has all of these among others, as `::/0` has,
-/// lets out to IPv6 only: it becomes its parts without them, as many as prefixes are between its own and theirs.
-fn networks(cidr: &IpNet) -> Vec<(Address, u8)> {
+/// A network as the kernel compares it.
+fn network(cidr: &IpNet) -> (Address, u8) {
     match cidr {
-        IpNet::V4(cidr) => {
-            let prefix = MAPPED_PREFIX + cidr.prefix_len();
-            vec![(IpAddr::V4(cidr.network()).into(), prefix)]
-        }
-        IpNet::V6(cidr) if cidr.prefix_len() < MAPPED_PREFIX && cidr.contains(&MAPPED) => {
-            (cidr.prefix_len()..MAPPED_PREFIX).map(sibling).collect()
-        }
-        IpNet::V6(cidr) => vec![(IpAddr::V6(cidr.network()).into(), cidr.prefix_len())],
+        IpNet::V4(cidr) => (IpAddr::V4(cidr.network()).into(), 96 + cidr.prefix_len()),
+        IpNet::V6(cidr) => (IpAddr::V6(cidr.network()).into(), cidr.prefix_len()),
     }
 }
-
-/// The network that has the first `same` bits of v4-mapped addresses and the other next one, with its prefix.
-fn sibling(same: u8) -> (Address, u8) {
-    let (prefix, rest) = (same + 1, 127 - u32::from(same));
-    let bits = ((MAPPED.to_bits() >> rest) ^ 1) << rest;
-    (IpAddr::V6(Ipv6Addr::from_bits(bits)).into(), prefix)
-}
-
-/// The first v4-mapped address.
-const MAPPED: Ipv6Addr = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
-/// Bits before the IPv4 address in a v4-mapped one.
-const MAPPED_PREFIX: u8 = 96;
 
 #[cfg(test)]
 mod tests {
@@ -86,7 +63,11 @@ mod tests {
 
     #[test]
     fn ways_out_are_of_enrolled_workloads_and_headless_services() {
-        let exits = json!([{"cidr": "192.0.2.0/24", "ports": [80, 443]}, {"cidr": "fd00::/8"}]);
+        let exits = json!([
+            {"cidr": "192.0.2.0/24", "ports": [80, 443]},
+            {"cidr": "fd00::/8"},
+            {"cidr": "::/0", "ports": [53]},
+        ]);
         let locked =
             |netns: &str| json!({"netns": netns, "egress": "locked", "egressAllow": exits});
         let headless = json!({"headless": true, "ports": [{"name": "sql", "port": 5432}]});
@@ -123,50 +104,9 @@ mod tests {
             EgressKey::network(id, 80, address("192.0.2.0"), 96 + 24),
             EgressKey::network(id, 443, address("192.0.2.0"), 96 + 24),
             EgressKey::network(id, 0, address("fd00::"), 8),
+            EgressKey::network(id, 53, address("::"), 0),
             EgressKey::network(0, 5433, address("10.0.0.1"), 128),
         ];
         assert_eq!(desired(&snapshot, &enrolled).exits, expected.into());
-    }
-
-    /// Whether one of the networks that become of `cidr` has `ip`.
-    fn covers(cidr: &str, ip: &str) -> bool {
-        let bits = |address: Address| match IpAddr::from(address) {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(ip) => ip.to_bits(),
-        };
-        let asked = bits(address(ip));
-        networks(&cidr.parse().unwrap())
-            .into_iter()
-            .any(|(network, prefix)| {
-                let rest = 128 - u32::from(prefix);
-                asked.checked_shr(rest).unwrap_or(0) == bits(network).checked_shr(rest).unwrap_or(0)
-            })
-    }
-
-    #[test]
-    fn a_wide_network_of_one_family_lets_out_to_that_family_only() {
-        let others = [
-            "::1",
-            "::fffe:c000:201",
-            "2001:db8::1",
-            "ffff::",
-            "::1:0:0:0",
-        ];
-        for ip in others {
-            assert!(covers("::/0", ip), "{ip}");
-            assert!(!covers("0.0.0.0/0", ip), "{ip}");
-        }
-        for cidr in ["::/0", "::/1", "::/8", "::/64", "::/80"] {
-            for ip in ["192.0.2.1", "0.0.0.0", "255.255.255.255"] {
-                assert!(!covers(cidr, ip), "{cidr} {ip}");
-            }
-            assert!(covers(cidr, "::1"), "{cidr}");
-        }
-        assert!(!covers("::/64", "2001:db8::1"));
-        assert!(covers("0.0.0.0/0", "192.0.2.1"));
-        // Who writes it out means it.
-        assert!(covers("::ffff:192.0.2.0/120", "192.0.2.1"));
-        assert_eq!(networks(&"::/0".parse().unwrap()).len(), 96);
-        assert_eq!(networks(&"2001:db8::/32".parse().unwrap()).len(), 1);
     }
 }
