@@ -88,7 +88,7 @@ impl Connection {
         self.forwarded_for.get_or_init(write).as_ref()
     }
 
-    /// An endpoint of HTTP/2 says this before the answer that the running task awaits.
+    /// An endpoint says this before the answer that the running task awaits.
     pub(crate) fn hear(&self, interim: &Response<()>) {
         if self.is_http2 {
             self.pulse.interim.hear(interim);

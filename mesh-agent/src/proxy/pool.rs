@@ -17,6 +17,7 @@ use super::caller::Caller;
 use super::error::Cause;
 use super::http::Connection;
 use super::http::body::Outgoing;
+use super::http::interim::Said;
 use super::http::received::Received;
 use super::http2::{Link, Stream};
 use super::policy::breaker::Place;
@@ -133,18 +134,28 @@ pub(crate) struct Unanswered {
 }
 
 impl Lease {
-    /// Sends a request; gives it back if not a byte of it was sent. `client` hears what an endpoint of HTTP/2 says before the
-    /// answer.
+    /// Sends a request; gives it back if not a byte of it was sent. `client` hears what is said before the answer, except one
+    /// of HTTP/1.1 by an endpoint of HTTP/1.1: that is written to its stream at once.
     pub(crate) fn send(
         &mut self,
         worker: &Arc<Worker>,
-        request: Box<Request<Outgoing>>,
+        mut request: Box<Request<Outgoing>>,
         client: Option<&Arc<Connection>>,
     ) -> impl Future<Output = Result<Response<Received>, Unanswered>> + use<> {
         // An async block keeps what it awaits twice.
         match self {
             Self::Http1 { sender, .. } => {
+                let client = client.filter(|client| client.is_http2);
+                let listening =
+                    client.map(|client| (Said::before(&mut request), Arc::clone(client)));
                 let sending = sender.try_send_request(*request);
+                let sending = match listening {
+                    // Rare and large.
+                    Some((said, client)) => {
+                        Either::Left(Box::pin(async move { said.until(sending, &client).await }))
+                    }
+                    None => Either::Right(sending),
+                };
                 Either::Left(sending.map(|result| match result {
                     Ok(response) => Ok(response.map(Received::Hyper)),
                     Err(mut error) => Err(Unanswered {

@@ -3,13 +3,14 @@
 //! To a client of HTTP/1.1: hyper's server cannot send them (1.12: its service gives one response), so they are put into
 //! the client's stream between two messages. That is safe only while the client waits for an answer and hyper holds no byte
 //! of an earlier one; an interim response that cannot be sent then is dropped, as its receiver may do anyway (RFC 9110, 15.2).
-//! To a client of HTTP/2: the task of the request sends them on its stream. It hears of those of an endpoint of HTTP/2, whose
-//! answer it awaits itself; those of HTTP/1.1 are dropped. 100 is never passed on: the proxy has taken the expectation upon
-//! itself. Nor is 101, which is an answer.
+//! To a client of HTTP/2: the task of the request sends them on its stream. It hears those of an endpoint of HTTP/2, whose
+//! answer it awaits itself; of those of HTTP/1.1 it is told by the task of that connection. 100 is never passed on: the proxy
+//! has taken the expectation upon itself. Nor is 101, which is an answer.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -19,6 +20,7 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::AsyncWrite;
 
+use super::Connection;
 use super::headers;
 use super::pulse::Pulse;
 
@@ -109,12 +111,8 @@ impl Interim {
         let Some(fields) = headers::interim_fields(response.headers()) else {
             return;
         };
-        let fields_bytes = fields.iter().map(|(name, value)| {
-            // As RFC 9113, 6.5.2 counts them.
-            name.as_str().len() + value.len() + 32
-        });
         let mut state = self.state();
-        let bytes = state.heard_bytes + fields_bytes.sum::<usize>() + 32;
+        let bytes = state.heard_bytes + size(&fields);
         if bytes > MAX_PENDING {
             return;
         }
@@ -169,6 +167,74 @@ impl Interim {
         self.has_pending.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
+}
+
+/// What an endpoint of HTTP/1.1 says before its answer to one request of a client of HTTP/2: said by the task of its
+/// connection, heard by that of the request.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    unheard: Mutex<Unheard>,
+    listener: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Unheard {
+    responses: Vec<Response<()>>,
+    /// Of all that was said, as the client gets no more than that either.
+    bytes: usize,
+}
+
+impl Said {
+    /// What will be said before the answer to `request`, which is to be sent.
+    pub(crate) fn before<B>(request: &mut Request<B>) -> Arc<Self> {
+        let said = Arc::new(Self::default());
+        let speaker = Arc::clone(&said);
+        hyper::ext::on_informational(request, move |response| {
+            speaker.add(response.status(), response.headers());
+        });
+        said
+    }
+
+    fn unheard(&self) -> MutexGuard<'_, Unheard> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, status: StatusCode, fields: &HeaderMap) {
+        let mut unheard = self.unheard();
+        let bytes = unheard.bytes + size(fields);
+        if bytes > MAX_PENDING {
+            return;
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = fields.clone();
+        unheard.responses.push(response);
+        unheard.bytes = bytes;
+        drop(unheard);
+        self.listener.wake();
+    }
+
+    /// Waits for the answer; `client` hears what is said before it.
+    pub(crate) async fn until<F: Future>(&self, answer: F, client: &Connection) -> F::Output {
+        let mut answer = pin!(answer);
+        poll_fn(|cx| {
+            self.listener.register(cx.waker());
+            let answer = answer.as_mut().poll(cx);
+            let said = mem::take(&mut self.unheard().responses);
+            for response in said {
+                client.hear(&response);
+            }
+            answer
+        })
+        .await
+    }
+}
+
+/// How large an interim response is, as RFC 9113, 6.5.2 counts fields.
+fn size(fields: &HeaderMap) -> usize {
+    let fields = fields.iter();
+    let sizes = fields.map(|(name, value)| name.as_str().len() + value.len() + 32);
+    sizes.sum::<usize>() + 32
 }
 
 const fn is_passed_on(status: StatusCode) -> bool {

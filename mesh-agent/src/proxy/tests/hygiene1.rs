@@ -447,7 +447,7 @@ async fn an_upload_that_a_client_breaks_off_does_not_look_whole_and_is_its_own_f
 }
 
 /// An endpoint that says `interim` at once, and answers when `go` says so.
-async fn hinting(interim: &'static str) -> (SocketAddr, JoinHandle<()>, Arc<Notify>) {
+pub(super) async fn hinting(interim: &'static str) -> (SocketAddr, JoinHandle<()>, Arc<Notify>) {
     let go = Arc::new(Notify::new());
     let told = Arc::clone(&go);
     let (address, task) = server(move |mut stream| {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::fixture::{Node, http1_server, server, text, within};
+use super::hygiene1;
 
 async fn client(node: &Node) -> SendRequest<Bytes> {
     let shake = h2::client::handshake(node.connect().await);
@@ -146,18 +147,43 @@ async fn hints_of_an_endpoint_of_http2_reach_clients_before_the_answer() {
 }
 
 #[tokio::test]
+async fn hints_of_an_endpoint_of_http_1_1_reach_clients_of_http2_before_the_answer() {
+    let hint = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-Mesh-Error: x\r\n\r\n";
+    let (address, _server, go) = hygiene1::hinting(hint).await;
+    let node = Node::start("http", &[address]);
+    let mut client = client(&node).await;
+    for round in 0..2 {
+        let request = Request::get("http://web/").body(()).unwrap();
+        let (mut response, _) = client.send_request(request, true).unwrap();
+        let hint = said(&mut response).await.expect("a hint");
+        assert_eq!(hint.status(), StatusCode::EARLY_HINTS, "{round}");
+        assert_eq!(hint.headers()["link"], "</a>", "{round}");
+        assert_eq!(hint.headers().len(), 1, "{:?}", hint.headers());
+        go.notify_one();
+        assert!(said(&mut response).await.is_none(), "{round}");
+        let status = within(response).await.unwrap().status();
+        assert_eq!(status, StatusCode::OK, "{round}");
+    }
+}
+
+#[tokio::test]
 async fn hints_are_passed_on_within_a_bound() {
     const HINTS: usize = 5_000;
-    let (address, _server, go) = hinting(HINTS).await;
-    let node = Node::start("http2", &[address]);
-    let mut client = client(&node).await;
-    let request = Request::get("http://web/").body(()).unwrap();
-    let (mut response, _) = client.send_request(request, true).unwrap();
-    go.notify_one();
-    let mut count = 0;
-    while said(&mut response).await.is_some() {
-        count += 1;
+    let many = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(HINTS);
+    let (old, _old, go_old) = hygiene1::hinting(many.leak()).await;
+    let (new, _new, go_new) = hinting(HINTS).await;
+    for (protocol, address, go) in [("http", old, go_old), ("http2", new, go_new)] {
+        let node = Node::start(protocol, &[address]);
+        let mut client = client(&node).await;
+        let request = Request::get("http://web/").body(()).unwrap();
+        let (mut response, _) = client.send_request(request, true).unwrap();
+        go.notify_one();
+        let mut count = 0;
+        while said(&mut response).await.is_some() {
+            count += 1;
+        }
+        assert!(count > 0 && count < HINTS / 10, "{protocol}: {count}");
+        let status = within(response).await.unwrap().status();
+        assert_eq!(status, StatusCode::OK, "{protocol}");
     }
-    assert!(count > 0 && count < HINTS / 10, "{count}");
-    assert_eq!(within(response).await.unwrap().status(), StatusCode::OK);
 }
