@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -119,11 +120,12 @@ async fn serve(parts: &Arc<Parts>, api: &Handle, drain_timeout: Duration) -> Res
         Some(ended) = tasks.join_next() => (Some(ended), 1),
         ended = &mut api => (Some(ended.map(Ok)), 1),
     };
-    drain(parts, drain_timeout, stops.count(patience)).await;
+    let impatient = stops.count(patience).shared();
+    drain(parts, drain_timeout, impatient.clone()).await;
     stop.cancel();
     // What was asked is answered before that ends which makes the answer.
-    if !api.is_finished() && time::timeout(API_STOP, api).await.is_err() {
-        warn!("the API does not end: not waiting");
+    if !api.is_finished() {
+        finish(api, impatient).await;
     }
     tasks.abort_all();
     failed.map_or(Ok(()), outcome)
@@ -144,6 +146,21 @@ async fn drain(parts: &Parts, timeout: Duration, impatient: impl Future<Output =
     let connections = parts.proxy.connections();
     if connections > 0 {
         warn!(connections, "connections are cut");
+    }
+}
+
+/// Lets the API answer what it was asked, for a moment only where somebody is `impatient`.
+async fn finish(api: JoinHandle<()>, impatient: impl Future<Output = ()>) {
+    let hurry = async {
+        impatient.await;
+        time::sleep(SHUTDOWN).await;
+    };
+    let ends = tokio::select! {
+        ended = time::timeout(API_STOP, api) => ended.is_ok(),
+        () = hurry => false,
+    };
+    if !ends {
+        warn!("the API does not end: not waiting");
     }
 }
 
@@ -212,12 +229,26 @@ fn describe(error: &dyn std::error::Error) -> String {
 /// How long the API may take to end: longer than what it gives requests under way.
 const API_STOP: Duration = Duration::from_secs(6);
 
-/// How long threads that block may hold up the end of the process.
+/// How long threads that block, or requests when nobody wants to wait, may hold up the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_told_twice_to_stop_waits_for_no_long_answer() {
+        let started = Instant::now();
+        finish(tokio::spawn(pending()), ready(())).await;
+        assert!(started.elapsed() < API_STOP);
+        let started = Instant::now();
+        finish(tokio::spawn(pending()), pending()).await;
+        assert!(started.elapsed() >= API_STOP);
+    }
 
     #[test]
     fn machine_without_cgroups_is_tested_for_the_rest() {
