@@ -31,6 +31,7 @@ use crate::state::object::{Condition, ConditionStatus, Kind, ObjectKey};
 use crate::state::workload::Workload;
 use crate::state::{Change, Snapshot, Store};
 
+use elsewhere::Elsewhere;
 use namespaces::Namespaces;
 use obstacle::{Obstacle, Obstacles};
 use place::Found;
@@ -41,6 +42,7 @@ pub(super) struct Enrolment {
     datapath: Arc<Datapath>,
     mirror: Mirror,
     namespaces: Namespaces,
+    elsewhere: Elsewhere,
     standing: Arc<ArcSwap<Standing>>,
     /// What stood in the way at the last run.
     obstacles: Obstacles,
@@ -71,6 +73,7 @@ impl Enrolment {
             namespaces: Namespaces::new(Arc::clone(&datapath), proxy, dns, host),
             datapath,
             mirror,
+            elsewhere: Elsewhere::default(),
             standing: Arc::default(),
             obstacles: Obstacles::default(),
         }
@@ -87,14 +90,16 @@ impl Enrolment {
     }
 
     /// Makes the kernel hold what the registry says, and reports what was written and for which revision; with `sweeps`
-    /// also takes out what nobody finds any more, which waits.
+    /// also takes out what nobody finds any more, which waits, and looks where the processes of workloads are.
     pub(super) fn run(&mut self, sweeps: bool) -> (u64, SyncReport) {
         let snapshot = self.store.snapshot();
         let mut next = Standing::default();
         next.enrolled.is_accelerated = self.datapath.acceleration().enabled;
         next.enrolled.answers_names = self.namespaces.answers_names();
         let mut obstacles = Obstacles::default();
-        for (key, found) in self.find(&snapshot, &mut obstacles.enrolment) {
+        let found = self.find(&snapshot, &mut obstacles.enrolment);
+        let captured = elsewhere::captured(self.namespaces.host().inode(), &found);
+        for (key, found) in found {
             if let (Some(netns), Some(workload)) = (found.netns, snapshot.workloads.get(&key)) {
                 let path = path(workload);
                 if let Err(obstacle) = self.namespaces.serve(&netns, path) {
@@ -106,14 +111,18 @@ impl Enrolment {
                     obstacles.names.insert(key.clone(), obstacle);
                 }
                 if matches!(found.place, Place::Cgroup(_))
-                    && let Some(obstacle) = elsewhere::obstacle(path, netns.inode())
+                    && self.elsewhere.has((&key, path), &captured, sweeps)
                 {
-                    obstacles.enrolment.entry(key.clone()).or_insert(obstacle);
+                    let path = path.to_owned();
+                    let obstacles = obstacles.enrolment.entry(key.clone());
+                    obstacles.or_insert(Obstacle::Elsewhere { path });
                 }
                 next.netns.insert(key.clone(), netns);
             }
             next.enrolled.places.insert(key, found.place);
         }
+        let places = &next.enrolled.places;
+        self.elsewhere.retain(|key| places.contains_key(key));
         let last = self.standing.load_full();
         next.older = older(&snapshot, &last, &next, &self.datapath);
         let report = self

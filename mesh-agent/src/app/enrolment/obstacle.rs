@@ -23,15 +23,11 @@ pub(super) enum Obstacle {
     #[error("{} is at level {levels} of the cgroup tree: the kernel looks at {CGROUP_LEVELS}", path.display())]
     TooDeep { path: PathBuf, levels: usize },
     #[error(
-        "{count} processes of {} are in another network namespace, where nothing of them is captured: enrol that by its \
-         path, as /proc/{process}/ns/net",
+        "processes of {} are in another network namespace, where nothing of them is captured: enrol that by its path, as \
+         /proc/PID/ns/net with one of them",
         path.display()
     )]
-    Elsewhere {
-        path: PathBuf,
-        count: usize,
-        process: u32,
-    },
+    Elsewhere { path: PathBuf },
     #[error("{} is Workload {owner} already, by another path", path.display())]
     Taken { path: PathBuf, owner: ObjectKey },
     #[error("cannot listen in {}, so that its fail mode holds", path.display())]
