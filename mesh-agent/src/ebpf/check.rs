@@ -176,23 +176,33 @@ fn pinned_programs(config: &Config) -> Vec<u32> {
 }
 
 fn acceleration(config: &Config) -> Check {
-    let version = Version::of_kernel();
-    let (detail, hint) = if !config.acceleration {
-        ("off by configuration", "")
-    } else if version.is_some_and(Version::can_accelerate) {
-        ("possible; tested when the agent starts", "")
-    } else {
-        (
-            "off: this kernel lacks fixes of sockmap",
-            "Linux 6.1.189, 6.12.111 or a newer line; everything else works",
-        )
+    let (detail, hint) = match Version::of_kernel() {
+        _ if !config.acceleration => ("off by configuration", String::new()),
+        version => acceleration_on(version),
     };
-    Check::new("acceleration", 17, true, detail.to_owned(), hint)
+    Check::new("acceleration", 17, true, detail.to_owned(), &hint)
+}
+
+fn acceleration_on(version: Option<Version>) -> (&'static str, String) {
+    if version.is_some_and(Version::can_accelerate) {
+        return ("possible; tested when the agent starts", String::new());
+    }
+    let wanted = Version::all_that_accelerate();
+    let hint = format!("it wants Linux {wanted}; everything else works");
+    ("off: this kernel lacks fixes of sockmap", hint)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::missing_capabilities;
+    use super::{acceleration_on, missing_capabilities};
+
+    #[test]
+    fn kernel_of_a_line_with_fixes_is_told_from_which_release_on() {
+        let (_, hint) = acceleration_on("6.18.20".parse().ok());
+        assert!(hint.contains("6.18.44"), "{hint}");
+        let (_, hint) = acceleration_on("6.18.44".parse().ok());
+        assert_eq!(hint, "");
+    }
 
     #[test]
     fn missing_capabilities_are_named() {

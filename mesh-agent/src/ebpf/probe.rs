@@ -45,6 +45,13 @@ impl Version {
         }
     }
 
+    /// Those on which sockets may be paired, for people.
+    pub(super) fn all_that_accelerate() -> String {
+        let lines = FIXED.map(|it| format!("{it} or later of {}.{}", it.major, it.minor));
+        let Self { major, minor, .. } = BORN_FIXED;
+        format!("{}, or {major}.{minor} and newer", lines.join(", "))
+    }
+
     /// That of the running kernel.
     pub(super) fn of_kernel() -> Option<Self> {
         std::fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -130,6 +137,14 @@ mod tests {
 
     fn version(release: &str) -> Version {
         release.parse().expect("a release")
+    }
+
+    #[test]
+    fn kernels_that_accelerate_are_told() {
+        assert_eq!(
+            Version::all_that_accelerate(),
+            "6.1.189 or later of 6.1, 6.12.111 or later of 6.12, 6.18.44 or later of 6.18, or 7.2 and newer"
+        );
     }
 
     #[test]
