@@ -69,6 +69,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// An export of no objects would replace one of some.
+    #[error("the agent has no objects, and {} may be the last copy of what it had: it is left as it is, remove it first if it is not wanted", path.display())]
+    NothingToExport {
+        /// The file.
+        path: PathBuf,
+    },
     /// Some of the objects to be imported are refused.
     #[error("nothing of {} was imported: make what is refused right, or take it out", path.display())]
     NotImported {
@@ -146,7 +152,7 @@ impl Error {
             Self::Read { source, .. } if is_permission(source) => Exit::PERMISSION,
             Self::Read { .. } | Self::NoObject { .. } => Exit::NO_INPUT,
             Self::Write { source, .. } if is_permission(source) => Exit::PERMISSION,
-            Self::Write { .. } => Exit::CANNOT_CREATE,
+            Self::Write { .. } | Self::NothingToExport { .. } => Exit::CANNOT_CREATE,
             Self::Token { .. } | Self::Object { .. } | Self::NotImported { .. } => Exit::DATA,
             Self::Name(_) | Self::Ambiguous { .. } | Self::NoAddress(_) => Exit::USAGE,
             Self::Exec(error) => error.exit(),
@@ -158,6 +164,11 @@ impl Error {
     /// Whether only one object of a file is wrong, and the others can go on.
     pub(super) const fn is_of_one_object(&self) -> bool {
         matches!(self, Self::Object { .. } | Self::RefusedObject { .. })
+    }
+
+    /// Whether an agent that restarts may be the cause: it is not there, or has gone while it was asked.
+    pub(super) const fn is_of_absence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Exchange { .. })
     }
 
     /// Whether the agent has no such object.

@@ -44,6 +44,11 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     let written = match fs::metadata(path) {
         // A pipe, a terminal: nothing that could be kept.
         Ok(there) if !there.is_file() => fs::write(path, text),
+        // So it is with an agent whose registry is lost.
+        Ok(there) if text.is_empty() && there.len() > 0 => {
+            let path = path.to_owned();
+            return Err(Error::NothingToExport { path });
+        }
         Ok(there) => {
             fs::canonicalize(path).and_then(|path| replace(&path, text, there.permissions()))
         }
@@ -210,6 +215,20 @@ mod tests {
                 "spec": {"ports": []},
             })
         );
+    }
+
+    #[test]
+    fn export_of_nothing_replaces_no_export_of_something() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mesh.yaml");
+        let text = || fs::read_to_string(&path).unwrap();
+        write(&path, "").unwrap();
+        write(&path, "---\nkind: Service\n").unwrap();
+        let error = write(&path, "").unwrap_err();
+        assert_eq!(error.exit(), Exit::CANNOT_CREATE);
+        assert_eq!(text(), "---\nkind: Service\n");
+        write(&path, "---\nkind: Workload\n").unwrap();
+        assert_eq!(text(), "---\nkind: Workload\n");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum Registry {
 /// `registry export`.
 #[derive(Args, Clone, Debug)]
 pub struct Export {
-    /// File that is written [default: stdout]
+    /// File that is written; not where there are no objects, and it has some [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Where the agent is.
