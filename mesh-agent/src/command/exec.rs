@@ -245,23 +245,22 @@ impl Registration {
         }
     }
 
-    /// Removes what was registered. An agent that is away may just be restarting, and gets a little time.
+    /// Removes what was registered.
     async fn remove(&self) -> Result<(), super::Error> {
-        let deadline = Instant::now() + REMOVE_DEADLINE;
-        loop {
-            match self.try_remove().await {
-                Err(super::Error::Unreachable { .. }) if Instant::now() < deadline => {
-                    time::sleep(RETRY).await;
-                }
-                result => return result,
-            }
-        }
+        while_it_restarts(|| self.try_remove()).await
     }
 
     /// What is told where the agent has not answered in time.
     fn left_behind(&self) -> super::Error {
-        let workload = self.plan.key.clone();
-        Error::LeftBehind { workload }.into()
+        let mut objects = format!("{} {}", Kind::Workload, self.plan.key);
+        if self.plan.serves.is_some() {
+            objects = format!(
+                "{} {} and {objects}",
+                Kind::Endpoint,
+                self.plan.endpoint_key
+            );
+        }
+        Error::LeftBehind { objects }.into()
     }
 
     /// The endpoint goes before the workload, so that nobody is sent to what is no longer enrolled.
@@ -295,6 +294,22 @@ impl Registration {
     }
 }
 
+/// An agent that is away, or goes while it is asked, may just be restarting, and gets a little time.
+async fn while_it_restarts<F>(mut attempt: impl FnMut() -> F) -> Result<(), super::Error>
+where
+    F: Future<Output = Result<(), super::Error>>,
+{
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_of_absence() && Instant::now() < deadline => {
+                time::sleep(RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 fn path(kind: Kind, key: &ObjectKey) -> Result<String, super::Error> {
     path_of(kind.plural(), Some(&key.namespace), Some(&key.name))
 }
@@ -307,3 +322,29 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(2);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn agent_that_restarts_while_it_is_asked_is_asked_again() {
+        let cut = || {
+            Err(super::super::Error::Exchange {
+                target: "here".to_owned(),
+                source: "connection reset".into(),
+            })
+        };
+        let attempts = Cell::new(0);
+        let attempt = async || {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 3 { cut() } else { Ok(()) }
+        };
+        assert!(while_it_restarts(attempt).await.is_ok());
+        assert_eq!(attempts.get(), 3);
+        let gone = while_it_restarts(async || cut()).await;
+        assert!(gone.is_err(), "not for ever");
+    }
+}

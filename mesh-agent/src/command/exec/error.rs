@@ -49,12 +49,10 @@ pub enum Error {
     )]
     OtherNamespace,
     /// The agent does not answer at the end.
-    #[error(
-        "the agent has not answered in time: workload {workload} and its endpoint may still be there, delete them"
-    )]
+    #[error("the agent has not answered in time: {objects} may still be there, delete what is")]
     LeftBehind {
-        /// The workload.
-        workload: ObjectKey,
+        /// The workload, and its endpoint if it has one.
+        objects: String,
     },
     /// The agent will not enrol the workload.
     #[error("the agent does not accept the workload: {reason}")]
