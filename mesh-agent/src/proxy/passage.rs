@@ -62,7 +62,15 @@ pub(crate) fn take_of(
 
 /// The breakers of services and routes that were passed. Dropped without an end, it says nothing about them.
 #[derive(Debug, Default)]
-pub(crate) struct Passage(Vec<(Arc<Guard>, Pass)>);
+pub(crate) struct Passage(Vec<Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    guard: Arc<Guard>,
+    pass: Pass,
+    /// The number of the port, where it guards a service that takes over.
+    substitute: Option<u32>,
+}
 
 impl Passage {
     /// Passes the breaker of every guard, or is refused by one.
@@ -79,19 +87,36 @@ impl Passage {
             let (pass, change) = breaker.pass(clock::monotonic_ns());
             tell(worker, guard, None, change);
             let pass = pass.ok_or(Error::BreakerOpen)?;
-            passage.0.push((Arc::clone(guard), pass));
+            passage.0.push(Entry {
+                guard: Arc::clone(guard),
+                pass,
+                substitute: None,
+            });
         }
         Ok(passage)
     }
 
-    /// It has passed these as well.
-    pub(crate) fn join(&mut self, mut other: Self) {
+    /// It has passed these as well, so that the service of `port` may take over.
+    pub(crate) fn join(&mut self, mut other: Self, port: &ServicePort) {
+        for passed in &mut other.0 {
+            passed.substitute = Some(port.number);
+        }
         self.0.append(&mut other.0);
     }
 
-    /// It has come to this.
-    pub(crate) fn leave(mut self, worker: &Worker, evidence: Evidence) {
-        for (guard, pass) in self.0.drain(..) {
+    /// It has come to this at the port `asked`. About who was let take over, and was not asked or not the last, it says
+    /// nothing.
+    pub(crate) fn leave(mut self, worker: &Worker, asked: Option<u32>, evidence: Evidence) {
+        for passed in self.0.drain(..) {
+            let Entry {
+                guard,
+                pass,
+                substitute,
+            } = passed;
+            let evidence = match substitute {
+                Some(_) if substitute != asked => Evidence::Nothing,
+                _ => evidence,
+            };
             let change = guard
                 .breaker()
                 .and_then(|breaker| breaker.ended(pass, evidence, clock::monotonic_ns()));
@@ -102,7 +127,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        for (guard, pass) in self.0.drain(..) {
+        for Entry { guard, pass, .. } in self.0.drain(..) {
             if let Some(breaker) = guard.breaker() {
                 breaker.ended(pass, Evidence::Nothing, clock::monotonic_ns());
             }

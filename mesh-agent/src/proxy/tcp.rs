@@ -63,9 +63,12 @@ pub(crate) async fn dial(
     let mut passed = Passed::enter(worker, passage::guards(policy, port))?;
     let result = dial_some(worker, caller, (policy, port), &mut passed).await;
     let Passed {
-        passage, places, ..
+        passage,
+        places,
+        asked,
+        ..
     } = passed;
-    passage.leave(worker, evidence(&result));
+    passage.leave(worker, asked, evidence(&result));
     result.map(|dialled| Dialled { places, ..dialled })
 }
 
@@ -75,6 +78,8 @@ struct Passed {
     places: Vec<Place>,
     /// How long it is to wait before it goes on.
     wait: Duration,
+    /// The number of the port whose endpoint was asked last.
+    asked: Option<u32>,
 }
 
 impl Passed {
@@ -94,6 +99,7 @@ impl Passed {
             passage,
             places,
             wait: Duration::ZERO,
+            asked: None,
         })
     }
 
@@ -109,7 +115,7 @@ impl Passed {
             passage, places, ..
         } = Self::enter(worker, beyond)?;
         let wait = admit::substituted(worker, caller, policy, (wanted, port))?;
-        self.passage.join(passage);
+        self.passage.join(passage, port);
         self.places.extend(places);
         self.wait = self.wait.max(wait);
         Ok(())
@@ -154,6 +160,7 @@ async fn dial_some(
             active.restart(clock::monotonic_ns());
         }
         selection.begin(&worker.metrics);
+        passed.asked = Some(selection.port().number);
         let route = (policy, &**selection.port());
         match dial_one(worker, caller, route, &endpoint).await {
             Ok(stream) => {

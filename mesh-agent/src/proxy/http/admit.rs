@@ -28,8 +28,8 @@ use crate::traffic::fields::Fields;
 pub(crate) struct Admitted {
     place: Option<Place>,
     running: Option<Running>,
-    /// The same at the service that has taken over.
-    substitute: Option<Running>,
+    /// The same at the service that was let take over, with the number of its port.
+    substitute: Option<(u32, Running)>,
     quota: Option<Box<Quota>>,
 }
 
@@ -44,9 +44,11 @@ pub(crate) struct Quota {
 }
 
 impl Admitted {
-    /// The head of an endpoint's answer has come: its client is told what is left.
-    pub(crate) fn answered(&mut self, headers: &mut HeaderMap) {
-        let running = [self.running.take(), self.substitute.take()];
+    /// The head of the answer of an endpoint of the port `asked` has come: its client is told what is left.
+    pub(crate) fn answered(&mut self, asked: Option<u32>, headers: &mut HeaderMap) {
+        let substitute = self.substitute.take();
+        let substitute = substitute.filter(|(port, _)| Some(*port) == asked);
+        let running = [self.running.take(), substitute.map(|(_, running)| running)];
         running.into_iter().flatten().for_each(Running::answered);
         self.tell(headers);
     }
@@ -166,7 +168,7 @@ pub(crate) fn take_over(
     if is_refused {
         return Err(Error::RateLimited);
     }
-    exchange.admitted.substitute = running;
+    exchange.admitted.substitute = running.map(|running| (port.number, running));
     Ok(delay)
 }
 

@@ -75,7 +75,8 @@ pub(crate) async fn send(
     let mut attempts = Attempts::new(exchange, target, passed, request, is_http2);
     let result = attempts.run().await;
     let evidence = attempts.evidence(&result);
-    attempts.passed.leave(&attempts.connection.worker, evidence);
+    let (worker, asked) = (&attempts.connection.worker, attempts.exchange.asked());
+    attempts.passed.leave(worker, asked, evidence);
     result
 }
 

@@ -121,6 +121,11 @@ impl Exchange {
         }
     }
 
+    /// The number of the port whose endpoint was asked last.
+    pub(crate) fn asked(&self) -> Option<u32> {
+        self.port.as_ref().map(|port| port.number)
+    }
+
     /// Whether its connection is one too many.
     pub(crate) fn is_turned_away(&self) -> bool {
         self.connection.caller.turned_away.is_some()

@@ -211,7 +211,8 @@ impl Sent {
         let after = After::of(is_tunnel, &exchange.connection);
         headers::clean_response(&mut response, after).map_err(|what| bad(exchange, what))?;
         exchange.tell_session(response.headers_mut());
-        exchange.admitted.answered(response.headers_mut());
+        let asked = exchange.asked();
+        exchange.admitted.answered(asked, response.headers_mut());
         if let Some(ruled) = &self.ruled {
             filters::response(ruled, response.headers_mut(), self.origin.as_ref());
         }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::fixture::{DIALLED, Node, eventually, http1_server, nobody, server, snapshot, text};
+use crate::state::Snapshot;
 use crate::state::endpoint::{Health, HealthStatus};
 use crate::state::object::ObjectKey;
 use crate::state::traffic_policy::TrafficPolicy;
@@ -30,11 +31,33 @@ async fn node(protocol: &str, spare: SocketAddr, last: Option<SocketAddr>, spec:
         since: String::new(),
         output: "it is dead".to_owned(),
     });
+    let last = last.map(|last| ("last", last));
+    let others: Vec<_> = [("spare", spare)].into_iter().chain(last).collect();
+    take_over(protocol, (web, snapshot), &others, (json!({}), spec))
+}
+
+/// The service `web` of which `own` holds, and a spare that takes over for it, of which `spec` holds.
+fn with_spare(
+    protocol: &str,
+    web: SocketAddr,
+    spare: SocketAddr,
+    own: Value,
+    spec: &Value,
+) -> Node {
+    let snapshot = snapshot(protocol, &[web]);
+    take_over(protocol, (web, snapshot), &[("spare", spare)], (own, spec))
+}
+
+/// The service `web`, and `others` that take over for it.
+fn take_over(
+    protocol: &str,
+    (web, snapshot): (SocketAddr, Snapshot),
+    others: &[(&str, SocketAddr)],
+    (mut own, spec): (Value, &Value),
+) -> Node {
     let mut fixture = Fixture::from(snapshot);
     let ports = json!([{"name": "main", "port": DIALLED.port(), "protocol": protocol}]);
-    let others = [("spare", Some(spare)), ("last", last)];
     for (name, address) in others {
-        let Some(address) = address else { continue };
         let endpoint =
             json!({"service": name, "address": address.ip(), "ports": {"main": address.port()}});
         fixture = fixture
@@ -46,11 +69,9 @@ async fn node(protocol: &str, spare: SocketAddr, last: Option<SocketAddr>, spec:
         spec["target"] = json!({"kind": "Service", "name": name});
         spec
     };
+    own["loadBalancing"] = json!({"failover": failover});
     let registry = fixture
-        .object::<TrafficPolicy>(
-            "p",
-            &of("web", json!({"loadBalancing": {"failover": failover}})),
-        )
+        .object::<TrafficPolicy>("p", &of("web", own))
         .object::<TrafficPolicy>("spare", &of("spare", spec.clone()));
     let node = Node::start(protocol, &[web]);
     node.change(registry.snapshot());
@@ -148,6 +169,36 @@ async fn failures_of_one_who_takes_over_open_its_breaker() {
     for expected in ["sorry", "sorry", "last"] {
         let answer = node.raw(GET).await;
         assert!(answer.ends_with(expected), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_blamed_who_was_to_take_over_and_was_not_asked() {
+    let (failing, _failing) = http1_server(|_| {
+        let mut answer = text("sorry");
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        answer
+    })
+    .await;
+    let (spare, _spare) = http1_server(|_| text("spare")).await;
+    let failures = json!({"per": "Service", "consecutive": 1, "openFor": "60s"});
+    let breaker = json!({"circuitBreaker": {"failures": failures}});
+    for (protocol, web) in [("http", failing), ("tcp", nobody().await)] {
+        let budget = json!({"percent": 0, "minPerSecond": 0});
+        let retries = json!({"attempts": 1, "on": ["503", "connect-failure"], "budget": budget});
+        let own = json!({"retries": retries});
+        let node = with_spare(protocol, web, spare, own, &breaker);
+        if protocol == "http" {
+            let answer = node.raw(GET).await;
+            assert!(answer.ends_with("sorry"), "{answer}");
+        } else {
+            assert!(node.resets(b"x").await);
+        }
+        node.metric(&["mesh_proxy_retries_refused_total", "budget"], 1)
+            .await;
+        let breakers = node.proxy().breakers();
+        let states: Vec<_> = breakers.iter().map(|it| it.state.as_str()).collect();
+        assert_eq!(states, ["closed"], "{protocol}");
     }
 }
 

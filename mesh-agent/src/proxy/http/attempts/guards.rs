@@ -53,14 +53,14 @@ impl Passed {
         let passage = Passage::enter(worker, beyond())?;
         let wait = admit::take_over(exchange, policy, (wanted, port), original)?;
         exchange.slots.extend(slots);
-        self.passage.join(passage);
+        self.passage.join(passage, port);
         self.wait = self.wait.max(wait);
         Ok(())
     }
 
-    /// It has come to this.
-    pub(super) fn leave(self, worker: &Worker, evidence: Evidence) {
-        self.passage.leave(worker, evidence);
+    /// It has come to this at the port `asked`.
+    pub(super) fn leave(self, worker: &Worker, asked: Option<u32>, evidence: Evidence) {
+        self.passage.leave(worker, asked, evidence);
     }
 }
 
