@@ -31,6 +31,8 @@ pub(crate) struct Admitted {
     /// The same at the service that was let take over, with the number of its port.
     substitute: Option<(u32, Running)>,
     quota: Option<Box<Quota>>,
+    /// What is left of the limit that has refused it, at the service or at one that was to take over.
+    refusal: Option<Box<Quota>>,
 }
 
 /// What is left of a limit.
@@ -50,18 +52,21 @@ impl Admitted {
         let substitute = substitute.filter(|(port, _)| Some(*port) == asked);
         let running = [self.running.take(), substitute.map(|(_, running)| running)];
         running.into_iter().flatten().for_each(Running::answered);
-        self.tell(headers);
+        self.tell(headers, false);
     }
 
-    /// More limits have been asked: of those that let it pass the one that leaves the least counts.
+    /// Limits have been asked: of those that let it pass the one that leaves the least counts.
     fn note(&mut self, quota: Option<Box<Quota>>) {
-        let kept = self.quota.take().filter(|kept| !kept.is_refused);
-        self.quota = match (kept, quota) {
-            (Some(kept), Some(new)) if !new.is_refused && kept.remaining <= new.remaining => {
-                Some(kept)
-            }
-            (kept, new) => new.or(kept),
-        };
+        let Some(new) = quota else { return };
+        if new.is_refused {
+            self.refusal = Some(new);
+        } else if self
+            .quota
+            .as_ref()
+            .is_none_or(|kept| new.remaining < kept.remaining)
+        {
+            self.quota = Some(new);
+        }
     }
 
     /// What follows is a tunnel: it may live for ever, and costs the worker no more than an opaque connection.
@@ -70,9 +75,13 @@ impl Admitted {
     }
 
     /// Tells the client what is left, in the fields of draft-ietf-httpapi-ratelimit-headers-11; who is refused also in
-    /// those of its drafts up to 06, which most clients know.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        let Some(quota) = &self.quota else { return };
+    /// those of its drafts up to 06, which most clients know. Where something else came of it (`is_refused` is not set), the
+    /// limit of a service that was to take over is none of the client's business.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap, is_refused: bool) {
+        let refusal = self.refusal.as_ref().filter(|_| is_refused);
+        let Some(quota) = refusal.or(self.quota.as_ref()) else {
+            return;
+        };
         let seconds = quota.wait_ns.div_ceil(1_000_000_000);
         let (mut left, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
         let (left, time) = (left.format(quota.remaining), time.format(seconds));
@@ -107,7 +116,7 @@ pub(crate) async fn request(
 ) -> Result<(), Error> {
     let connection = Arc::clone(&exchange.connection);
     if let Some(quota) = &connection.caller.turned_away {
-        exchange.admitted.quota = Some(quota.clone());
+        exchange.admitted.refusal = Some(quota.clone());
         return Err(Error::RateLimited);
     }
     let worker = &connection.worker;
@@ -124,7 +133,7 @@ pub(crate) async fn request(
             "requests",
         );
         let is_refused = quota.as_ref().is_some_and(|quota| quota.is_refused);
-        exchange.admitted.quota = quota;
+        exchange.admitted.note(quota);
         if is_refused {
             return Err(Error::RateLimited);
         }

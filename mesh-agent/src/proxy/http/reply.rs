@@ -38,8 +38,9 @@ pub(crate) fn refuse(error: &Error, mut exchange: Box<Exchange>, form: Form) -> 
     }
     let headers = response.headers_mut();
     headers.insert(MESH_ERROR, HeaderValue::from_static(error.reason()));
-    exchange.admitted.tell(headers);
-    if matches!(error, Error::RateLimited | Error::Overload(_)) {
+    let is_refused = matches!(error, Error::RateLimited);
+    exchange.admitted.tell(headers, is_refused);
+    if is_refused || matches!(error, Error::Overload(_)) {
         headers
             .entry(header::RETRY_AFTER)
             .or_insert(HeaderValue::from_static("1"));

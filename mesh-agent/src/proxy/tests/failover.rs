@@ -155,6 +155,32 @@ async fn what_a_limit_lets_through_is_given_once_for_each_request() {
 }
 
 #[tokio::test]
+async fn of_a_limit_that_keeps_another_from_taking_over_nobody_is_told_who_gets_an_answer() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let (web, _web) = http1_server(move |_| {
+        let mut answer = text("web");
+        if count.fetch_add(1, Ordering::Relaxed) < 2 {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        answer
+    })
+    .await;
+    let (spare, _spare) = http1_server(|_| text("spare")).await;
+    let own = json!({"retries": {"attempts": 1, "on": ["503"]}});
+    let limited = json!({"rateLimits": [{"requests": 1, "per": "1h"}]});
+    let node = with_spare("http", web, spare, own, &limited);
+    let answer = node.raw(GET).await;
+    assert!(answer.ends_with("spare"), "{answer}");
+    let answer = node.raw(GET).await;
+    assert!(answer.ends_with("web"), "{answer}");
+    assert!(!answer.contains("retry-after"), "{answer}");
+    assert!(!answer.contains("ratelimit"), "{answer}");
+    node.metric(&["mesh_proxy_rate_limited_total", "spare"], 1)
+        .await;
+}
+
+#[tokio::test]
 async fn failures_of_one_who_takes_over_open_its_breaker() {
     let (spare, _spare) = http1_server(|_| {
         let mut answer = text("sorry");
