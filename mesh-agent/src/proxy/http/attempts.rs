@@ -146,7 +146,7 @@ impl<'a> Attempts<'a> {
     async fn run(&mut self) -> Result<Response<Received>, Error> {
         let mut active = self.pick()?;
         budget::of(&self.policy, &self.selection.wanted).request(active.started_ns());
-        let mut request = self.original.first().ok_or(Error::NoEndpoint)?;
+        let mut request = self.original.take().ok_or(Error::NoEndpoint)?;
         loop {
             let wait = mem::take(&mut self.passed.wait);
             if !wait.is_zero() {
@@ -213,18 +213,17 @@ impl<'a> Attempts<'a> {
 
     /// Whether that was the end.
     fn judge(&mut self, result: Result<Answer, Failure>) -> Step {
-        let (outcome, unsent, last) = match result {
-            Ok(answer) => (answer.outcome, None, Ok(answer)),
+        let (outcome, last) = match result {
+            Ok(answer) => (answer.outcome, Ok(answer)),
             Err(mut failure) => {
-                let mut unsent = failure.unsent.take();
+                if let Some(request) = failure.unsent.take() {
+                    self.original.give_back(request);
+                }
                 if failure.is_stale && self.stale < MAX_STALE {
-                    match unsent.take().or_else(|| self.original.again()) {
-                        Some(request) => return self.stale(failure.error, request),
-                        None => return Step::Done(Err(failure.error)),
-                    }
+                    return self.stale(failure.error);
                 }
                 match failure.outcome {
-                    Some(outcome) => (outcome, unsent, Err(failure.error)),
+                    Some(outcome) => (outcome, Err(failure.error)),
                     None => return Step::Done(Err(failure.error)),
                 }
             }
@@ -243,19 +242,25 @@ impl<'a> Attempts<'a> {
         if self.retries >= plan(&self.policy).attempts {
             return self.end(last, self.retries > 0);
         }
-        if unsent.is_none() && !self.original.is_kept() {
+        if !self.original.is_kept() {
             return self.end(last, false);
         }
-        self.again(outcome, last, unsent)
+        self.again(outcome, last)
     }
 
     /// Given up in the moment it was taken out of the pool: the endpoint is not to blame, and has not looked at the
     /// request.
-    fn stale(&mut self, error: Error, request: Asked) -> Step {
+    fn stale(&mut self, error: Error) -> Step {
+        if !self.original.is_kept() {
+            return Step::Done(Err(error));
+        }
         self.stale += 1;
         self.exchange.attempts -= 1;
         match self.pick() {
             Ok(active) => {
+                let Some(request) = self.original.take() else {
+                    return Step::Done(Err(error));
+                };
                 self.connection.worker.metrics.retried(error.reason());
                 Step::Again(active, request, Duration::ZERO)
             }
@@ -266,12 +271,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Another attempt is wanted: within the deadline, the budget and the limit, at another endpoint, after a while.
-    fn again(
-        &mut self,
-        outcome: Outcome,
-        last: Result<Answer, Error>,
-        unsent: Option<Asked>,
-    ) -> Step {
+    fn again(&mut self, outcome: Outcome, last: Result<Answer, Error>) -> Step {
         let backoff = &plan(&self.policy).backoff;
         let wait = backoff.wait(self.retries, rand::random());
         if self.exchange.is_overdue_in(wait) {
@@ -288,7 +288,7 @@ impl<'a> Attempts<'a> {
             return self.end(last, true);
         }
         // Not before: this cuts off who still sends the body, whose answer may be the last.
-        let Some(request) = unsent.or_else(|| self.original.again()) else {
+        let Some(request) = self.original.take() else {
             return self.end(last, false);
         };
         let worker = &self.connection.worker;

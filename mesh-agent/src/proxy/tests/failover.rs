@@ -181,6 +181,23 @@ async fn of_a_limit_that_keeps_another_from_taking_over_nobody_is_told_who_gets_
 }
 
 #[tokio::test]
+async fn a_limit_by_a_header_knows_an_upload_whose_first_endpoint_was_not_reached() {
+    let (spare, _spare) = http1_server(|_| text("spare")).await;
+    let limited = json!({"rateLimits": [{"requests": 1, "per": "1h", "by": ["header:x-user"]}]});
+    let node = with_spare("http", nobody().await, spare, json!({}), &limited);
+    let post = |user: &str| {
+        let head = format!("POST / HTTP/1.1\r\nhost: web\r\nx-user: {user}\r\n");
+        head + "content-length: 2\r\nconnection: close\r\n\r\nhi"
+    };
+    // The first finds that nobody is there; whoever comes soon after is sent to the spare at once.
+    for (user, status) in [("a", "200"), ("a", "429"), ("b", "200"), ("b", "429")] {
+        let answer = node.raw(&post(user)).await;
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&expected), "{user}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn failures_of_one_who_takes_over_open_its_breaker() {
     let (spare, _spare) = http1_server(|_| {
         let mut answer = text("sorry");

@@ -60,13 +60,21 @@ impl Original {
         Some((Cow::Owned(spare.into_parts().0.headers), authority))
     }
 
-    /// The request as it came.
-    pub(super) const fn first(&mut self) -> Option<Asked> {
-        self.first.take()
+    /// The request as it came or was given back, else once more.
+    pub(super) fn take(&mut self) -> Option<Asked> {
+        self.first.take().or_else(|| self.again())
     }
 
-    /// Whether there is a second time.
+    /// Nothing of it was sent.
+    pub(super) fn give_back(&mut self, request: Asked) {
+        self.first = Some(request);
+    }
+
+    /// Whether it can be taken.
     pub(super) fn is_kept(&self) -> bool {
+        if self.first.is_some() {
+            return true;
+        }
         let is_lost = |kept: &Arc<Mutex<Kept>>| {
             let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.is_lost
