@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use self::answer::Answer;
 use self::guards::Passed;
@@ -147,8 +147,8 @@ impl<'a> Attempts<'a> {
         let mut active = self.pick()?;
         budget::of(&self.policy, &self.selection.wanted).request(active.started_ns());
         let mut request = self.original.take().ok_or(Error::NoEndpoint)?;
+        let mut wait = mem::take(&mut self.passed.wait);
         loop {
-            let wait = mem::take(&mut self.passed.wait);
             if !wait.is_zero() {
                 self.exchange.pause(wait).await?;
                 active.restart(clock::monotonic_ns());
@@ -157,13 +157,7 @@ impl<'a> Attempts<'a> {
             let result = self.attempt(active, request).await;
             match self.judge(result) {
                 Step::Done(result) => return result,
-                Step::Again(mut next, again, wait) => {
-                    if !wait.is_zero() {
-                        sleep(wait).await;
-                        next.restart(clock::monotonic_ns());
-                    }
-                    (active, request) = (next, again);
-                }
+                Step::Again(next, again, after) => (active, request, wait) = (next, again, after),
             }
         }
     }
@@ -262,7 +256,7 @@ impl<'a> Attempts<'a> {
                     return Step::Done(Err(error));
                 };
                 self.connection.worker.metrics.retried(error.reason());
-                Step::Again(active, request, Duration::ZERO)
+                Step::Again(active, request, mem::take(&mut self.passed.wait))
             }
             // That nobody is left says less than why the last one failed.
             Err(Error::NoEndpoint) => Step::Done(Err(error)),
@@ -283,6 +277,11 @@ impl<'a> Attempts<'a> {
             Err(Error::NoEndpoint) => return self.end(last, self.retries > 0),
             Err(error) => return Step::Done(Err(error)),
         };
+        // Who takes over may have to be waited for.
+        let wait = wait.max(mem::take(&mut self.passed.wait));
+        if self.exchange.is_overdue_in(wait) {
+            return self.end(last, false);
+        }
         let is_free = outcome == Outcome::ConnectFailure && self.is_free(&active);
         if !self.may_spend(Extra::Retry, is_free) {
             return self.end(last, true);

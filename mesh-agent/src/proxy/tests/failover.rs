@@ -198,6 +198,24 @@ async fn a_limit_by_a_header_knows_an_upload_whose_first_endpoint_was_not_reache
 }
 
 #[tokio::test]
+async fn who_takes_over_is_not_waited_for_longer_than_the_request_has_time() {
+    let (web, _web) = http1_server(|_| {
+        let mut answer = text("sorry");
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        answer
+    })
+    .await;
+    let (spare, _spare) = http1_server(|_| text("spare")).await;
+    let own = json!({"retries": {"attempts": 1, "on": ["503"]}, "timeouts": {"request": "8s"}});
+    let limit = json!({"requests": 1, "per": "1h", "mode": "Smooth", "maxDelay": "2h"});
+    let node = with_spare("http", web, spare, own, &json!({"rateLimits": [limit]}));
+    for expected in ["spare", "sorry"] {
+        let answer = node.raw(GET).await;
+        assert!(answer.ends_with(expected), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn failures_of_one_who_takes_over_open_its_breaker() {
     let (spare, _spare) = http1_server(|_| {
         let mut answer = text("sorry");

@@ -1,5 +1,6 @@
 //! Two endpoints asked because the first is slow: the first good answer wins, the other attempt is cancelled.
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,10 @@ fn better(worker: &Arc<Worker>, early: Result, is_second: bool, late: Result) ->
 fn second(attempts: &mut Attempts<'_>) -> Option<(Active, Trial)> {
     attempts.avoid_last();
     let active = attempts.pick().ok()?;
+    if !mem::take(&mut attempts.passed.wait).is_zero() {
+        // Nobody is asked sooner than its limits say, and the first may have answered by then.
+        return None;
+    }
     if !attempts.may_spend(Extra::Hedge, false) {
         return None;
     }
