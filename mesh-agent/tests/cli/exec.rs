@@ -125,7 +125,8 @@ fn a_signal_ends_it_where_the_agent_does_not_answer() {
     drop(child.stdin.take());
     eventually("it tidies up", || fake.held() == 1);
     let said = ends_soon(child, 7);
-    assert!(said.contains("workload default/ten"), "{said}");
+    let left = "Endpoint default/ten and Workload default/ten may still be there";
+    assert!(said.contains(left), "{said}");
     assert_eq!(cgroup.children(), 0);
 
     let silent = FakeAgent::start(&cgroup.0);
